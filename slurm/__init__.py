@@ -1,0 +1,1 @@
+"""Who runs where: clusters, sweeps, submission and watching, through submitit."""
