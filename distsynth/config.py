@@ -1,0 +1,127 @@
+"""The configuration: one dataclass beside each component, assembled here, composed from `configs/` and `key=value` words.
+
+A group file (`configs/variant/simo.yaml`) is a fragment of the whole tree, so a method's preset may also set the training
+schedule it was published with. Order: dataclass defaults, `configs/train.yaml`, the groups' files, the words.
+`configs/` lies beside the packages, so the project runs from an editable install (`pip install -e .`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from distsynth.data.settings import DataSettings
+from distsynth.evaluation.settings import EvaluateSettings
+from distsynth.methods import registry
+from distsynth.modalities import Variant
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import dotlist, finish, merge, setting
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+GROUPS = ("variant", "method", "data")
+
+
+@dataclass
+class Config:
+    """Everything that one run is made from; saved in its run directory, where it is enough to repeat the run."""
+
+    variant: Variant = setting(Variant, "which modalities go in and which come out")
+    method: Any = setting(None, "the method's own settings; method.name says which")
+    data: DataSettings = setting(DataSettings, "the cohort and how it is fed")
+    train: TrainSettings = setting(TrainSettings, "optimisation, precision, validation, checkpoints")
+    evaluate: EvaluateSettings = setting(EvaluateSettings, "what is scored after training")
+    seed: int = setting(0, "seed of initial weights, order, augmentation and sampling")
+
+    def __post_init__(self) -> None:
+        registry.method(self.method.name).check(self.variant)
+
+
+def compose(words: Sequence[str]) -> Config:
+    """The checked config of one run from words such as `variant=simo method=tcmgan train.lr=1e-4`.
+
+    Raises SettingError in one sentence for an unknown group member, an unknown key, an ill-typed or a missing value, and a
+    method that does not serve the variant. Relative paths become absolute, so that the run repeats from anywhere.
+    """
+    config = typed(layers(words, GROUPS))
+    config.data.store = str(Path(config.data.store).absolute())
+    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
+    return config
+
+
+def layers(words: Sequence[str], groups: Sequence[str], ignore: Sequence[str] = ()) -> DictConfig:
+    """The untyped tree from `configs/train.yaml`, the chosen group files and the other words.
+
+    Keys whose head is in `ignore` (the launcher's own groups) are left out. Raises SettingError.
+    """
+    if not CONFIGS.is_dir():
+        raise SettingError(f"no configs/ beside {CONFIGS.parent.name}/: install the checkout with pip install -e .")
+    root = read_yaml(CONFIGS / "train.yaml")
+    chosen = {group: root["groups"][group] for group in groups}
+    rest = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in groups and not value.startswith(("{", "[")):
+            chosen[key] = value
+        else:
+            rest.append(word)
+    del root["groups"]
+    tree = OmegaConf.merge(root, *(fragment(group, name) for group, name in chosen.items()), dotlist(rest))
+    assert isinstance(tree, DictConfig)
+    for head in ignore:
+        tree.pop(head, None)
+    return tree
+
+
+def fragment(group: str, name: str) -> DictConfig:
+    """The group file configs/GROUP/NAME.yaml. Raises SettingError naming the members when there is no such file."""
+    path = CONFIGS / group / f"{name}.yaml"
+    if not path.is_file():
+        members = sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+        near = difflib.get_close_matches(name, members, n=1)
+        raise SettingError(f"{group}={name} is not known: {'did you mean ' + near[0] + '? ' if near else ''}choose from {', '.join(members)}")
+    return read_yaml(path)
+
+
+def typed(tree: DictConfig) -> Config:
+    """The tree laid over the schema of its method, checked. Raises SettingError."""
+    name = OmegaConf.select(tree, "method.name") or ""
+    base = OmegaConf.structured(Config)
+    base.method = OmegaConf.structured(registry.method(name).Settings)
+    return finish(merge(base, tree), Config)
+
+
+def read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:
+        raise SettingError(f"{path} is not readable YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, DictConfig):
+        raise SettingError(f"{path} must hold settings (key: value)")
+    return loaded
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as it is saved in a run directory."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved config atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(to_yaml(config))
+    os.replace(partial, path)
+
+
+def load(path: Path) -> Config:
+    """The config saved in a run directory. Raises SettingError if it is absent or does not fit this version."""
+    if not path.is_file():
+        raise SettingError(f"{path} is absent: a run directory holds the config.yaml that a launch or a training wrote")
+    return typed(read_yaml(path))

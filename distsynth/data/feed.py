@@ -1,0 +1,144 @@
+"""The feed: a split's subjects held once per node, served as batches of axial slices in a deterministic order.
+
+    subjects of a split -> slices (N, modality, H, W) float16 in shared memory -> batch of an (epoch, position) -> flips, rotations
+
+Which slices a global batch holds is a pure function of (seed, stage, epoch, position); each rank takes its share of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distsynth.data.batch import Batch
+from distsynth.data.intensity_map import IntensityMap
+from distsynth.data.randomness import Keys, permutation, sample_keys, uniform
+from distsynth.data.settings import DataSettings
+from distsynth.data.volumes import read_image
+from distsynth.modalities import Variant
+from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.errors import SettingError
+
+
+Share = Callable[[Callable[[], str], Callable[[str], npt.NDArray[np.float16]]], npt.NDArray[np.float16]]
+
+
+class Feed:
+    """The training slices of some subjects, resident in the node's memory."""
+
+    def __init__(self, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
+                 stride: int, share: Share) -> None:  # fmt: skip
+        """`stride` is what the networks need H and W to be multiples of; `share` is `World.share`.
+        Raises StoreError if the cohort lacks a modality of the variant."""
+        self.variant, self.settings = variant, settings
+        self.modalities = [*variant.inputs, *variant.outputs]
+        self.slices = share(lambda: write_shared(slices_of(cohort, subjects, self.modalities, mapping, settings)), open_shared)
+        self.size = padded_size(self.slices.shape[-2:], stride)
+        if settings.rotate and self.size[0] != self.size[1]:
+            self.size = (max(self.size), max(self.size))  # a 90 degree rotation needs a square
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def steps(self, batch: int, limit: int = 0) -> int:
+        """Updates per epoch at a global batch, the last incomplete one dropped; at most `limit` where that is above 0.
+
+        Raises SettingError if there are fewer slices than one batch takes."""
+        if len(self) < batch:
+            raise SettingError(f"a batch of {batch} slices is more than the {len(self)} training slices of this cohort: lower it")
+        return min(len(self) // batch, limit or len(self))
+
+    def batches(self, stage: str, epoch: int, seed: int, batch: int, steps: range, rank: int, world: int) -> Iterator[Batch]:
+        """This rank's share of the global batches numbered `steps` of an epoch."""
+        order = permutation(len(self), seed, stage, "order", epoch)
+        share = batch // world
+        for step in steps:
+            positions = np.arange(step * batch + rank * share, step * batch + (rank + 1) * share)
+            yield self.cut(order[positions], sample_keys(positions, seed, stage, epoch))
+
+    def cut(self, indices: npt.NDArray[np.int64], keys: Keys) -> Batch:
+        """The slices `indices`, padded to the networks' size, flipped and turned as their keys say."""
+        slices = augment(pad(np.asarray(self.slices[indices], np.float32), self.size), keys, self.settings)
+        return as_batch(slices, len(self.variant.inputs), keys)
+
+
+def slices_of(cohort: Cohort, subjects: Sequence[str], modalities: Sequence[str], mapping: IntensityMap, settings: DataSettings) -> npt.NDArray[np.float16]:  # fmt: skip
+    """(N, modality + 2, H, W): network intensities, brain and tumour of every slice that holds enough brain."""
+    chosen = []
+    for subject in subjects:
+        image = read_image(cohort, subject, modalities, settings.clip)
+        stack = with_masks(image, cohort.labels(subject), mapping.to_network(image, modalities))
+        chosen.append(stack[stack[:, -2].mean(axis=(1, 2)) >= settings.min_brain])
+    slices = np.concatenate(chosen) if chosen else np.empty((0, len(modalities) + 2, 1, 1), np.float16)
+    if not len(slices):
+        raise SettingError(f"no training slice of {len(subjects)} subjects holds data.min_brain={settings.min_brain} of brain: lower it")
+    return slices
+
+
+def with_masks(image: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:  # fmt: skip
+    """(z, modality + 2, y, x): the values, then brain and whole tumour as 0 and 1."""
+    masks = np.stack([image[0] != BACKGROUND, labels > 0])
+    return np.concatenate([values, masks]).swapaxes(0, 1).astype(np.float16)
+
+
+def as_batch(slices: npt.NDArray[np.float32], inputs: int, keys: Keys) -> Batch:
+    """(B, modality + 2, H, W) slices, inputs first, as a Batch."""
+    tensor = torch.from_numpy(np.ascontiguousarray(slices))
+    return Batch(tensor[:, :inputs], tensor[:, inputs:-2], tensor[:, -2:-1], tensor[:, -1:], keys)
+
+
+def augment(slices: npt.NDArray[np.float32], keys: Keys, settings: DataSettings) -> npt.NDArray[np.float32]:
+    """Each slice flipped left-right or not, and turned by 0, 90 or 180 degrees, as its key says (the report's augmentation)."""
+    flips = uniform(keys, "flip") < 0.5 if settings.flip else np.zeros(len(keys), bool)
+    turns = (uniform(keys, "rotate") * 3).astype(int) if settings.rotate else np.zeros(len(keys), int)
+    turned = [np.rot90(s[..., ::-1] if flip else s, turn, axes=(-2, -1)) for s, flip, turn in zip(slices, flips, turns, strict=True)]
+    return np.stack(turned)
+
+
+def padded_size(shape: Sequence[int], stride: int) -> tuple[int, int]:
+    """The smallest multiples of `stride` that hold H x W."""
+    height, width = (-(-n // stride) * stride for n in shape)
+    return height, width
+
+
+def pad(slices: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """(B, modality + 2, h, w) slices centred on H x W: intensities padded with -1, masks with 0."""
+    offsets = centre(slices.shape[-2:], size)
+    out = np.full((*slices.shape[:2], *size), -1, slices.dtype)
+    out[:, -2:] = 0
+    out[(..., *offsets)] = slices
+    return out
+
+
+def centre(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Where h x w lies when it is centred on H x W: `padded[..., *centre(...)]` crops it back."""
+    top, left = (size[0] - shape[0]) // 2, (size[1] - shape[1]) // 2
+    return slice(top, top + shape[0]), slice(left, left + shape[1])
+
+
+def write_shared(slices: npt.NDArray[np.float16]) -> str:
+    """The slices as a .npy file that the node's ranks map: in shared memory where it fits, else in the temporary folder."""
+    for folder in ("/dev/shm", tempfile.gettempdir()):
+        if Path(folder).is_dir() and free_bytes(folder) > slices.nbytes * 1.1:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix="distsynth-", suffix=".npy", delete=False) as file:
+                np.save(file, slices)
+            return file.name
+    raise SettingError(f"neither /dev/shm nor {tempfile.gettempdir()} has {slices.nbytes / 1e9:.1f} GB for the slices: point TMPDIR at a larger disk")
+
+
+def free_bytes(folder: str) -> int:
+    import shutil
+
+    return shutil.disk_usage(folder).free
+
+
+def open_shared(path: str) -> npt.NDArray[np.float16]:
+    """Map the slices of `write_shared`."""
+    mapped: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return mapped

@@ -1,0 +1,32 @@
+"""Losses that several methods share. Denominators are per sample, so that a mean over ranks equals the mean over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
+    """E[(||grad critic(x)||_2 - 1)^2] at x between real and fake (Gulrajani et al. 2017, equation 3), in float32.
+
+    real, fake: (B, C, H, W); epsilon: (B,) in [0, 1), the share of the real image; critic: (B, C, H, W) -> (B,).
+    """
+    with torch.autocast(real.device.type, enabled=False):
+        share = epsilon.view(-1, 1, 1, 1)
+        between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def dice_loss(probability: Tensor, mask: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 - Dice per sample, then the mean. Both (B, 1, H, W); `smooth` keeps an empty mask defined (Milletari et al. 2016)."""
+    both = (probability * mask).flatten(1).sum(1)
+    each = probability.flatten(1).sum(1) + mask.flatten(1).sum(1)
+    return (1 - (2 * both + smooth) / (each + smooth)).mean()
+
+
+def per_sample_sum(values: Tensor) -> Tensor:
+    """The sum over everything but the batch, averaged over the batch."""
+    return values.flatten(1).sum(1).mean()

@@ -1,0 +1,123 @@
+"""What a method is: networks, losses and update. The engine owns devices, ranks, precision, accumulation, optimisers and checkpoints.
+
+A method declares its networks, one objective per optimiser (a network to train and the loss that trains it), and stages, whose
+`update` reads like the paper's algorithm: `minimise("critic", batch)`, then `minimise("generator", batch)`. To add one, write one
+file, one line in `registry.py` and one yaml in `configs/method/`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distsynth.data.batch import Batch
+from distsynth.modalities import Variant
+from distsynth.training.settings import ScheduleSettings, TrainSettings
+from preprocess.errors import SettingError
+
+Terms = dict[str, Tensor]
+Loss = Callable[[Batch], tuple[Tensor, Terms]]  # the scalar to minimise, and the scalars to log
+Validation = Callable[[Batch], dict[str, float]]  # a held-out patient's whole stack of slices -> scores, higher is better
+
+
+class Minimise(Protocol):
+    """One optimiser step of an objective on a global batch; the engine gives it to `update`."""
+
+    def __call__(self, objective: str, batch: Batch) -> None: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss and the one network that its gradient may move."""
+
+    network: nn.Module
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training on one split of the patients."""
+
+    name: str
+    split: str
+    objectives: tuple[str, ...]
+    update: Callable[[Batch, Minimise], None]
+    validate: Validation
+    epochs: int
+    batch: int
+    lr: float
+    schedule: ScheduleSettings
+
+
+class Method(nn.Module, ABC):
+    """The base of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's."""
+
+    Settings: ClassVar[type[Any]]
+    kinds: ClassVar[Sequence[str]] = ("siso", "simo", "miso", "mimo")
+
+    @classmethod
+    def check(cls, variant: Variant) -> None:
+        """Raise SettingError if the method does not serve the variant."""
+        if variant.kind not in cls.kinds:
+            raise SettingError(f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}")
+
+    @classmethod
+    @abstractmethod
+    def stride(cls, settings: Any, size: tuple[int, int]) -> int:
+        """What H and W must be multiples of, for slices of h x w pixels; the feed pads to it."""
+
+    @abstractmethod
+    def __init__(self, settings: Any, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        """Networks for slices of H x W pixels, with the initial weights of the seed."""
+        super().__init__()
+        self.variant = variant
+
+    @abstractmethod
+    def objectives(self) -> dict[str, Objective]:
+        """One per optimiser."""
+
+    @abstractmethod
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        """In order; the last one's validation chooses the best checkpoint."""
+
+    @abstractmethod
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain."""
+
+    def compare(self, patient: Batch) -> dict[str, float]:
+        """PSNR inside the brain over the patient's whole volume, per output modality.
+
+        The range is the truth's own inside the brain; being a ratio, the figure is the same in network units and in z-scores.
+        """
+        made = in_chunks(self.synthesise, patient.sources, patient.brain)
+        inside = patient.brain[:, 0] > 0
+        scores = {}
+        for index, name in enumerate(self.variant.outputs):
+            truth, error = patient.targets[:, index][inside], (made - patient.targets)[:, index][inside]
+            scores[f"{name}/brain/psnr"] = float(20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10())
+        return scores
+
+
+def in_chunks(network: Callable[..., Tensor], *stacks: Tensor, size: int = 16) -> Tensor:
+    """A network over the slices of a volume, `size` at a time, so that memory does not grow with the volume."""
+    with torch.no_grad():
+        return torch.cat([network(*(stack[i : i + size] for stack in stacks)) for i in range(0, len(stacks[0]), size)])
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Gradients flow through these networks and reach none of their parameters."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

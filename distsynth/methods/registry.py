@@ -1,0 +1,23 @@
+"""The methods by name: the only place that knows them all."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+from distsynth.methods.method import Method
+from preprocess.errors import SettingError
+
+METHODS = {
+    "tcmgan": "distsynth.methods.tcmgan:TCMGAN",
+}
+
+
+def method(name: str) -> type[Method]:
+    """The class of a method. Raises SettingError with the known names."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        raise SettingError(f"method.name={name!r} is not known: {'did you mean ' + near[0] + '? ' if near else ''}known are {', '.join(METHODS)}")
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
+    return found

@@ -1,0 +1,258 @@
+"""TC-MGAN, the source report's own method: "Multi-modality GAN with tumor consistency loss" (Xin et al., ISBI 2020).
+
+A U-Net generator makes one target modality at a time, told which by one-hot maps; a WGAN-GP critic also says which modality it
+sees; a U-Net segmentor, trained beforehand on other patients, demands that the tumour can still be found. The 11 losses are those of the
+report's Tables 5 and 6.
+
+    stage "segmentor"   s_loss = Dice(S(x, c), mask)                                      on the segmentor's half of the patients
+    stage "joint"       d_loss = d_real + d_fake + cls d_cls + gp d_gp                    critic, then
+                        g_loss = g_fake + cls g_cls + rec g_rec + seg g_seg               generator, then
+                        s_loss = .7 Dice(S(G)) + .3 Dice(S(x))                            segmentor, on the GAN's half
+    d_real = -E[sum D(x)], d_fake = E[sum D(G)], g_fake = -E[sum D(G)], d_cls, g_cls = cross-entropy of the classes, summed
+    d_gp = E[(||grad D||_2 - 1)^2], g_rec = E[sum |x - G|] over pixels, g_seg = Dice loss of S(G)
+
+Where this differs from the published code, on purpose: the segmentor is pre-trained on patients the GAN never sees; the generator is
+confined to the brain of its input, so that the background enters no loss; the number of levels and the class head follow the image size
+(7 levels and a 4x4 head fit 128 x 128 alone). Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import key
+from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
+from distsynth.methods.method import Method, Minimise, Objective, Stage, Terms, frozen, in_chunks
+from distsynth.modalities import Variant
+from distsynth.networks.critic import Critic
+from distsynth.networks.initialise import normal
+from distsynth.networks.segmentor import Segmentor
+from distsynth.networks.unet import UNet
+from distsynth.training.settings import ScheduleSettings, TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class GeneratorSettings:
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many, up to 7, as pad the image by at most a tenth)")
+
+
+@dataclass
+class CriticSettings:
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many as leave at least 2 pixels, at most 5)")
+    sees_tumour: bool = setting(False, "give the critic the tumour mask too (the report's Figure 13)")
+
+
+@dataclass
+class SegmentorSettings:
+    width: int = setting(64, "channels at the first level")
+    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
+    epochs: int = setting(30, "epochs of the pre-training stage")
+    batch: int = setting(5, "slices per update of the pre-training stage")
+    lr: float = setting(1e-4, "Adam's learning rate in the pre-training stage")
+    weight_synthesised: float = setting(0.7, "share of Dice(S(G)) in the joint stage's s_loss")
+    weight_real: float = setting(0.3, "share of Dice(S(x))")
+
+
+@dataclass
+class WeightSettings:
+    cls: float = setting(1.0, "weight of the modality classifier's loss, in d_loss and g_loss")
+    gp: float = setting(10.0, "weight of the gradient penalty")
+    rec: float = setting(1.0, "weight of g_rec, a sum over pixels")
+    seg: float = setting(10.0, "weight of the tumour's Dice loss")
+
+
+@dataclass
+class TCMGANSettings:
+    """Defaults are the report's."""
+
+    name: str = setting("tcmgan", "the method")
+    generator: GeneratorSettings = setting(GeneratorSettings, "")
+    critic: CriticSettings = setting(CriticSettings, "")
+    segmentor: SegmentorSettings = setting(SegmentorSettings, "")
+    weights: WeightSettings = setting(WeightSettings, "")
+
+    def __post_init__(self) -> None:
+        widths = {"generator": self.generator.width, "critic": self.critic.width, "segmentor": self.segmentor.width}
+        for name, width in widths.items():
+            if width < 1:
+                raise SettingError(f"method.{name}.width={width} must be at least 1")
+
+
+
+class TCMGAN(Method):
+    """See the file's head. Widths are settings, so that it also trains on a laptop."""
+
+    Settings = TCMGANSettings
+
+    @classmethod
+    def stride(cls, settings: TCMGANSettings, size: tuple[int, int]) -> int:
+        return 2 ** generator_depth(settings, size)
+
+    def __init__(self, settings: TCMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        self.weights, self.settings = settings.weights, settings
+        self.outputs = len(variant.outputs)
+        inputs = len(variant.inputs)
+        self.generator = UNet(inputs + self.outputs, 1, settings.generator.width, generator_depth(settings, size))
+        self.critic = Critic(1 + inputs + settings.critic.sees_tumour, self.outputs, settings.critic.width, critic_depth(settings, size), size)
+        self.segmentor = Segmentor(1 + self.outputs, settings.segmentor.width, settings.segmentor.norm)
+        for name, network in self.named_children():
+            normal(network, key(seed, "weights", name) >> 1)
+
+    # -- what is optimised ---------------------------------------------------------------------------------------------
+
+    def objectives(self) -> dict[str, Objective]:
+        return {
+            "pretraining": Objective(self.segmentor, self.pretraining_loss),
+            "critic": Objective(self.critic, self.critic_loss),
+            "generator": Objective(self.generator, self.generator_loss),
+            "segmentor": Objective(self.segmentor, self.segmentor_loss),
+        }
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        s = self.settings.segmentor
+        steady = ScheduleSettings(name="constant")
+        pretraining = Stage("segmentor", "segmentor", ("pretraining",), self.pretrain, self.find_tumour, s.epochs, s.batch, s.lr, steady)
+        joint = Stage("joint", "gan", ("critic", "generator", "segmentor"), self.train_jointly, self.compare, train.epochs, train.batch, train.lr, train.schedule)  # fmt: skip
+        return [pretraining, joint] if s.epochs else [joint]
+
+    def pretrain(self, batch: Batch, minimise: Minimise) -> None:
+        minimise("pretraining", batch)
+
+    def train_jointly(self, batch: Batch, minimise: Minimise) -> None:
+        minimise("critic", batch)
+        minimise("generator", batch)
+        minimise("segmentor", batch)
+
+    # -- the losses ----------------------------------------------------------------------------------------------------
+
+    def pretraining_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        real, target = self.draw_target(batch)
+        probability = self.segment(real, target)
+        loss = dice_loss(probability, batch.tumour)
+        return loss, {"s_loss": loss, "s_dice": 1 - dice_loss((probability > 0.5).float(), batch.tumour)}
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        real, target = self.draw_target(batch)
+        with torch.no_grad():
+            fake = self.generate(batch.sources, target, batch.brain)
+        (on_real, classes), (on_fake, _) = self.judge(real, batch), self.judge(fake, batch)
+        terms = {
+            "d_real": -on_real.mean(),
+            "d_fake": on_fake.mean(),
+            "d_cls": classification(classes, target),
+            "d_gp": gradient_penalty(lambda image: self.judge(image, batch)[0], real, fake, batch.uniform("penalty")),
+        }
+        loss = terms["d_real"] + terms["d_fake"] + self.weights.cls * terms["d_cls"] + self.weights.gp * terms["d_gp"]
+        return loss, {"d_loss": loss, **terms}
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        real, target = self.draw_target(batch)
+        fake = self.generate(batch.sources, target, batch.brain)
+        with frozen(self.critic, self.segmentor):
+            on_fake, classes = self.judge(fake, batch)
+            tumour = self.segment_as_judge(fake, target)
+        terms = {
+            "g_fake": -on_fake.mean(),
+            "g_cls": classification(classes, target),
+            "g_rec": per_sample_sum((real - fake).abs()),
+            "g_seg": dice_loss(tumour, batch.tumour),
+        }
+        w = self.weights
+        loss = terms["g_fake"] + w.cls * terms["g_cls"] + w.rec * terms["g_rec"] + w.seg * terms["g_seg"]
+        return loss, {"g_loss": loss, **terms}
+
+    def segmentor_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        real, target = self.draw_target(batch)
+        with torch.no_grad():
+            fake = self.generate(batch.sources, target, batch.brain)
+        s = self.settings.segmentor
+        on_both = self.segment(torch.cat([fake, real]), torch.cat([target, target]))
+        on_fake, on_real = on_both.chunk(2)
+        loss = s.weight_synthesised * dice_loss(on_fake, batch.tumour) + s.weight_real * dice_loss(on_real, batch.tumour)
+        return loss, {"s_loss": loss}
+
+    # -- the networks' inputs ------------------------------------------------------------------------------------------
+
+    def draw_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One target modality per sample, at random: its image (B, 1, H, W) and its one-hot label (B, outputs)."""
+        index = (batch.uniform("target") * self.outputs).long()
+        return batch.targets[torch.arange(len(batch)), index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
+
+    def generate(self, sources: Tensor, target: Tensor, brain: Tensor) -> Tensor:
+        """(B, inputs, H, W), (B, outputs), (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
+        made: Tensor = self.generator(torch.cat([sources, label_maps(target, sources)], dim=1))
+        return made * brain + brain - 1
+
+    def judge(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The critic on target and sources stacked: its map summed (B,), class logits (B, outputs)."""
+        seen = [image, batch.sources, batch.tumour] if self.settings.critic.sees_tumour else [image, batch.sources]
+        value, classes = self.critic(torch.cat(seen, dim=1))
+        return value, classes
+
+    def segment(self, image: Tensor, target: Tensor) -> Tensor:
+        """(B, 1, H, W), (B, outputs) -> (B, 1, H, W) probability of tumour."""
+        probability: Tensor = self.segmentor(torch.cat([image, label_maps(target, image)], dim=1))
+        return probability
+
+    def segment_as_judge(self, image: Tensor, target: Tensor) -> Tensor:
+        """`segment` with batch statistics fixed: the published code judges in training mode and so lets G move S's statistics."""
+        training = self.segmentor.training
+        self.segmentor.eval()
+        try:
+            return self.segment(image, target)
+        finally:
+            self.segmentor.train(training)
+
+    # -- using and validating ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        targets = torch.eye(self.outputs, device=sources.device, dtype=sources.dtype)
+        made = [self.generate(sources, target.expand(len(sources), -1), brain) for target in targets]
+        return torch.cat(made, dim=1)
+
+    @torch.no_grad()
+    def find_tumour(self, patient: Batch) -> dict[str, float]:
+        """Dice of the whole tumour over a patient's whole volume, per modality that stands in for the target."""
+        scores = {}
+        for index, name in enumerate(self.variant.outputs):
+            target = one_hot(torch.tensor(index), self.outputs).to(patient.sources).expand(len(patient), -1)
+            found = in_chunks(self.segment, patient.targets[:, index : index + 1], target) > 0.5
+            scores[f"{name}/tumour/dice"] = 1 - float(dice_loss(found.float()[None], patient.tumour[None]))
+        return scores
+
+
+def label_maps(target: Tensor, like: Tensor) -> Tensor:
+    """One-hot labels (B, outputs) as constant maps (B, outputs, H, W)."""
+    return target[:, :, None, None].expand(-1, -1, *like.shape[-2:])
+
+
+def classification(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy with logits, summed over the classes, averaged over the batch."""
+    return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
+
+
+def generator_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:
+    """As set, or the most levels, up to pix2pix's 7, whose stride pads the image by at most a tenth (128: 7, 160: 5, 54: 3)."""
+    fitting = [d for d in range(1, 8) if all(-(-n // 2**d) * 2**d <= 1.1 * n for n in size)]
+    return settings.generator.depth or max(fitting, default=1)
+
+
+def critic_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:
+    """As set, or the published 5 where they leave at least 2 pixels. Raises SettingError if less than a pixel is left."""
+    deepest = min(size).bit_length() - 1
+    depth = settings.critic.depth or max(1, min(5, deepest - 1))
+    if depth > deepest:
+        raise SettingError(f"method.critic.depth={depth} is too deep for slices of {size[0]}x{size[1]}: at most {deepest}")
+    return depth

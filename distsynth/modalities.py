@@ -1,0 +1,63 @@
+"""Which MRI contrasts there are, and which go in and which come out. Everything else asks this module; nothing else names one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from preprocess.errors import SettingError, StoreError
+from preprocess.settings import required
+
+
+class Modality(StrEnum):
+    """One MRI contrast. `T1C` is T1 after gadolinium. The label map is not a modality."""
+
+    T1 = "t1"
+    T1C = "t1c"
+    T2 = "t2"
+    FLAIR = "flair"
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """How figures and tables write it: T1, T1c, T2, FLAIR."""
+        return "T1c" if self is Modality.T1C else self.value.upper()
+
+
+@dataclass
+class Variant:
+    """Which modalities go in and which come out, e.g. `simo`: t2 -> t1, t1c, flair (the report's section on its four variants)."""
+
+    name: str = required("the variant's name in tables and run names")
+    inputs: list[str] = required("modalities that are given, e.g. [t1,t2]")
+    outputs: list[str] = required("modalities to synthesise, e.g. [flair]")
+
+    def __post_init__(self) -> None:
+        known = [m.value for m in Modality]
+        for side, names in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if not names:
+                raise SettingError(f"variant.{side} is empty: name at least one of {', '.join(known)}")
+            for name in names:
+                if name not in known:
+                    raise SettingError(f"variant.{side} names {name!r}: modalities are {', '.join(known)}")
+            if len(set(names)) < len(names):
+                raise SettingError(f"variant.{side}={','.join(names)} names a modality twice")
+        if both := set(self.inputs) & set(self.outputs):
+            raise SettingError(f"variant {self.name}: {', '.join(sorted(both))} is both an input and an output")
+
+    @property
+    def kind(self) -> str:
+        """`siso`, `simo`, `miso` or `mimo`: single or multiple inputs and outputs."""
+        return f"{'s' if len(self.inputs) == 1 else 'm'}i{'s' if len(self.outputs) == 1 else 'm'}o"
+
+    @property
+    def title(self) -> str:
+        """For people: `T2 -> T1, T1c, FLAIR`."""
+        return f"{', '.join(Modality(m).title for m in self.inputs)} -> {', '.join(Modality(m).title for m in self.outputs)}"
+
+
+def channels(stored: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each wanted modality lies on the image's first axis. Raises StoreError if the cohort lacks one."""
+    if absent := [m for m in wanted if m not in stored]:
+        raise StoreError(f"the cohort holds {', '.join(stored)} and lacks {', '.join(absent)}: choose another variant or cohort")
+    return [list(stored).index(m) for m in wanted]

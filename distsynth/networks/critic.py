@@ -1,0 +1,25 @@
+"""The critic of TC-MGAN (Xin et al. 2020), which is StarGAN's (Choi et al. 2018): strided convolutions, no norm, two heads."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Critic(nn.Module):
+    """(B, inputs, H, W) -> the critic's map summed over its patches (B,), and class logits (B, classes)."""
+
+    def __init__(self, inputs: int, classes: int, width: int, depth: int, size: tuple[int, int]) -> None:
+        """`width` channels at the first of `depth` levels, doubled at each (published: 64 and 5, for 128 x 128)."""
+        super().__init__()
+        channels = [inputs, *(width * 2**level for level in range(depth))]
+        layers: list[nn.Module] = []
+        for before, after in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.01)]
+        self.trunk = nn.Sequential(*layers)
+        self.map = nn.Conv2d(channels[-1], 1, 3, padding=1, bias=False)
+        final = (size[0] >> depth, size[1] >> depth)
+        self.classifier = nn.Conv2d(channels[-1], classes, final, bias=False)  # covers the whole map at any image size
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(x)
+        return self.map(features).sum(dim=(1, 2, 3)), self.classifier(features).flatten(1)

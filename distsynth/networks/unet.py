@@ -1,0 +1,49 @@
+"""The U-Net generator of pix2pix (Isola et al. 2017, appendix 6.1.1), at any depth and width.
+
+Each level halves the grid with a 4x4 convolution of stride 2 and comes back with a 4x4 transposed one; the skip joins both.
+Biases before an InstanceNorm are left out: their true gradient is zero, and Adam would amplify its rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class UNet(nn.Module):
+    """(B, inputs, H, W) -> (B, outputs, H, W) in [-1, 1]; H and W must be multiples of 2**depth."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int) -> None:
+        """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128)."""
+        super().__init__()
+        widths = [width * min(2**level, 8) for level in range(depth)]
+        self.down = nn.ModuleList(
+            down_block(inputs if level == 0 else widths[level - 1], widths[level], level, depth) for level in range(depth)
+        )
+        self.up = nn.ModuleList(
+            up_block(widths[level] * (1 if level == depth - 1 else 2), outputs if level == 0 else widths[level - 1], level)
+            for level in reversed(range(depth))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for down in self.down:
+            x = down(x)
+            skips.append(x)
+        for up, skip in zip(self.up, [None, *reversed(skips[:-1])], strict=True):
+            x = up(x if skip is None else torch.cat([x, skip], dim=1))
+        return torch.tanh(x)
+
+
+def down_block(inputs: int, outputs: int, level: int, depth: int) -> nn.Sequential:
+    """LeakyReLU, 4x4 convolution of stride 2, InstanceNorm; the outermost has no activation, both ends have no norm."""
+    normed = 0 < level < depth - 1
+    layers: list[nn.Module] = [] if level == 0 else [nn.LeakyReLU(0.2)]
+    layers.append(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=not normed))
+    return nn.Sequential(*layers, *([nn.InstanceNorm2d(outputs)] if normed else []))
+
+
+def up_block(inputs: int, outputs: int, level: int) -> nn.Sequential:
+    """ReLU, 4x4 transposed convolution of stride 2, InstanceNorm; the outermost has no norm."""
+    layers: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=level == 0)]
+    return nn.Sequential(*layers, *([nn.InstanceNorm2d(outputs)] if level else []))

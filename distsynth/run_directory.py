@@ -1,0 +1,79 @@
+"""A run's directory: everything about one training, self-contained and movable.
+
+    run.json        uid, name, sweep, code digest, git commit
+    config.yaml     the resolved configuration
+    journal.jsonl   what happened (see distsynth.tracking.journal)
+    checkpoints/    see distsynth.training.checkpoint
+    evaluation/     scores.json
+    figures/        PNG per held-out patient
+    logs/           the job's output
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+from preprocess.errors import UserError
+
+PROJECT = Path(__file__).parent.parent
+
+
+class RunDirectory:
+    """The paths of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.config = self.path / "config.yaml"
+        self.identity = self.path / "run.json"
+        self.journal = self.path / "journal.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.evaluation = self.path / "evaluation"
+        self.scores = self.evaluation / "scores.json"
+        self.figures = self.path / "figures"
+        self.logs = self.path / "logs"
+
+    def create(self, name: str, sweep: str) -> None:
+        """Make the directory and its identity; one that exists keeps its own."""
+        if self.identity.is_file():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.identity, {"uid": uuid.uuid4().hex, "name": name, "sweep": sweep, "code": code_digest(), "commit": git_commit()})
+
+    def read_identity(self) -> dict[str, Any]:
+        """run.json. Raises UserError if this is no run directory."""
+        if not self.identity.is_file():
+            raise UserError(f"{self.path} is not a run directory: it has no run.json")
+        identity: dict[str, Any] = json.loads(self.identity.read_text())
+        return identity
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically, making the folder; NaN and infinity, which JSON lacks, are refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def code_digest() -> str:
+    """sha256 over the project's Python files and configs: names the code that made a run."""
+    digest = hashlib.sha256()
+    files = [p for top in ("distsynth", "preprocess", "slurm", "configs") for p in (PROJECT / top).rglob("*") if p.suffix in (".py", ".yaml")]
+    for path in sorted(files):
+        digest.update(str(path.relative_to(PROJECT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def git_commit() -> str:
+    """The checkout's commit, with `+` where files differ from it; empty outside git."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -1,0 +1,72 @@
+"""The journal: what happened in a run, one JSON object per line, appended by rank 0 alone.
+
+Every line has `kind` and `time` (milliseconds since 1970). Kinds:
+
+    {"kind": "start", "time": …, "world_size": 2, "device": "cpu", "host": "node1", "pid": 71, "resumed_at": 1200}   each start of the process
+    {"kind": "metrics", "time": …, "step": 1210, "values": {"joint/d_loss": -2.29, "val/flair/brain/psnr": 23.1}}
+    {"kind": "progress", "time": …, "stage": "joint", "epoch": 3, "epochs": 200, "step": 1210, "steps": 80000}       for live tables
+    {"kind": "checkpoint", "time": …, "step": 1200}     a checkpoint is durable: the lines before it are final
+    {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…"}
+
+A checkpoint keeps the journal's length; a resumed run cuts the journal back to it and goes on, so that no step stands twice. Only lines
+that a checkpoint or an end follows are replayed into MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+
+class Journal:
+    """The writing side."""
+
+    def __init__(self, path: Path, length: int | None = None) -> None:
+        """Append to the journal at `path`, cut back to `length` bytes first where that is given."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("ab")
+        if length is not None and length < self.file.tell():
+            self.file.truncate(length)
+        elif self.file.tell():
+            self.file.truncate(whole_lines(path))
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append a line and hand it to the operating system."""
+        self.file.write(json.dumps({"kind": kind, "time": round(time.time() * 1000), **fields}).encode() + b"\n")
+        self.file.flush()
+
+    def sync(self) -> int:
+        """Make all lines durable; the journal's length in bytes."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def whole_lines(path: Path) -> int:
+    """The length in bytes up to the last whole line; a killed writer may have left half of one."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[Line], int]:
+    """The whole lines from a byte offset on, and the offset after them. A journal that does not exist yet is empty."""
+    if not path.is_file():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    return [json.loads(line) for line in data[:end].splitlines()], offset + end
+
+
+def covered(lines: list[Line]) -> list[Line]:
+    """The lines up to the last checkpoint or end: those that no resume will take back."""
+    last = max((i for i, line in enumerate(lines) if line["kind"] in ("checkpoint", "end")), default=-1)
+    return lines[: last + 1]

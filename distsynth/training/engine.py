@@ -1,0 +1,126 @@
+"""The engine of one stage: optimisers, ranks, precision and accumulation around a method's objectives.
+
+Each loss, not each bare network, is wrapped in DDP: a module whose forward returns the scalar loss and which registers only the
+network it trains. So the critic's several passes and the penalty's double backward stay inside one forward, and N ranks equal one.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distsynth.data.batch import Batch
+from distsynth.methods.method import Method, Objective, Stage, Terms
+from distsynth.training.distributed import World
+from distsynth.training.precision import resolve
+from distsynth.training.schedule import share
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError, UserError
+
+
+class NonFinite(UserError):
+    """A loss became NaN or infinite."""
+
+
+class LossModule(nn.Module):
+    """An objective as the module that DDP wraps."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.network = objective.network
+        self.loss = objective.loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        return self.loss(batch)
+
+
+class Engine:
+    """Optimiser steps on a stage's objectives; `minimise` is what a method's `update` calls."""
+
+    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World) -> None:
+        self.stage, self.train, self.world = stage, train, world
+        if stage.batch % world.size:
+            raise SettingError(
+                f"a batch of {stage.batch} in stage {stage.name} cannot be shared by {world.size} ranks: take a multiple of {world.size}"
+            )
+        self.dtype = resolve(train.precision, world.device)
+        chosen = {name: method.objectives()[name] for name in stage.objectives}
+        self.losses = {name: self.wrap(objective) for name, objective in chosen.items()}
+        self.optimisers = {
+            name: torch.optim.Adam((p for p in o.network.parameters() if p.requires_grad), lr=stage.lr, betas=train.betas)
+            for name, o in chosen.items()
+        }
+        self.scalers = {name: torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16) for name in chosen}
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def wrap(self, objective: Objective) -> nn.Module:
+        module = LossModule(objective)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True) if self.world.size > 1 else module
+
+    def minimise(self, name: str, batch: Batch) -> None:
+        """One step of the objective's optimiser on this rank's share of a global batch, a micro-batch at a time."""
+        loss_module, optimiser, scaler = self.losses[name], self.optimisers[name], self.scalers[name]
+        optimiser.zero_grad(set_to_none=True)
+        parts = batch.split(self.train.micro_batch or len(batch))
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            with nullcontext() if last or self.world.size == 1 else loss_module.no_sync():  # type: ignore[operator]
+                with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32):
+                    loss, terms = loss_module(part)
+                scaler.scale(loss * (len(part) / len(batch))).backward()
+            self.record(terms, len(part) / len(batch))
+        scaler.step(optimiser)
+        scaler.update()
+
+    def record(self, terms: Terms, weight: float) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.world.device)) + value.detach().float() * weight
+
+    def step_done(self) -> None:
+        self.count += 1
+
+    def losses_since_last(self, step: int) -> dict[str, float]:
+        """The mean of every term over the ranks and the updates since the last call. Raises NonFinite naming stage, term and step."""
+        values = self.peek()
+        if bad := [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]:
+            raise NonFinite(
+                f"{bad[0]} of stage {self.stage.name} is not finite at step {step}: lower train.lr, or look at the data; "
+                "the last checkpoint is kept"
+            )
+        self.sums, self.count = {}, 0
+        return values
+
+    def peek(self) -> dict[str, float]:
+        """The same means, without starting anew."""
+        if not self.count:
+            return {}
+        mean = self.world.mean(torch.stack(list(self.sums.values())) / self.count)
+        return dict(zip(self.sums, mean.tolist(), strict=True))
+
+    def set_epoch(self, epoch: int) -> float:
+        """The learning rate of an epoch, set on every optimiser."""
+        lr = self.stage.lr * share(self.stage.schedule, epoch)
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+        return lr
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
+            "scalers": {name: s.state_dict() for name, s in self.scalers.items()},
+            "sums": dict(self.sums),
+            "count": self.count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+            self.scalers[name].load_state_dict(state["scalers"][name])
+        self.sums = {name: value.to(self.world.device) for name, value in state["sums"].items()}
+        self.count = state["count"]

@@ -1,0 +1,72 @@
+"""Being asked to stop: a flag, looked at between updates.
+
+Slurm signals every process of the step; a handler that did work itself would interrupt a collective on some ranks and not on others. So
+the handler only sets a flag, the ranks agree on it after each update, write a checkpoint, and only then is the handler that was there
+before (submitit's, which requeues the job) called.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from distsynth.training.distributed import World
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has written its checkpoint."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after writing a checkpoint")
+        self.number = number
+
+
+class StopRequest:
+    """Whether some rank has been asked to stop."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def agreed(self, world: World) -> int:
+        """The signal that any rank has seen, on all ranks; 0 for none. A collective: call it on every rank after the same update."""
+        return int(world.largest(torch.tensor(self.number, device=world.device)))
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Catch the signals for the time of training. On Stopped, the handlers from before are put back and called once."""
+    request = StopRequest()
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.number = number
+
+    before: dict[int, Handler] = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield request
+    except Stopped as stopped:
+        restore(before)
+        pass_on(stopped.number, before[stopped.number])
+        raise
+    finally:
+        restore(before)
+
+
+def restore(handlers: dict[int, Handler]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def pass_on(number: int, handler: Handler) -> None:
+    """Call the handler that would have had the signal; one that is not a function is left to the caller's exit status."""
+    sys.stdout.flush()
+    if callable(handler):
+        handler(number, None)
