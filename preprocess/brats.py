@@ -1,0 +1,81 @@
+"""Finding the cases of a BRATS folder: which files belong to which patient, by the challenge's names of each year.
+
+    2018-2021   NAME_t1 NAME_t1ce NAME_t2 NAME_flair NAME_seg      (.nii or .nii.gz), HGG/ and LGG/ folders or name_mapping.csv
+    2023 on     NAME-t1n NAME-t1c NAME-t2w NAME-t2f NAME-seg
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.errors import CaseError, UserError
+
+MODALITIES = ("t1", "t1c", "t2", "flair")
+SUFFIXES = {
+    **{"_t1": "t1", "_t1ce": "t1c", "_t2": "t2", "_flair": "flair", "_seg": "seg"},
+    **{"-t1n": "t1", "-t1c": "t1c", "-t2w": "t2", "-t2f": "flair", "-seg": "seg"},
+}
+FILE_NAME = re.compile(r"(?P<case>.+)(?P<suffix>_t1|_t1ce|_t2|_flair|_seg|-t1n|-t1c|-t2w|-t2f|-seg)\.nii(\.gz)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject's files, by modality, and `seg` where there is one."""
+
+    name: str
+    patient: str
+    grade: str  # "HGG", "LGG" or "unknown"
+    files: dict[str, Path]
+
+    def check(self) -> None:
+        """Raise CaseError if a modality is missing."""
+        if missing := [m for m in MODALITIES if m not in self.files]:
+            raise CaseError(f"{self.name}: no {', '.join(missing)} file beside {self.files[next(iter(self.files))].name}")
+
+
+def discover(source: Path) -> list[Case]:
+    """All cases below `source`, sorted by name; cases that lack a modality are among them (see `Case.check`).
+
+    Raises UserError if the folder is absent, holds no case, or holds one modality of a case twice.
+    """
+    if not source.is_dir():
+        raise UserError(f"source={source} is not a folder: give the folder that holds the BRATS cases")
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(source.rglob("*.nii*")):
+        if match := FILE_NAME.fullmatch(path.name):
+            files = found.setdefault(match["case"], {})
+            kind = SUFFIXES[match["suffix"].lower()]
+            if kind in files:
+                raise UserError(f"case {match['case']} has {kind} twice: {files[kind]} and {path}; remove one")
+            files[kind] = path
+    cases = {name: files for name, files in found.items() if set(files) & set(MODALITIES)}
+    if not cases:
+        raise UserError(f"source={source} holds no case: looked for NAME_t1.nii.gz, NAME_t1ce, NAME_t2, NAME_flair (BRATS 2018-2021) and NAME-t1n, -t1c, -t2w, -t2f (2023 on)")  # fmt: skip
+    grades = mapped_grades(source)
+    return [Case(name, patient_of(name), grade_of(name, files, grades), files) for name, files in sorted(cases.items())]
+
+
+def patient_of(name: str) -> str:
+    """The patient behind a case: BRATS numbers the time points of a patient in the last part of the name."""
+    time_point = re.fullmatch(r"((?i:brats)1[789]_.+)_\d+|(BraTS-.+-\d+)-\d{3}", name)
+    return next((part for part in time_point.groups() if part), name) if time_point else name
+
+
+def grade_of(name: str, files: dict[str, Path], mapped: dict[str, str]) -> str:
+    """HGG or LGG from a parent folder, else from name_mapping.csv, else "unknown"."""
+    folders = {part.upper() for path in files.values() for part in path.parts[:-1]}
+    return next((grade for grade in ("HGG", "LGG") if grade in folders), mapped.get(name, "unknown"))
+
+
+def mapped_grades(source: Path) -> dict[str, str]:
+    """Grades by case name from the challenge's name_mapping*.csv, which has a Grade column and one column of names a year."""
+    grades: dict[str, str] = {}
+    for path in sorted(source.rglob("name_mapping*.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if (grade := (row.get("Grade") or "").upper()) in ("HGG", "LGG"):
+                    grades |= {name: grade for name in row.values() if isinstance(name, str) and name.lower().startswith("brats")}
+    return grades

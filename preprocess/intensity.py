@@ -1,0 +1,60 @@
+"""Intensities: the 1 % clip and the z-score, both inside the brain mask, and the marker for background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+BACKGROUND = -9.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One modality of one subject, in source units after bias correction."""
+
+    raw_low: float
+    raw_high: float
+    mean: float
+    std: float
+
+    def record(self) -> dict[str, float]:
+        """As the store keeps it; `clip_low` and `clip_high` are the bounds in z-scores."""
+        bounds = {"clip_low": (self.raw_low - self.mean) / self.std, "clip_high": (self.raw_high - self.mean) / self.std}
+        return {**vars(self), **bounds}
+
+
+def statistics(volume: Volume, mask: Mask, clip_percent: float) -> Statistics:
+    """Percentiles, and mean and standard deviation of the clipped intensities, inside the mask.
+
+    Percentiles over the whole volume would clip most of a bright lesion. Raises ValueError if nothing varies between them.
+    """
+    inside = volume[mask].astype(np.float64)
+    low, high = np.percentile(inside, [clip_percent, 100 - clip_percent])
+    if not high > low:
+        raise ValueError(f"{100 - 2 * clip_percent:g} % of the brain has the one intensity {low:g}")
+    clipped = np.clip(inside, low, high)
+    return Statistics(float(low), float(high), float(clipped.mean()), float(clipped.std()))
+
+
+def normalise(volume: Volume, mask: Mask, stats: Statistics, dtype: Any) -> npt.NDArray[Any]:
+    """Unclipped z-scores in `dtype`, background exactly -9; a brain voxel that would be -9 takes the next number above it.
+
+    What float16 cannot hold (a bogus 32767 can be thousands of deviations away) becomes its largest number.
+    """
+    limit = float(np.finfo(dtype).max)
+    z = np.clip((volume - stats.mean) / stats.std, -limit, limit).astype(dtype)
+    z[z == BACKGROUND] = np.nextafter(np.array(BACKGROUND, dtype), np.array(0, dtype))
+    z[~mask] = BACKGROUND
+    return np.asarray(z)
+
+
+def clip_share(volume: Volume, labels: npt.NDArray[np.uint8], stats: Statistics) -> dict[str, float]:
+    """Per label, the share of its voxels that the clip changes: in real gliomas most of the 1 % is lesion."""
+    outside = (volume < stats.raw_low) | (volume > stats.raw_high)
+    return {str(label): float(outside[labels == label].mean()) for label in np.unique(labels) if label}
