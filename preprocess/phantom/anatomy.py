@@ -1,0 +1,147 @@
+"""A brain like no other: the MNI152 tissue maps, bent for one subject, folded, with vessels and choroid plexus.
+
+The maps are averages of 152 people, so cortex and sulci are blurred in them. Their probabilities are raised to a power, so that voxels are
+nearly pure, and random folds of a few millimetres decide anew where grey matter ends and a sulcus begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.errors import UserError
+from preprocess.phantom.fields import Grid, Volume, smooth_field
+
+TISSUES = ("white", "grey", "deep_grey", "csf", "vessel", "choroid")
+
+
+@dataclass
+class Anatomy:
+    """Tissue fractions on a grid."""
+
+    tissue: dict[str, Volume]  # (x, y, z), summing to 1 inside the brain
+    brain: npt.NDArray[np.bool_]
+    mni: tuple[Volume, Volume, Volume]  # where each voxel lies in MNI space, mm
+
+
+@cache
+def templates() -> tuple[Volume, npt.NDArray[Any]]:
+    """(3, x, y, z) grey, white and CSF probabilities of MNI152 at 1 mm, and the affine's offset in mm. Raises UserError."""
+    try:
+        from nilearn import datasets
+    except ImportError as error:
+        raise UserError("the phantom's anatomy comes with nilearn: pip install -e '.[phantom]'") from error
+    grey_image = datasets.load_mni152_gm_template(resolution=1)
+    grey = grey_image.get_fdata(dtype=np.float32)
+    white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
+    brain = datasets.load_mni152_brain_mask(resolution=1).get_fdata(dtype=np.float32)
+    grey, white = grey / grey.max(), white / white.max()
+    csf = np.clip(brain - grey - white, 0, 1)
+    return np.stack([grey, white, csf]), grey_image.affine[:3, 3]
+
+
+def anatomy(rng: np.random.Generator, grid: Grid, push: Volume) -> Anatomy:
+    """One subject's brain; `push` (3, x, y, z) mm is the tumour's mass effect."""
+    from scipy.ndimage import map_coordinates
+
+    mni = bend(rng, grid, push)
+    maps, offset = templates()
+    index = [coordinate - o for coordinate, o in zip(mni, offset, strict=True)]
+    grey, white, csf = (map_coordinates(m, index, order=1) for m in maps)
+    inside = grey + white + csf
+    tissue = fold(rng, grid, grey, white, csf, mni)
+    # Skull stripping leaves a thin and uneven layer of CSF around the cortex.
+    rim = 0.62 + 0.08 * smooth_field(rng, 18, grid)
+    brain = largest_part(((grey + white + 0.25 * csf) > rim * 0.6) & (inside > 0.5))
+    add_vessels(rng, grid, tissue, mni)
+    return Anatomy(tissue, brain, mni)
+
+
+def bend(rng: np.random.Generator, grid: Grid, push: Volume) -> tuple[Volume, Volume, Volume]:
+    """MNI coordinates of every voxel: the subject's size, tilt and smooth deformation, then the tumour's push."""
+    size = rng.normal(0.89, 0.03) * (1 + rng.normal(0, 0.025, 3))  # the MNI brain is larger than a usual one
+    angle = np.deg2rad(rng.normal(0, 3, 3))
+    turn = rotation(angle)
+    x, y, z = grid.mesh()
+    moved = []
+    for axis, shift in enumerate((0.0, -17.0, 17.0)):  # the centre of the MNI brain
+        straight = turn[axis, 0] * x + turn[axis, 1] * y + turn[axis, 2] * z
+        wobble = 3.0 * smooth_field(rng, 38, grid) + 1.5 * smooth_field(rng, 17, grid)
+        moved.append(np.asarray((straight - push[axis]) / size[axis] + shift + wobble, np.float32))
+    return moved[0], moved[1], moved[2]
+
+
+def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    (ca, cb, cc), (sa, sb, sc) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+    about_y = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+    about_z = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
+    product: npt.NDArray[np.float64] = about_x @ about_y @ about_z
+    return product
+
+
+def fold(rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, csf: Volume, mni: tuple[Volume, Volume, Volume]) -> dict[str, Volume]:
+    """Nearly pure tissues: probabilities to a power, moved by folds where the maps are undecided (mostly in the cortex)."""
+    power = rng.uniform(3.0, 4.0)
+    deep = deepness(mni)
+    strength = 1.0 - 0.75 * deep  # deep nuclei and ventricles are alike in everybody
+    ridge = sheets(rng, grid, 7.0)
+    fine = smooth_field(rng, 3.2, grid)
+    broad = smooth_field(rng, 9, grid)
+    atrophy = rng.normal(0.25, 0.35)
+    logits = [
+        power * np.log(grey + 1e-3) + 0.3,
+        power * np.log(white + 1e-3) + strength * (1.3 * broad + 0.9 * fine),
+        power * np.log(csf + 0.03) + atrophy + strength * (3.4 * ridge - 0.9 + 0.6 * fine),
+    ]
+    top = np.maximum.reduce(logits)
+    weights = [np.exp(logit - top) for logit in logits]
+    total = np.add.reduce(weights)
+    fractions = [w / total for w in weights]
+    nuclei = fractions[0] * deep
+    return {"white": fractions[1], "grey": fractions[0] - nuclei, "deep_grey": nuclei, "csf": fractions[2]}
+
+
+def sheets(rng: np.random.Generator, grid: Grid, scale: float) -> Volume:
+    """Thin curved sheets, about 1 on them and 0 between: where a smooth field crosses zero. Sulci are such sheets."""
+    field = smooth_field(rng, scale, grid)
+    return np.asarray(np.exp(-((field / 0.32) ** 2)))
+
+
+def deepness(mni: tuple[Volume, Volume, Volume]) -> Volume:
+    """1 around thalamus, basal ganglia and ventricles, 0 in the cortex."""
+    x, y, z = mni
+    distance = (x / 36) ** 2 + ((y + 8) / 48) ** 2 + ((z - 8) / 27) ** 2
+    return np.asarray(1 / (1 + np.exp(np.clip(8 * (distance - 0.9), -30, 30))), np.float32)
+
+
+def add_vessels(rng: np.random.Generator, grid: Grid, tissue: dict[str, Volume], mni: tuple[Volume, Volume, Volume]) -> None:
+    """Vessels are thin curves, where two random fields cross zero together, mostly in CSF; choroid plexus lies in the ventricles."""
+    first, second = smooth_field(rng, 13, grid), smooth_field(rng, 13, grid)
+    tube = np.exp(-(first**2 + second**2) / 0.022)
+    outside = 1 - deepness(mni)
+    vessel = np.clip(1.3 * tube, 0, 1) * (0.85 * tissue["csf"] + 0.22 * outside * tissue["grey"] + 0.1 * tissue["white"])
+    x, y, z = mni
+    body = np.exp(-(((np.abs(x) - 19) / 9) ** 2) - ((y + 30) / 16) ** 2 - ((z - 8) / 9) ** 2)
+    choroid = np.clip(body * (0.8 + 0.5 * smooth_field(rng, 4, grid)), 0, 1) * tissue["csf"]
+    sinus = np.exp(-((x / 4.0) ** 2)) * np.clip((-(y + 55) / 20), 0, 1) * tissue["csf"] * 0.7
+    vessel = np.maximum(vessel, sinus)
+    keep = np.clip(1 - vessel - choroid, 0, 1)
+    for name in tissue:
+        tissue[name] = tissue[name] * keep
+    tissue["vessel"], tissue["choroid"] = vessel, choroid
+
+
+def largest_part(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The largest connected part, holes filled: what a skull stripping leaves."""
+    from scipy.ndimage import binary_fill_holes, label
+
+    parts, _ = label(mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    filled: npt.NDArray[np.bool_] = binary_fill_holes(parts == sizes.argmax())
+    return filled

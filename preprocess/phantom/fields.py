@@ -1,0 +1,53 @@
+"""Smooth random fields in millimetres: the same field for the same generator, whatever grid it is read on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Volume = npt.NDArray[np.float32]
+EXTENT = (244.0, 244.0, 164.0)  # mm of head that fields cover, x, y, z, centred on the head
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxel centres in mm from the head's centre, one array per axis (x, y, z)."""
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    z: npt.NDArray[np.float64]
+
+    @property
+    def axes(self) -> tuple[npt.NDArray[np.float64], ...]:
+        return self.x, self.y, self.z
+
+    def mesh(self) -> tuple[Volume, Volume, Volume]:
+        """The coordinates as three arrays that broadcast to (x, y, z)."""
+        x, y, z = (axis.astype(np.float32) for axis in self.axes)
+        return x[:, None, None], y[None, :, None], z[None, None, :]
+
+
+def smooth_field(rng: np.random.Generator, scale: float, grid: Grid) -> Volume:
+    """A random field (x, y, z) of mean 0 and variance 1 that varies over about `scale` mm.
+
+    Random coefficients of a cubic B-spline with knots `scale` mm apart, evaluated one axis at a time by small matrix products.
+    """
+    bases = [spline_basis(axis, scale, extent) for axis, extent in zip(grid.axes, EXTENT, strict=True)]
+    field = rng.standard_normal([basis.shape[1] for basis in bases]).astype(np.float32)
+    for basis in bases:
+        field = np.tensordot(field, basis, axes=(0, 1))  # contracts the first axis, appends the evaluated one
+    return field / 0.479**1.5  # the mean square of a cubic B-spline's weights is .479 an axis
+
+
+def spline_basis(points: npt.NDArray[np.float64], scale: float, extent: float) -> Volume:
+    """(points, coefficients) weights of a uniform cubic B-spline whose knots are `scale` mm apart."""
+    position = (points + extent / 2) / scale
+    first = np.floor(position).astype(int)
+    t = position - first
+    weights = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]
+    basis = np.zeros((len(points), int(np.ceil(extent / scale)) + 4), np.float32)
+    for shift, weight in enumerate(weights):
+        basis[np.arange(len(points)), first + shift] = weight
+    return basis

@@ -1,0 +1,51 @@
+"""Phantoms as files, in BRATS 2018's layout; what is true of them lies in OUT/truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.errors import UserError
+from preprocess.phantom.subject import FIELD_OF_VIEW, grade_of, make
+
+
+def claim(out: Path, identity: dict[str, Any]) -> None:
+    """Make the folder, or check that it holds phantoms of the same seed and spacing. Raises UserError."""
+    file = out / "truth" / "phantom.json"
+    if file.is_file():
+        if (found := json.loads(file.read_text())) != identity:
+            raise UserError(f"out={out} holds phantoms of {found} and {identity} are asked for: give another out=")
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"out={out} holds other files: give an empty folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(identity))
+
+
+def write_subject(out: Path, seed: int, spacing: float, number: int) -> bool:
+    """Write one subject, whole or not at all; False if it was there."""
+    import nibabel as nib
+
+    grade, name = grade_of(seed, number), f"Brats18_PHANTOM_{number:03d}_1"
+    folder = out / grade / name
+    if folder.is_dir():
+        return False
+    phantom = make(seed, number, spacing)
+    partial = out / "truth" / f"{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    affine = np.diag([-spacing, -spacing, spacing, 1])
+    affine[1, 3] = FIELD_OF_VIEW[1] - 1
+    for kind, array in {**phantom.scans, "seg": phantom.labels}.items():
+        nib.save(nib.Nifti1Image(array[::-1, ::-1], affine), partial / f"{name}_{kind}.nii.gz")  # BRATS's files are in LPS order
+    (out / "truth" / f"{name}.json").write_text(json.dumps(phantom.truth, indent=1))
+    bias = {kind: field[::-1, ::-1].astype(np.float16) for kind, field in phantom.log_bias.items()}
+    np.savez_compressed(out / "truth" / f"{name}_log_bias.npz", **bias)  # type: ignore[arg-type]
+    folder.parent.mkdir(exist_ok=True)
+    os.replace(partial, folder)
+    return True
