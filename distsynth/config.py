@@ -22,7 +22,7 @@ from distsynth.methods import registry
 from distsynth.modalities import Variant
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
-from preprocess.settings import dotlist, finish, merge, setting
+from preprocess.settings import dotlist, finish, merge, required, setting
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 GROUPS = ("variant", "method", "data")
@@ -32,7 +32,7 @@ GROUPS = ("variant", "method", "data")
 class Config:
     """Everything that one run is made from; saved in its run directory, where it is enough to repeat the run."""
 
-    variant: Variant = setting(Variant, "which modalities go in and which come out")
+    variant: Variant = required("which modalities go in and which come out")
     method: Any = setting(None, "the method's own settings; method.name says which")
     data: DataSettings = setting(DataSettings, "the cohort and how it is fed")
     train: TrainSettings = setting(TrainSettings, "optimisation, precision, validation, checkpoints")
@@ -93,6 +93,7 @@ def typed(tree: DictConfig) -> Config:
     """The tree laid over the schema of its method, checked. Raises SettingError."""
     name = OmegaConf.select(tree, "method.name") or ""
     base = OmegaConf.structured(Config)
+    base.variant = OmegaConf.structured(Variant)
     base.method = OmegaConf.structured(registry.method(name).Settings)
     return finish(merge(base, tree), Config)
 

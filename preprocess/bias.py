@@ -20,8 +20,8 @@ class N4Settings:
     """How the bias field is fitted."""
 
     enabled: bool = setting(True, "correct the bias field")
-    spacing: float = setting(6.0, "voxel size in mm of the copy that the field is fitted on")
-    iterations: list[int] = setting([50, 50, 50], "at most so many iterations at each level")
+    spacing: float = setting(8.0, "voxel size in mm of the copy that the field is fitted on")
+    iterations: list[int] = setting([40, 30], "at most so many iterations at each level")
     tolerance: float = setting(1e-3, "stop a level when the field changes less")
 
     def __post_init__(self) -> None:
@@ -44,7 +44,8 @@ def log_bias_field(volume: Volume, mask: Mask, spacing: Sequence[float], setting
     inside = sitk.GetImageFromArray(mask.astype(np.uint8))
     for part in (image, inside):
         part.SetSpacing([float(s) for s in reversed(spacing)])
-    shrink = [max(1, round(settings.spacing / s)) for s in reversed(spacing)]
+    grid = reversed(volume.shape)  # a thin grid keeps its slices: ITK cannot shrink an axis to nothing
+    shrink = [max(1, min(round(settings.spacing / s), n // 2)) for s, n in zip(reversed(spacing), grid, strict=True)]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([int(n) for n in settings.iterations])
     n4.SetConvergenceThreshold(settings.tolerance)

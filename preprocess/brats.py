@@ -1,13 +1,15 @@
 """Finding the cases of a BRATS folder: which files belong to which patient, by the challenge's names of each year.
 
-    2018-2021   NAME_t1 NAME_t1ce NAME_t2 NAME_flair NAME_seg      (.nii or .nii.gz), HGG/ and LGG/ folders or name_mapping.csv
-    2023 on     NAME-t1n NAME-t1c NAME-t2w NAME-t2f NAME-seg
+2018-2021   NAME_t1 NAME_t1ce NAME_t2 NAME_flair NAME_seg      (.nii or .nii.gz), HGG/ and LGG/ folders or name_mapping.csv
+2023 on     NAME-t1n NAME-t1c NAME-t2w NAME-t2f NAME-seg
 """
 
 from __future__ import annotations
 
 import csv
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,33 +31,48 @@ class Case:
     patient: str
     grade: str  # "HGG", "LGG" or "unknown"
     files: dict[str, Path]
+    twice: tuple[Path, ...] = ()  # files of a modality that `files` has already
 
     def check(self) -> None:
-        """Raise CaseError if a modality is missing."""
+        """Raise CaseError if a modality is missing or there twice."""
+        if self.twice:
+            raise CaseError(f"{self.name}: {self.twice[0]} is a second file of one modality: remove one of the two")
         if missing := [m for m in MODALITIES if m not in self.files]:
             raise CaseError(f"{self.name}: no {', '.join(missing)} file beside {self.files[next(iter(self.files))].name}")
 
 
 def discover(source: Path) -> list[Case]:
-    """All cases below `source`, sorted by name; cases that lack a modality are among them (see `Case.check`).
+    """All cases below `source`, sorted by name; those that cannot be used are among them (see `Case.check`).
 
-    Raises UserError if the folder is absent, holds no case, or holds one modality of a case twice.
+    Raises UserError if the folder is absent or holds no case.
     """
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder: give the folder that holds the BRATS cases")
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted(source.rglob("*.nii*")):
+    twice: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(files_below(source)):
         if match := FILE_NAME.fullmatch(path.name):
-            files = found.setdefault(match["case"], {})
-            kind = SUFFIXES[match["suffix"].lower()]
-            if kind in files:
-                raise UserError(f"case {match['case']} has {kind} twice: {files[kind]} and {path}; remove one")
-            files[kind] = path
+            name, kind = match["case"], SUFFIXES[match["suffix"].lower()]
+            if found.setdefault(name, {}).setdefault(kind, path) != path:
+                twice[name] = (*twice.get(name, ()), path)
     cases = {name: files for name, files in found.items() if set(files) & set(MODALITIES)}
     if not cases:
-        raise UserError(f"source={source} holds no case: looked for NAME_t1.nii.gz, NAME_t1ce, NAME_t2, NAME_flair (BRATS 2018-2021) and NAME-t1n, -t1c, -t2w, -t2f (2023 on)")  # fmt: skip
+        names = "NAME_t1.nii.gz, NAME_t1ce, NAME_t2, NAME_flair (BRATS 2018-2021) and NAME-t1n, -t1c, -t2w, -t2f (2023 on)"
+        raise UserError(f"source={source} holds no case: looked for {names}")
     grades = mapped_grades(source)
-    return [Case(name, patient_of(name), grade_of(name, files, grades), files) for name, files in sorted(cases.items())]
+    return [
+        Case(name, patient_of(name), grade_of(name, files, grades), files, twice.get(name, ()))
+        for name, files in sorted(cases.items())
+    ]
+
+
+def files_below(source: Path) -> Iterator[Path]:
+    """All files, through linked folders too (shared file systems often link cases in), but not `._` files, which macOS leaves."""
+    seen = set()
+    for folder, folders, names in os.walk(source, followlinks=True):
+        seen.add(Path(folder).resolve())
+        folders[:] = [f for f in folders if (Path(folder) / f).resolve() not in seen]  # a link to a parent would never end
+        yield from (Path(folder) / name for name in names if not name.startswith("."))
 
 
 def patient_of(name: str) -> str:
@@ -65,9 +82,9 @@ def patient_of(name: str) -> str:
 
 
 def grade_of(name: str, files: dict[str, Path], mapped: dict[str, str]) -> str:
-    """HGG or LGG from a parent folder, else from name_mapping.csv, else "unknown"."""
-    folders = {part.upper() for path in files.values() for part in path.parts[:-1]}
-    return next((grade for grade in ("HGG", "LGG") if grade in folders), mapped.get(name, "unknown"))
+    """HGG or LGG from the nearest parent folder of that name, else from name_mapping.csv, else "unknown"."""
+    folders = [part.upper() for part in reversed(next(iter(files.values())).parts[:-1])]
+    return next((folder for folder in folders if folder in ("HGG", "LGG")), mapped.get(name, "unknown"))
 
 
 def mapped_grades(source: Path) -> dict[str, str]:

@@ -1,15 +1,16 @@
 """The cohort: a Zarr store of preprocessed subjects. This module alone knows its layout.
 
-    COHORT.zarr/zarr.json                          Zarr v3 group; attributes: schema, recipe, modalities
-    COHORT.zarr/subjects/NAME/image                (modality, z, y, x) float16 or float32 z-scores, unclipped, background exactly -9
-    COHORT.zarr/subjects/NAME/labels/seg           (z, y, x) uint8, BRATS labels
-    COHORT.zarr/records/NAME.json                  commits the subject: its record and the sha256 of its arrays
-    COHORT.zarr/manifest.json                      what training reads: committed subjects, split, digest
-    COHORT.zarr/rejected.json                      cases set aside, with the reason
+    COHORT.zarr/zarr.json                    Zarr v3 group; attributes: schema, recipe, modalities
+    COHORT.zarr/subjects/NAME/image          (modality, z, y, x) float16 or float32 z-scores, unclipped, background exactly -9
+    COHORT.zarr/subjects/NAME/labels/seg     (z, y, x) uint8, BRATS labels
+    COHORT.zarr/records/NAME.json            commits the subject: its record and the sha256 of its arrays
+    COHORT.zarr/manifest.json                what training reads: recipe, modalities, split, committed subjects with their sha256
+    COHORT.zarr/rejected.json                cases set aside, with the reason
 
-A subject is staged in COHORT.zarr.partial, read back, renamed into the store and then committed by its record, so that a kill at any
-moment leaves only whole subjects. Each array is one shard file of axial slices behind crc32c: without it a flipped bit reads back
-silently wrong. A missing shard would read as the fill value, so it is looked for. No clock times, so equal input gives equal bytes.
+A subject is staged in COHORT.zarr.partial, read back, renamed into the store and then committed by its record, so that a kill
+at any moment leaves only whole subjects. Each array is one shard file of axial slices behind crc32c: without it a flipped bit
+reads back silently wrong. An absent or empty shard file reads as the fill value, so whole arrays are also held against the
+sha256 in the manifest. No clock times, so equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from preprocess.splits import SPLITS
 
 SCHEMA = 1
 ARRAYS = ("image", "labels/seg")
+REMEDY = "restore it, or remove the subject's file in records/ and run to_zarr again"
 
 
 @dataclass
@@ -82,7 +84,10 @@ class Cohort:
             raise StoreError(f"cohort {folder} {what}: make it with python -m preprocess.to_zarr source=… store={folder}")
         manifest = read_json(manifest_file)
         if manifest.get("schema") != SCHEMA:
-            raise StoreError(f"cohort {folder} has schema {manifest.get('schema')} and this version reads {SCHEMA}: make it again with to_zarr")
+            found = manifest.get("schema")
+            raise StoreError(f"cohort {folder} has schema {found} and this version reads {SCHEMA}: make it again with to_zarr")
+        if missing := sorted({"recipe", "modalities", "split", "subjects"} - set(manifest)):
+            raise StoreError(f"{manifest_file} lacks {', '.join(missing)}: run to_zarr again")
         return cls(folder, manifest)
 
     @property
@@ -99,7 +104,7 @@ class Cohort:
     @cached_property
     def records(self) -> dict[str, Record]:
         """Every subject's record."""
-        return {subject: Record(**read_json(record_path(self.path, subject))["record"]) for subject in self.subjects}
+        return {subject: read_record(self.path, subject) for subject in self.subjects}
 
     def record(self, subject: str) -> Record:
         """Raises StoreError if the manifest does not name the subject."""
@@ -109,7 +114,7 @@ class Cohort:
 
     def image(self, subject: str) -> npt.NDArray[np.float32]:
         """(modality, z, y, x) z-scores, unclipped; background exactly -9. Raises StoreError if the array is damaged."""
-        return self._array(subject, "image").astype(np.float32)
+        return self._array(subject, "image").astype(np.float32, copy=False)
 
     def labels(self, subject: str) -> npt.NDArray[np.uint8]:
         """(z, y, x) BRATS labels, all 0 where the case had no segmentation. Raises StoreError if the array is damaged."""
@@ -117,7 +122,10 @@ class Cohort:
 
     def _array(self, subject: str, name: str) -> npt.NDArray[Any]:
         shape = self.record(subject).shape
-        return read_array(self.path / "subjects" / subject, name, shape if name != "image" else [len(self.modalities), *shape])
+        array = read_array(self.path / "subjects" / subject, name, shape if name != "image" else [len(self.modalities), *shape])
+        if sha256(array) != self.manifest["subjects"][subject][name]:
+            raise StoreError(f"{self.path / 'subjects' / subject / name} is not the array that the manifest names: {REMEDY}")
+        return array
 
 
 def read_array(folder: Path, name: str, shape: Sequence[int]) -> npt.NDArray[Any]:
@@ -126,11 +134,14 @@ def read_array(folder: Path, name: str, shape: Sequence[int]) -> npt.NDArray[Any
 
     shard = folder / name / "c" / "/".join("0" * len(shape))
     if not shard.is_file():
-        raise StoreError(f"{shard} is missing from the cohort: run to_zarr again after removing the subject's file in records/")
+        raise StoreError(f"{shard} is missing: {REMEDY}")
+    if not shard.stat().st_size:  # zarr would read it as the fill value; a power cut can leave one
+        raise StoreError(f"{shard} is empty: {REMEDY}")
     try:
         array = np.asarray(zarr.open_array(folder / name, mode="r")[...])
     except Exception as error:
-        raise StoreError(f"{shard} is damaged ({str(error).splitlines()[0]}): restore it, or remove the subject's file in records/ and run to_zarr again") from error  # fmt: skip
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{shard} is damaged ({reason}): {REMEDY}") from error
     if list(array.shape) != list(shape):
         raise StoreError(f"{folder / name} has shape {list(array.shape)} and its record says {list(shape)}")
     return array
@@ -141,6 +152,8 @@ class CohortWriter:
 
     def __init__(self, path: str | Path, recipe: dict[str, Any], modalities: Sequence[str]) -> None:
         self.path = Path(path)
+        if not self.path.name or self.path.is_file():
+            raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
         self.staging = self.path.with_name(self.path.name + ".partial")
         self.recipe, self.modalities = recipe, list(modalities)
 
@@ -151,14 +164,18 @@ class CohortWriter:
         with (self.staging / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise StoreError(f"another to_zarr is writing {self.path}: wait for it, or give another store=") from error
+            except OSError:  # some cluster file systems are mounted without locks; there the user must not start two
+                pass
             for leftover in self.staging.iterdir():
                 if leftover.is_dir():
                     shutil.rmtree(leftover)
-            self._create()
-            yield
-            shutil.rmtree(self.staging, ignore_errors=True)
+            try:
+                self._create()
+                yield
+            finally:  # on a full disk above all, what is half-written must not stay
+                shutil.rmtree(self.staging, ignore_errors=True)
 
     def _create(self) -> None:
         import zarr
@@ -166,12 +183,15 @@ class CohortWriter:
         if not (self.path / "zarr.json").is_file():
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise StoreError(f"store={self.path} exists and is no cohort: give another path")
-            root = zarr.open_group(self.path, mode="a")
-            root.attrs.update({"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities})
-            root.require_group("subjects")
-        attributes = read_json(self.path / "zarr.json")["attributes"]
-        if differing := differences(attributes.get("recipe", {}), self.recipe):
-            raise StoreError(f"store={self.path} was made by another recipe ({'; '.join(differing)}): give another store=, or the old settings")
+            attributes = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities}
+            zarr.create_group(self.path, attributes=attributes)  # in one write: a kill must not leave a store without a recipe
+        attributes = read_json(self.path / "zarr.json").get("attributes", {})
+        if attributes.get("schema") != SCHEMA:
+            raise StoreError(f"store={self.path} is no cohort of this version (schema {SCHEMA}): give another store=")
+        if differing := differences(attributes["recipe"], self.recipe, "recipe."):
+            what = "; ".join(differing)
+            raise StoreError(f"store={self.path} was made by another recipe ({what}): give another store=, or the old settings")
+        zarr.open_group(self.path, mode="a").require_group("subjects")
         (self.path / "records").mkdir(exist_ok=True)
 
     def committed(self) -> set[str]:
@@ -179,7 +199,10 @@ class CohortWriter:
         return {path.stem for path in (self.path / "records").glob("*.json")}
 
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
-        """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x). Raises StoreError, OSError."""
+        """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
+
+        Raises StoreError if it does not read back, OSError on a full disk.
+        """
         import zarr
 
         staged = self.staging / record.subject
@@ -191,10 +214,10 @@ class CohortWriter:
             write_array(staged / name, array)
             if read_array(staged, name, array.shape).tobytes() != array.tobytes():
                 raise StoreError(f"{staged / name} does not read back as it was written: the disk is not to be trusted")
-            hashes[name] = hashlib.sha256(array.tobytes()).hexdigest()
+            hashes[name] = sha256(array)
         target = self.path / "subjects" / record.subject
         shutil.rmtree(target, ignore_errors=True)  # of a run killed between renaming and committing
-        os.replace(staged, target)
+        staged.replace(target)
         write_json(record_path(self.path, record.subject), {"record": dataclasses.asdict(record), "sha256": hashes})
 
     def finish(self, split: Mapping[str, Sequence[str]], rejected: Mapping[str, str]) -> None:
@@ -212,20 +235,42 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 
     chunks = (*array.shape[:-3], 1, *array.shape[-2:])
     codecs = (BloscCodec(cname="lz4", clevel=5, typesize=array.itemsize), Crc32cCodec())
-    made = zarr.create_array(path, shape=array.shape, dtype=array.dtype, chunks=chunks, shards=array.shape, serializer=BytesCodec(), compressors=codecs)  # fmt: skip
+    made = zarr.create_array(
+        path, shape=array.shape, dtype=array.dtype, chunks=chunks, shards=array.shape,
+        serializer=BytesCodec(), compressors=codecs,
+        config={"write_empty_chunks": True},  # else labels that are 0 throughout have no shard file, as if it were lost
+    )  # fmt: skip
     made[...] = array
 
 
+def sha256(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
 def record_path(store: Path, subject: str) -> Path:
+    """Raises StoreError for a name that would lead out of its folder."""
+    if subject in ("", ".", "..") or Path(subject).name != subject:
+        raise StoreError(f"{subject!r} cannot name a subject: it is no plain file name")
     return store / "records" / f"{subject}.json"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises StoreError if the file is absent or no JSON."""
+def read_record(store: Path, subject: str) -> Record:
+    """Raises StoreError if the record is absent or damaged."""
+    path = record_path(store, subject)
     try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
+        return Record(**read_json(path)["record"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} is no record of this version: remove it and run to_zarr again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises StoreError if the file is absent or holds no JSON object."""
+    try:
+        loaded = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({str(error).splitlines()[0]}): run to_zarr again") from error
+    if not isinstance(loaded, dict):
+        raise StoreError(f"{path} holds no JSON object: run to_zarr again")
     return loaded
 
 
@@ -236,11 +281,11 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The settings that differ between two recipes: `n4.spacing: 6.0 there, 4.0 here`."""
+    """The settings that differ between two recipes: `recipe.n4.spacing: 6.0 there, 4.0 here`."""
     found = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)

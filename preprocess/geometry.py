@@ -1,7 +1,7 @@
 """Grids: reading into canonical orientation, resampling, cropping in millimetres around the brain, and the way back.
 
-Volumes are (z, y, x) with z from inferior to superior, y from posterior to anterior, x from left to right (RAS, transposed), so that an
-axial slice is `volume[z]`. Affines map voxel indices in the order x, y, z to millimetres, as NIfTI has them.
+Volumes are (z, y, x) with z from inferior to superior, y from posterior to anterior, x from left to right (RAS, transposed), so
+that an axial slice is `volume[z]`. Affines map voxel indices in the order x, y, z to millimetres, as NIfTI has them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def to_canonical(array: Array, affine: Array) -> tuple[Array, Array, str]:
-    """(x, y, z) array in any orientation -> (z, y, x) in RAS, the affine of the turned grid, and the old orientation, e.g. `LPS`."""
+    """(x, y, z) array in any orientation -> (z, y, x) in RAS, the turned grid's affine, and the old orientation, e.g. `LPS`."""
     import nibabel as nib
 
     orientation = nib.io_orientation(affine)
@@ -82,7 +82,7 @@ def crop(volume: Array, offset: Sequence[int], shape: Sequence[int], background:
     """(..., z, y, x) -> (..., *shape) beginning at `offset`, with `background` where the grid does not reach."""
     out = np.full((*volume.shape[:-3], *shape), background, volume.dtype)
     there, here = overlap(volume.shape[-3:], offset, shape)
-    out[(..., *here)] = volume[(..., *there)]
+    out[..., *here] = volume[..., *there]
     return out
 
 
@@ -90,7 +90,7 @@ def uncrop(cropped: Array, offset: Sequence[int], shape: Sequence[int], backgrou
     """The inverse of `crop`: (..., *cropped) placed on a grid of `shape`, with `background` elsewhere."""
     out = np.full((*cropped.shape[:-3], *shape), background, cropped.dtype)
     there, here = overlap(shape, offset, cropped.shape[-3:])
-    out[(..., *there)] = cropped[(..., *here)]
+    out[..., *there] = cropped[..., *here]
     return out
 
 

@@ -1,8 +1,8 @@
 """Splitting a cohort by patient into the segmentor's half, the GAN's half, val and test.
 
-80 % train, 20 % test; the training part is halved, one half to pre-train the segmentor and the other for the GAN; a tenth of the GAN's
-half is `val` (report, section on the data; val is ours, so that test is touched once). Two time points of a patient never separate,
-and grades are spread evenly.
+80 % train, 20 % test; the training part is halved, one half to pre-train the segmentor and the other for the GAN; a tenth of
+the GAN's half is `val` (report, section on the data; val is ours, so that test is touched once). Two time points of a patient
+never separate, and grades are spread evenly.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class SplitSettings:
 def split(grades: Mapping[str, str], settings: SplitSettings) -> dict[str, list[str]]:
     """Patients (name -> grade) by split, each list sorted; the same for any order of the mapping.
 
-    Patients are ordered by grade and, within it, by a hash of seed and name; each split then takes every so-manieth of them, which keeps
-    the grades even. A share above 0 gets at least one patient where three or more are there to divide.
+    Patients are ordered by grade and, within it, by a hash of seed and name; each split then takes every so-manieth of them,
+    which keeps the grades even. A share between 0 and 1 takes at least one patient and leaves at least one, where there are two
+    to divide: from five patients on no split is empty, and of fewer it is val that goes without.
     """
     order = sorted(grades, key=lambda patient: (grades[patient], hashed(patient, settings.seed)))
     test, rest = take(order, settings.test)

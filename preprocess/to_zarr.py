@@ -2,8 +2,8 @@
 
     python -m preprocess.to_zarr source=MICCAI_BraTS_2018 store=data/brats.zarr
 
-Killed and run again, it goes on where it was. A case that cannot be used is set aside with its reason and the others go on. Exit status:
-0 when every case went through, 1 when some were set aside, 2 when nothing could be done.
+Killed and run again, it goes on where it was. A case that cannot be used is set aside with its reason and the others go on.
+Exit status: 0 when every case went through, 1 when some were set aside, 2 when nothing could be done.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from preprocess.brats import MODALITIES, Case, discover
 from preprocess.cohort import Cohort, CohortWriter
@@ -54,8 +55,11 @@ def main(words: Sequence[str]) -> int:
     try:
         with writer.lock():
             done = writer.committed()
+            if strangers := sorted(done - {case.name for case in cases}):
+                held = f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not"
+                raise StoreError(f"{held}: give another store=")
             todo = [case for case in cases if case.name not in done]
-            outcomes = list(run(todo, settings, writer))
+            outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
             rejected = {o.case.name: o.reason for o in outcomes if o.reason}
             finish(cases, settings, writer, rejected)
     except OSError as error:
@@ -69,7 +73,7 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
 
     workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), len(cases)))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:
             task = progress.add_task("subjects", total=len(cases))
@@ -78,9 +82,22 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
                 yield future.result()
                 progress.advance(task)
     except BrokenProcessPool as error:
-        raise UserError("a worker process died, out of memory perhaps: run again with fewer workers= and it goes on where it was") from error
+        what = "a worker process died, out of memory perhaps"
+        raise UserError(f"{what}: run again with fewer workers= and it goes on where it was") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def die_with_parent() -> None:
+    """End this worker when the command is killed; it would go on writing into a store that the next command has locked."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def one(case: Case, recipe: Recipe, writer: CohortWriter) -> Outcome:
@@ -93,7 +110,9 @@ def one(case: Case, recipe: Recipe, writer: CohortWriter) -> Outcome:
     except CaseError as error:
         return Outcome(case, watch, str(error))
     except MemoryError:
-        return Outcome(case, watch, f"{case.name}: not enough memory; run again with fewer workers")
+        return Outcome(case, watch, f"{case.name}: not enough memory: run again with fewer workers=")
+    except RuntimeError as error:  # ITK's; one odd volume must not cost the others a night's work
+        return Outcome(case, watch, f"{case.name}: bias correction failed ({str(error).strip().splitlines()[-1]})")
     return Outcome(case, watch)
 
 
@@ -102,12 +121,10 @@ def finish(cases: Sequence[Case], settings: Settings, writer: CohortWriter, reje
     committed = writer.committed()
     if not committed:
         raise UserError(f"no case of {settings.source} could be used; the first: {next(iter(rejected.values()))}")
-    found = {case.name: case for case in cases}
-    if strangers := sorted(committed - set(found)):
-        raise StoreError(f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not: give another store=")
-    used = [found[name] for name in sorted(committed)]
+    used = sorted((case for case in cases if case.name in committed), key=lambda case: case.name)
     patients = split({case.patient: case.grade for case in used}, settings.split)
-    writer.finish({name: [c.name for c in used if c.patient in set(patients[name])] for name in SPLITS}, rejected)
+    home = {patient: name for name, members in patients.items() for patient in members}
+    writer.finish({name: [case.name for case in used if home[case.patient] == name] for name in SPLITS}, rejected)
 
 
 def disk_sentence(error: OSError, store: str) -> str:
@@ -129,7 +146,10 @@ def summarise(cohort: Cohort, kept: int, outcomes: Sequence[Outcome], rejected: 
     console.print(table)
     lost = {s: r.brain_voxels_lost / (r.brain_voxels + r.brain_voxels_lost) for s, r in cohort.records.items()}
     worst = max(lost, key=lambda s: lost[s])
-    console.print(f"brain outside the crop: mean {sum(lost.values()) / len(lost):.2%}, most {lost[worst]:.2%} ({worst})", highlight=False)
+    mean = sum(lost.values()) / len(lost)
+    console.print(f"brain outside the crop: mean {mean:.2%}, most {lost[worst]:.2%} ({worst})", highlight=False, soft_wrap=True)
+    if cut := sum(share > 0.01 for share in lost.values()):
+        console.print(f"[yellow]warning[/yellow] {cut} subjects lose over 1 % of their brain: a larger recipe.crop= keeps it")
     total: Counter[str] = Counter()
     for outcome in outcomes:
         total.update(outcome.seconds)
@@ -142,7 +162,9 @@ def summarise(cohort: Cohort, kept: int, outcomes: Sequence[Outcome], rejected: 
         console.print(f"[red]set aside[/red] {reason}", highlight=False, soft_wrap=True)
     console.print(f"next: python slurm/launch.py sweep=lr data.store={cohort.path}", highlight=False, soft_wrap=True)
     if rejected:
-        console.print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside (rejected.json)", highlight=False)
+        where = cohort.path / "rejected.json"
+        message = f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}"
+        console.print(message, highlight=False, soft_wrap=True)
     return 1 if rejected else 0
 
 

@@ -7,6 +7,7 @@ Which slices a global batch holds is a pure function of (seed, stage, epoch, pos
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,15 +34,12 @@ class Feed:
     """The training slices of some subjects, resident in the node's memory."""
 
     def __init__(self, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
-                 stride: int, share: Share) -> None:  # fmt: skip
-        """`stride` is what the networks need H and W to be multiples of; `share` is `World.share`.
-        Raises StoreError if the cohort lacks a modality of the variant."""
+                 size: tuple[int, int], share: Share) -> None:  # fmt: skip
+        """`size` is the H x W that the slices are padded to; `share` is `World.share`. Raises StoreError if an array is damaged."""
         self.variant, self.settings = variant, settings
         self.modalities = [*variant.inputs, *variant.outputs]
         self.slices = share(lambda: write_shared(slices_of(cohort, subjects, self.modalities, mapping, settings)), open_shared)
-        self.size = padded_size(self.slices.shape[-2:], stride)
-        if settings.rotate and self.size[0] != self.size[1]:
-            self.size = (max(self.size), max(self.size))  # a 90 degree rotation needs a square
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -133,8 +131,6 @@ def write_shared(slices: npt.NDArray[np.float16]) -> str:
 
 
 def free_bytes(folder: str) -> int:
-    import shutil
-
     return shutil.disk_usage(folder).free
 
 

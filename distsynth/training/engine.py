@@ -81,26 +81,25 @@ class Engine:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.world.device)) + value.detach().float() * weight
 
-    def step_done(self) -> None:
-        self.count += 1
-
     def losses_since_last(self, step: int) -> dict[str, float]:
-        """The mean of every term over the ranks and the updates since the last call. Raises NonFinite naming stage, term and step."""
-        values = self.peek()
-        if bad := [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]:
-            raise NonFinite(
-                f"{bad[0]} of stage {self.stage.name} is not finite at step {step}: lower train.lr, or look at the data; "
-                "the last checkpoint is kept"
-            )
+        """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
+        self.check(step)
+        mean = self.world.mean(torch.stack(list(self.sums.values())) / self.count)
+        values = dict(zip(self.sums, mean.tolist(), strict=True))
         self.sums, self.count = {}, 0
         return values
 
-    def peek(self) -> dict[str, float]:
-        """The same means, without starting anew."""
-        if not self.count:
-            return {}
-        mean = self.world.mean(torch.stack(list(self.sums.values())) / self.count)
-        return dict(zip(self.sums, mean.tolist(), strict=True))
+    def check(self, step: int) -> None:
+        """Raise NonFinite on every rank, naming stage, term and step, if a term has not been finite since the last look."""
+        if not self.sums:
+            return
+        bad = self.world.largest((~torch.isfinite(torch.stack(list(self.sums.values())))).int())
+        names = [name for name, flag in zip(self.sums, bad.tolist(), strict=True) if flag]
+        if names:
+            raise NonFinite(
+                f"{names[0]} of stage {self.stage.name} was not finite by step {step}: lower train.lr, or look at the data; "
+                "the last checkpoint is kept"
+            )
 
     def set_epoch(self, epoch: int) -> float:
         """The learning rate of an epoch, set on every optimiser."""

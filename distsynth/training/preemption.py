@@ -14,10 +14,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
-
-from distsynth.training.distributed import World
-
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -31,14 +27,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether some rank has been asked to stop."""
+    """The signal this rank has been sent; 0 for none."""
 
     def __init__(self) -> None:
         self.number = 0
-
-    def agreed(self, world: World) -> int:
-        """The signal that any rank has seen, on all ranks; 0 for none. A collective: call it on every rank after the same update."""
-        return int(world.largest(torch.tensor(self.number, device=world.device)))
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""A run's best checkpoint on held-out patients, whole volumes, beside the floors. This alone touches the test patients.
+
+Writes evaluation/scores.json:
+
+    {"cards": what each metric was computed on, "copied": {output: input of the floor `copy`}, "beaten_against": names of the floors,
+     "cohorts": {"val" | "test" | external name: {"subjects": [...], "scores": {modality: {region: {model: {metric: {mean, std, n}}}}}}},
+     "clip_share": {modality: mean share of the test patients' tumour voxels that the clip changes},
+     "rows": [{cohort, subject, modality, model, region, psnr, ssim, nmae}]}
+
+where model is `synthesised`, a floor, or `lesion_erased`; and figures/SUBJECT.png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distsynth.config import Config
+from distsynth.data.volumes import read_image
+from distsynth.evaluation import floors
+from distsynth.evaluation.metrics import CARD, METRICS, score, summarise
+from distsynth.run_directory import RunDirectory, write_json
+from distsynth.tracking.journal import Journal
+from distsynth.training import checkpoint
+from distsynth.training.distributed import World
+from distsynth.training.model import Model, restore
+from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.errors import StoreError
+
+Row = dict[str, Any]
+Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
+
+
+def evaluate(config: Config, run: RunDirectory, world: World) -> dict[str, Any]:
+    """Score, write scores and figures, and return the scores; every rank takes part.
+
+    Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit.
+    """
+    model = restore(config, checkpoint.load(run.checkpoints / "best.pt"))
+    model.method.to(world.device)
+    cohort = Cohort.open(config.data.store)
+    tasks = list(all_tasks(config, cohort))
+    fitted = None
+    if config.evaluate.floors:
+        fitted = world.gather(floors.fit(cohort, cohort.split("gan"), config.variant, config.data.clip, config.seed) if world.leads else None)[0]
+    pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
+    rows = []
+    for name, where, subject in tasks[world.rank :: world.size]:
+        patient = Patient(config, where, subject, model)
+        rows += [{"cohort": name, "subject": subject, **row} for row in patient.rows(fitted)]
+        if (name, subject) in pictured:
+            patient.draw(run, name)
+    rows = [row for part in world.gather(rows) for row in part]
+    scores = collect(config, cohort, tasks, rows, fitted)
+    if world.leads:
+        write_json(run.scores, scores)
+    return scores
+
+
+def all_tasks(config: Config, cohort: Cohort) -> Iterator[Task]:
+    """Val and test patients of the run's cohort, every patient of the external ones."""
+    for split in ("val", "test"):
+        yield from ((split, cohort, subject) for subject in cohort.split(split))
+    for name, path in config.data.external.items():
+        other = Cohort.open(path)
+        yield from ((name, other, subject) for subject in other.subjects)
+
+
+def chosen_for_figures(tasks: list[Task], most: int) -> list[tuple[str, str]]:
+    """The first `most` patients of test and of each external cohort."""
+    names = {name for name, _, _ in tasks} - {"val"}
+    return [(name, subject) for wanted in sorted(names) for name, _, subject in [t for t in tasks if t[0] == wanted][:most]]
+
+
+class Patient:
+    """One held-out patient: truth, prediction and masks, in z-scores clipped as the run's settings say."""
+
+    def __init__(self, config: Config, cohort: Cohort, subject: str, model: Model) -> None:
+        variant = self.variant = config.variant
+        self.subject = subject
+        names = [*variant.inputs, *variant.outputs]
+        image = read_image(cohort, subject, names, config.data.clip)
+        inputs = len(variant.inputs)
+        self.sources, self.truth = image[:inputs], image[inputs:]
+        self.raw_truth = read_image(cohort, subject, variant.outputs, clip=False)
+        self.labels = cohort.labels(subject)
+        self.brain: npt.NDArray[np.bool_] = image[0] != BACKGROUND
+        self.made = model.synthesise(self.sources, self.brain)
+
+    def rows(self, fitted: floors.Floors | None) -> Iterator[Row]:
+        """One row per output, model and region."""
+        tumour = self.labels > 0
+        predictions = {"synthesised": self.made, "lesion_erased": floors.lesion_erased(self.truth, self.brain, tumour)}
+        predictions |= fitted.predict(self.sources, self.brain) if fitted else {}
+        for model, made in predictions.items():
+            for index, modality in enumerate(self.variant.outputs):
+                try:
+                    scores = score(self.truth[index], made[index], self.brain, tumour, self.raw_truth[index])
+                except ValueError as error:
+                    raise StoreError(f"{self.subject}: {modality}: {error}") from error
+                for region, values in scores.items():
+                    yield {"modality": modality, "model": model, "region": region, **values}
+
+    def draw(self, run: RunDirectory, cohort: str) -> None:
+        from distsynth.evaluation.figures import draw
+
+        title = f"{self.variant.title}   {run.path.name}   {cohort}: {self.subject}"
+        path = run.figures / f"{cohort}_{self.subject}.png"
+        draw(path, title, self.variant, self.sources, self.truth, self.made, self.brain, self.labels)
+
+
+def collect(config: Config, cohort: Cohort, tasks: list[Task], rows: list[Row], fitted: floors.Floors | None) -> dict[str, Any]:
+    """The content of scores.json."""
+    cohorts = {}
+    for name in dict.fromkeys(name for name, _, _ in tasks):
+        subjects = [subject for at, _, subject in tasks if at == name]
+        cohorts[name] = {"subjects": subjects, "scores": summarise([row for row in rows if row["cohort"] == name])}
+    return {
+        "cards": CARD,
+        "copied": fitted.copied if fitted else {},
+        "beaten_against": list(floors.FLOORS) if fitted else [],
+        "clip_share": {m: clipped_lesion(cohort, m) for m in config.variant.outputs} if config.data.clip else {},
+        "cohorts": cohorts,
+        "rows": rows,
+    }
+
+
+def clipped_lesion(cohort: Cohort, modality: str) -> float:
+    """Mean share of the test patients' labelled voxels, over labels, that the clip changes."""
+    shares = [share for s in cohort.split("test") for share in cohort.record(s).clip_share[modality].values()]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def flat(scores: dict[str, Any]) -> dict[str, float]:
+    """For MLflow: `test/flair/brain/psnr` and the like, and by how much the best floor is beaten inside the brain."""
+    values = {}
+    for name, cohort in scores["cohorts"].items():
+        for modality, regions in cohort["scores"].items():
+            for region, models in regions.items():
+                for metric in METRICS:
+                    if metric in models["synthesised"]:
+                        values[f"{name}/{modality}/{region}/{metric}"] = models["synthesised"][metric]["mean"]
+            floor = best_floor(regions["brain"], scores["beaten_against"])
+            if floor:
+                values[f"{name}/{modality}/brain/psnr_over_best_floor"] = regions["brain"]["synthesised"]["psnr"]["mean"] - floor[1]
+    return values
+
+
+def best_floor(models: dict[str, Any], names: list[str]) -> tuple[str, float] | None:
+    """Name and mean PSNR of the best floor of a region."""
+    found = [(name, models[name]["psnr"]["mean"]) for name in names if name in models]
+    return max(found, key=lambda pair: pair[1]) if found else None
+
+
+def journal_scores(run: RunDirectory, scores: dict[str, Any], step: int) -> None:
+    """The scores as a metrics line, so that MLflow gets them."""
+    journal = Journal(run.journal)
+    journal.write("metrics", step=step, values={f"best/{name}": value for name, value in flat(scores).items()})
+    journal.close()

@@ -1,0 +1,101 @@
+"""What a network has to beat: predictions that took no deep learning, made from the training patients alone.
+
+    copy        the input modality that is nearest to the output, as it is
+    mean        the mean training image: volumes are centred on the brain, so it is a blurred average brain
+    linear      a least-squares fit on a voxel's input intensities
+    voxelwise   boosted trees on a voxel's input intensities
+
+Beside them, never beaten against, `lesion_erased`: the truth with its tumour filled by the mean of the brain around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distsynth.data.randomness import key
+from distsynth.data.volumes import read_image
+from distsynth.modalities import Variant
+from preprocess.cohort import BACKGROUND, Cohort
+
+Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+FLOORS = ("copy", "mean", "linear", "voxelwise")
+VOXELS = 200_000
+
+
+@dataclass
+class Floors:
+    """The floors of a variant, fitted; every prediction is (outputs, z, y, x) z-scores."""
+
+    variant: Variant
+    nearest: list[int]  # for each output, the input that `copy` takes
+    mean: Volume  # (outputs, z, y, x)
+    weights: Volume  # (inputs + 1, outputs)
+    trees: list[Any] = field(default_factory=list)
+
+    @property
+    def copied(self) -> dict[str, str]:
+        """Which input stands in for each output."""
+        return {output: self.variant.inputs[i] for output, i in zip(self.variant.outputs, self.nearest, strict=True)}
+
+    def predict(self, sources: Volume, brain: Mask) -> dict[str, Volume]:
+        """The floors of a subject from its (inputs, z, y, x) z-scores; `mean` only on the training cohort's grid."""
+        inside = sources[:, brain].T
+        made = {
+            "copy": sources[self.nearest],
+            "linear": fill(with_one(inside) @ self.weights, brain),
+            "voxelwise": fill(np.stack([tree.predict(inside) for tree in self.trees], axis=1), brain),
+        }
+        return made | ({"mean": self.mean} if self.mean.shape[1:] == brain.shape else {})
+
+
+def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, seed: int) -> Floors:
+    """Fit on at most 200,000 voxels of the training subjects, read one at a time."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    inputs = len(variant.inputs)
+    sampled, total, count = [], None, None
+    for subject in subjects:
+        image = read_image(cohort, subject, [*variant.inputs, *variant.outputs], clip)
+        brain = image[0] != BACKGROUND
+        voxels = image[:, brain].T
+        rng = np.random.default_rng(key(seed, "floors", subject))
+        sampled.append(voxels[rng.choice(len(voxels), min(len(voxels), VOXELS // len(subjects)), replace=False)])
+        if total is None or count is None:
+            total, count = np.zeros(image[inputs:].shape, np.float64), np.zeros(brain.shape, np.int64)
+        total += np.where(brain, image[inputs:], 0)
+        count += brain
+    assert total is not None and count is not None
+    voxels = np.concatenate(sampled)
+    given, wanted = voxels[:, :inputs], voxels[:, inputs:]
+    nearest = [int(((given - column[:, None]) ** 2).mean(axis=0).argmin()) for column in wanted.T]
+    overall = wanted.mean(axis=0)[:, None, None, None]
+    mean = np.where(count > 0, total / np.maximum(count, 1), overall).astype(np.float32)
+    weights, *_ = np.linalg.lstsq(with_one(given), wanted, rcond=None)
+    trees = [HistGradientBoostingRegressor(max_iter=80, early_stopping=False, random_state=0).fit(given, column) for column in wanted.T]
+    return Floors(variant, nearest, mean, weights.astype(np.float32), trees)
+
+
+def lesion_erased(truth: Volume, brain: Mask, tumour: Mask) -> Volume:
+    """The truth (outputs, z, y, x) with its tumour filled by the mean of the rest of the brain."""
+    erased = truth.copy()
+    for channel in erased:
+        channel[tumour & brain] = channel[brain & ~tumour].mean()
+    return erased
+
+
+def fill(values: npt.NDArray[Any], brain: Mask) -> Volume:
+    """(voxels, outputs) values put back into a volume."""
+    out = np.full((values.shape[1], *brain.shape), BACKGROUND, np.float32)
+    out[:, brain] = values.T
+    return out
+
+
+def with_one(inputs: Volume) -> Volume:
+    return np.concatenate([inputs, np.ones((len(inputs), 1), np.float32)], axis=1)

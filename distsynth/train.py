@@ -1,0 +1,114 @@
+"""Train one run: alone, under torchrun, or on the ranks that the launcher starts.
+
+    python -m distsynth.train variant=simo method=tcmgan data.store=data/brats.zarr run=runs/mine
+    torchrun --nproc-per-node=2 -m distsynth.train variant=mimo data.store=data/brats.zarr run=runs/mine2
+    python -m distsynth.train run=runs/mine                        go on with a run that was killed
+
+The run directory holds everything (see distsynth.run_directory). Killed and started again, a run goes on from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from distsynth import config as configuration
+from distsynth.config import Config, compose
+from distsynth.evaluation.evaluate import evaluate, journal_scores
+from distsynth.run_directory import RunDirectory
+from distsynth.tracking.journal import Journal
+from distsynth.training.distributed import world as join
+from distsynth.training.preemption import Stopped, stop_request
+from distsynth.training.trainer import Trainer
+from preprocess.errors import SettingError, UserError
+from preprocess.settings import command
+
+
+def main(words: Sequence[str]) -> int:
+    run, settings = run_of(words)
+    if not run.config.is_file():
+        prepare(run, compose(settings))
+    elif settings and configuration.to_yaml(compose(settings)) != run.config.read_text():
+        raise SettingError(f"run={run.path} holds another configuration: give another run=, or run= alone to go on with it")
+    train(run.path)
+    return 0
+
+
+def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
+    """The run directory (`run=DIR`, or runs/alone/VARIANT_METHOD), and the words that are settings."""
+    given = [word.partition("=")[2] for word in words if word.startswith("run=")]
+    settings = [word for word in words if not word.startswith("run=")]
+    if given:
+        return RunDirectory(given[-1]), settings
+    config = compose(settings)
+    return RunDirectory(Path("runs") / "alone" / f"{config.variant.name}_{config.method.name}"), settings
+
+
+def prepare(run: RunDirectory, config: Config, sweep: str = "") -> None:
+    """Write a run's identity and configuration; ranks that do so at once write the same."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        run.create(run.path.name, sweep or run.path.parent.name)
+        configuration.save(config, run.config)
+
+
+def train(path: Path) -> None:
+    """Train the run at `path` on this rank, or go on with it, then evaluate its best checkpoint.
+
+    Raises UserError for what the user can mend and Stopped when asked to stop; the journal's last line says the same.
+    """
+    run = RunDirectory(path)
+    wait_for(run.config)
+    config = configuration.load(run.config)
+    leads = int(os.environ.get("RANK", 0)) == 0
+    try:
+        with join(config.train.device, config.train.stuck_minutes) as world, stop_request() as stop:
+            trainer = Trainer(config, run, world, stop)
+            trainer.fit()
+            scores = evaluate(config, run, world)
+            if world.leads:
+                journal_scores(run, scores, trainer.at.total)
+            world.barrier()
+    except BaseException as error:
+        if leads:
+            end(run, *reason(error))
+        raise
+    if leads:
+        end(run, "finished", "")
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    """Rank 0 writes the config, perhaps on another node. Raises SettingError if it never shows."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > deadline or int(os.environ.get("RANK", 0)) == 0:
+            raise SettingError(f"{path} is absent: give settings, or the directory of a run")
+        time.sleep(0.1)
+
+
+def reason(error: BaseException) -> tuple[str, str]:
+    """The journal's last status and one sentence."""
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return "stopped", str(error) or "interrupted"
+    if isinstance(error, UserError):
+        return "failed", str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return "failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(where.filename).name}:{where.lineno})"
+
+
+def end(run: RunDirectory, status: str, why: str) -> None:
+    try:
+        journal = Journal(run.journal)
+        journal.write("end", status=status, reason=why)
+        journal.sync()
+        journal.close()
+    except OSError as error:
+        print(f"cannot write {run.journal}: {error.strerror}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command(main, __doc__, Config)

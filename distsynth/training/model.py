@@ -1,0 +1,83 @@
+"""A method with what it needs to turn a patient's z-scores into z-scores: the intensity map and the padded size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distsynth.config import Config
+from distsynth.data.batch import Batch
+from distsynth.data.feed import as_batch, centre, pad, padded_size, with_masks
+from distsynth.data.intensity_map import IntensityMap
+from distsynth.data.randomness import sample_keys
+from distsynth.methods import registry
+from distsynth.methods.method import Method, in_chunks
+from distsynth.modalities import Variant
+from preprocess.cohort import Cohort
+from preprocess.errors import StoreError
+
+Volume = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a checkpoint holds, ready to be used."""
+
+    method: Method
+    variant: Variant
+    mapping: IntensityMap
+    size: tuple[int, int]  # H, W that the networks see
+
+    def patient(self, image: Volume, labels: npt.NDArray[np.uint8]) -> Batch:
+        """(modality, z, y, x) z-scores, inputs then outputs, and labels (z, y, x) as the stack of all axial slices, padded."""
+        values = self.mapping.to_network(image, [*self.variant.inputs, *self.variant.outputs])
+        stack = pad(with_masks(image, labels, values).astype(np.float32), self.padded(image.shape[-2:]))
+        return as_batch(stack, len(self.variant.inputs), sample_keys(np.arange(len(stack)), 0))
+
+    def synthesise(self, sources: Volume, brain: npt.NDArray[np.bool_]) -> Volume:
+        """(inputs, z, y, x) z-scores and the brain (z, y, x) -> (outputs, z, y, x) z-scores; meaningless outside the brain."""
+        device = next(self.method.parameters()).device
+        values = self.mapping.to_network(sources, self.variant.inputs)
+        size = self.padded(sources.shape[-2:])
+        stack = pad(np.concatenate([values, brain[None], brain[None]]).swapaxes(0, 1).astype(np.float32), size)
+        given = torch.from_numpy(stack).to(device)
+        self.method.eval()
+        made = in_chunks(self.method.synthesise, given[:, :-2], given[:, -2:-1]).cpu().numpy()
+        cropped = made[(..., *centre(sources.shape[-2:], size))]
+        return self.mapping.to_z(cropped.swapaxes(0, 1), self.variant.outputs)
+
+    def padded(self, shape: Sequence[int]) -> tuple[int, int]:
+        """The networks' size. Raises StoreError if another cohort's slices are larger than it."""
+        if shape[0] > self.size[0] or shape[1] > self.size[1]:
+            raise StoreError(f"slices of {shape[0]}x{shape[1]} do not fit the networks' {self.size[0]}x{self.size[1]}: make the cohort with the training cohort's recipe")
+        return self.size
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {"method": self.method.state_dict(), "mapping": asdict(self.mapping), "size": list(self.size)}
+
+
+def build(config: Config, cohort: Cohort, mapping: IntensityMap) -> Model:
+    """The untrained model of a configuration for the slices of a cohort. Raises StoreError if their sizes differ."""
+    kind = registry.method(config.method.name)
+    shapes = {tuple(cohort.record(subject).shape[-2:]) for subject in cohort.subjects}
+    if len(shapes) > 1:
+        raise StoreError(f"cohort {cohort.path} holds slices of different sizes ({sorted(shapes)}): make it with recipe.spacing= set")
+    shape = shapes.pop()
+    size = padded_size(shape, kind.stride(config.method, (shape[0], shape[1])))
+    if config.data.rotate:
+        size = (max(size), max(size))  # a rotation by 90 degrees needs a square
+    return Model(kind(config.method, config.variant, size, config.seed), config.variant, mapping, size)
+
+
+def restore(config: Config, state: dict[str, Any]) -> Model:
+    """The model of a best.pt (see `Model.state_dict`)."""
+    size = (state["size"][0], state["size"][1])
+    method = registry.method(config.method.name)(config.method, config.variant, size, config.seed)
+    method.load_state_dict(state["method"])
+    return Model(method, config.variant, IntensityMap(**state["mapping"]), size)

@@ -1,0 +1,171 @@
+"""The training loop: stages, epochs, updates; validation, checkpoints, journal; and going on where a killed run was.
+
+Everything random is keyed by (seed, stage, epoch, sample), so that a resumed run needs counters and weights alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from distsynth.config import Config
+from distsynth.data.feed import Feed
+from distsynth.data.intensity_map import IntensityMap
+from distsynth.methods.method import Stage
+from distsynth.modalities import channels
+from distsynth.run_directory import RunDirectory
+from distsynth.tracking.journal import Journal
+from distsynth.training import checkpoint
+from distsynth.training.distributed import World
+from distsynth.training.engine import Engine
+from distsynth.training.model import Model, build
+from distsynth.training.preemption import Stopped, StopRequest
+from distsynth.training.validation import validate
+from preprocess.cohort import Cohort
+from preprocess.errors import StoreError, UserError
+
+
+@dataclass
+class Position:
+    """How far a run has come: the next update to make."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    total: int = 0  # updates made in all stages
+    best: float | None = None  # the best validation score of the last stage
+
+
+class Trainer:
+    """One run, on one rank."""
+
+    def __init__(self, config: Config, run: RunDirectory, world: World, stop: StopRequest) -> None:
+        """Open the cohort, build the method, take up the newest checkpoint. Raises UserError before any work is done."""
+        self.config, self.run, self.world, self.stop = config, run, world, stop
+        self.cohort = Cohort.open(config.data.store)
+        channels(self.cohort.modalities, [*config.variant.inputs, *config.variant.outputs])
+        if not self.cohort.split("gan") or not self.cohort.split("val"):
+            raise StoreError(f"cohort {self.cohort.path} has no patients to train or to validate on: make it with split.test below 1")
+        self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
+        self.model.method.to(world.device)
+        self.stages = self.model.method.stages(config.train)
+        self.at, self.engine_state, length = self.resume()
+        self.journal = Journal(run.journal, length) if world.leads else None
+        self.saved = time.monotonic()
+        self.stepped = False
+
+    def resume(self) -> tuple[Position, dict[str, Any] | None, int]:
+        """Position, engine state and journal length of the newest good checkpoint, whose weights are taken up."""
+        found = checkpoint.newest(self.run.checkpoints)
+        if found is None:
+            return Position(), None, 0
+        state, path = found
+        if state["cohort"] != self.cohort.digest:
+            raise UserError(f"{path} was trained on another cohort than {self.cohort.path} holds now: start a new run, or bring the old store back")
+        self.model.method.load_state_dict(state["method"])
+        return Position(**state["position"]), state["engine"], state["journal"]
+
+    def fit(self) -> None:
+        """Train to the end. Raises Stopped when asked to stop, NonFinite, StoreError."""
+        self.note("start", world_size=self.world.size, device=str(self.world.device), host=socket.gethostname(), pid=os.getpid(), resumed_at=self.at.total)  # fmt: skip
+        while self.at.stage < len(self.stages):
+            self.run_stage(self.stages[self.at.stage])
+
+    def run_stage(self, stage: Stage) -> None:
+        engine = Engine(self.model.method, stage, self.config.train, self.world)
+        subjects = self.cohort.split(stage.split)
+        feed = Feed(self.cohort, subjects, self.config.variant, self.model.mapping, self.config.data, self.model.size, self.world.share)
+        steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
+        if self.engine_state is not None:
+            engine.load_state_dict(self.engine_state)
+        for epoch in range(self.at.epoch, stage.epochs):
+            self.run_epoch(stage, engine, feed, steps)
+            ended = epoch + 1 == stage.epochs
+            if (epoch + 1) % self.config.train.validate_every == 0 or ended:
+                self.validate(stage)
+            self.at.epoch, self.at.step = epoch + 1, 0
+            if ended:
+                self.at.stage, self.at.epoch, self.engine_state = self.at.stage + 1, 0, None
+            self.save(None if ended else engine)
+
+    def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
+        self.model.method.train()
+        lr = engine.set_epoch(self.at.epoch)
+        todo = range(self.at.step, steps)
+        for batch in feed.batches(stage.name, self.at.epoch, self.config.seed, stage.batch, todo, self.world.rank, self.world.size):
+            stage.update(batch.to(self.world.device), engine.minimise)
+            engine.count += 1
+            self.at.step += 1
+            self.at.total += 1
+            if not self.stepped:
+                self.stepped = True
+                self.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
+            if self.at.step % self.config.train.log_every == 0 or self.at.step == steps:
+                self.log(stage, engine, lr, steps)
+            stop, due = self.agree(self.stop.number, time.monotonic() - self.saved > 60 * self.config.train.checkpoint_minutes)
+            if stop or due:
+                self.save(engine)
+            if stop:
+                raise Stopped(stop)
+
+    def agree(self, stop: int, due: bool) -> tuple[int, bool]:
+        """A stop that any rank was asked for, and whether a checkpoint is due, the same on all ranks."""
+        both = self.world.largest(torch.tensor([stop, int(due)], device=self.world.device))
+        return int(both[0]), bool(both[1])
+
+    def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
+        """Losses to the journal, and at the epoch's end to the screen, in the columns of the report's Tables 5 and 6."""
+        losses = engine.losses_since_last(self.at.total)
+        self.note("metrics", step=self.at.total, values={**{f"{stage.name}/{k}": v for k, v in losses.items()}, f"{stage.name}/lr": lr})
+        at = {"epoch": self.at.epoch + 1, "epochs": stage.epochs, "step": self.at.epoch * steps + self.at.step, "steps": stage.epochs * steps}
+        self.note("progress", stage=stage.name, **at)
+        if self.at.step == steps:
+            self.say(f"{stage.name} epoch {at['epoch']}/{stage.epochs}: " + " ".join(f"{k} {v:.4g}" for k, v in losses.items()))
+
+    def validate(self, stage: Stage) -> None:
+        """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint."""
+        scores = validate(self.model, stage, self.cohort, self.cohort.split("val"), self.config.data.clip, self.world)
+        self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
+        self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        mean = sum(scores.values()) / len(scores)
+        if stage is self.stages[-1] and (self.at.best is None or mean > self.at.best):
+            self.at.best = mean
+            if self.world.leads:
+                checkpoint.save(self.model.state_dict() | {"position": asdict(self.at), "cohort": self.cohort.digest}, self.run.checkpoints / "best.pt")
+
+    def save(self, engine: Engine | None) -> None:
+        """A checkpoint of everything, then its line in the journal; `engine` is None between two stages."""
+        if engine is not None:
+            engine.check(self.at.total)
+        if self.journal is not None:
+            state = {
+                "method": self.model.method.state_dict(),
+                "engine": engine.state_dict() if engine else None,
+                "position": asdict(self.at),
+                "cohort": self.cohort.digest,
+                "journal": self.journal.sync(),
+            }
+            checkpoint.save_step(state, self.run.checkpoints, self.at.total)
+            self.journal.write("checkpoint", step=self.at.total)
+        self.saved = time.monotonic()
+        self.world.barrier()
+
+    def note(self, kind: str, **fields: Any) -> None:
+        if self.journal is not None:
+            self.journal.write(kind, **fields)
+
+    def say(self, text: str) -> None:
+        if self.world.leads:
+            print(text, flush=True)
+
+
+def seconds_since_start() -> float:
+    """Since this process was started by the operating system, imports included (Linux)."""
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,27 @@
+"""Whole-volume validation on held-out patients, shared out over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from distsynth.data.volumes import read_image
+from distsynth.methods.method import Stage
+from distsynth.training.distributed import World
+from distsynth.training.model import Model
+from preprocess.cohort import Cohort
+
+
+def validate(model: Model, stage: Stage, cohort: Cohort, subjects: Sequence[str], clip: bool, world: World) -> dict[str, float]:
+    """The stage's scores, averaged over the subjects, the same on every rank."""
+    model.method.eval()
+    modalities = [*model.variant.inputs, *model.variant.outputs]
+    mine = {}
+    with torch.no_grad():
+        for subject in subjects[world.rank :: world.size]:
+            patient = model.patient(read_image(cohort, subject, modalities, clip), cohort.labels(subject))
+            mine[subject] = stage.validate(patient.to(world.device))
+    found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
+    names = next(iter(found.values()))
+    return {name: sum(found[subject][name] for subject in sorted(found)) / len(found) for name in names}
