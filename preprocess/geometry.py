@@ -15,6 +15,7 @@ import numpy.typing as npt
 Volume = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
+Index = tuple[Any, ...]
 
 
 def to_canonical(array: Array, affine: Array) -> tuple[Array, Array, str]:
@@ -82,7 +83,7 @@ def crop(volume: Array, offset: Sequence[int], shape: Sequence[int], background:
     """(..., z, y, x) -> (..., *shape) beginning at `offset`, with `background` where the grid does not reach."""
     out = np.full((*volume.shape[:-3], *shape), background, volume.dtype)
     there, here = overlap(volume.shape[-3:], offset, shape)
-    out[..., *here] = volume[..., *there]
+    out[here] = volume[there]
     return out
 
 
@@ -90,12 +91,13 @@ def uncrop(cropped: Array, offset: Sequence[int], shape: Sequence[int], backgrou
     """The inverse of `crop`: (..., *cropped) placed on a grid of `shape`, with `background` elsewhere."""
     out = np.full((*cropped.shape[:-3], *shape), background, cropped.dtype)
     there, here = overlap(shape, offset, cropped.shape[-3:])
-    out[..., *there] = cropped[..., *here]
+    out[there] = cropped[here]
     return out
 
 
-def overlap(grid: Sequence[int], offset: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The part that grid and crop share: as slices of the grid, and as slices of the crop."""
+def overlap(grid: Sequence[int], offset: Sequence[int], shape: Sequence[int]) -> tuple[Index, Index]:
+    """The part that grid and crop share: as an index (..., z, y, x) of the grid, and as one of the crop."""
     spans = [(max(o, 0), min(o + s, g)) for g, o, s in zip(grid, offset, shape, strict=True)]
-    there = tuple(slice(a, b) for a, b in spans)
-    return there, tuple(slice(a - o, b - o) for (a, b), o in zip(spans, offset, strict=True))
+    there = (slice(a, b) for a, b in spans)
+    here = (slice(a - o, b - o) for (a, b), o in zip(spans, offset, strict=True))
+    return (..., *there), (..., *here)

@@ -1,0 +1,125 @@
+"""One table over a sweep: the best run per variant and output, chosen on `val`, reported on test, beside the floors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distsynth import config as configuration
+from distsynth.evaluation.evaluate import best_floor
+from distsynth.modalities import Modality, Variant
+from distsynth.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run that has scores."""
+
+    name: str
+    variant: Variant
+    scores: dict[str, Any]
+
+
+def write_table(sweep: Path) -> str:
+    """Write table.md and table.csv into the sweep's folder; the text for the terminal."""
+    runs, without = read_runs(sweep)
+    rows = [row for variant in sorted({run.variant.name for run in runs}) for row in variant_rows([r for r in runs if r.variant.name == variant])]
+    notes = footnotes(runs, without)
+    text = "\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""]) if rows else "\n".join([f"# Sweep {sweep.name}", "", *notes, ""])
+    (sweep / "table.md").write_text(text)
+    (sweep / "table.csv").write_text(as_csv(rows))
+    return text
+
+
+def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
+    """The runs with scores, and the names of those without."""
+    runs, without = [], []
+    for path in sorted(sweep.glob("*/run.json")):
+        run = RunDirectory(path.parent)
+        if run.scores.is_file():
+            runs.append(Scored(run.path.name, configuration.load(run.config).variant, json.loads(run.scores.read_text())))
+        else:
+            without.append(run.path.name)
+    return runs, without
+
+
+def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
+    """One row per output: the run that is best on val, its test figures and floors, and its in-brain figures on other cohorts."""
+    for output in runs[0].variant.outputs:
+        best = max(runs, key=lambda run: mean(run, "val", output, "brain", "psnr"))
+        others = [name for name in best.scores["cohorts"] if name not in ("val", "test")]
+        yield {
+            "variant": best.variant.name,
+            "output": Modality(output).title,
+            "best run": best.name,
+            "val": f"{mean(best, 'val', output, 'brain', 'psnr'):.2f}",
+            "brain": cell(best, "test", output, "brain"),
+            **beside_floor(best, "test", output),
+            "tumour": cell(best, "test", output, "tumour"),
+            "tumour, unclipped": cell(best, "test", output, "tumour_raw"),
+            "volume*": cell(best, "test", output, "volume"),
+            **{key: value for name in others for key, value in external(best, name, output).items()},
+        }
+
+
+def beside_floor(run: Scored, cohort: str, output: str) -> dict[str, str]:
+    found = best_floor(run.scores["cohorts"][cohort]["scores"][output]["brain"], run.scores["beaten_against"])
+    if found is None:
+        return {"best floor": "-", "beats it": "-"}
+    name, floor = found
+    shown = f"copy of {Modality(run.scores['copied'][output]).title}" if name == "copy" else name
+    gain = mean(run, cohort, output, "brain", "psnr") - floor
+    return {"best floor": f"{floor:.2f} ({shown})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
+
+
+def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
+    """Another cohort's in-brain figures, with its own floor."""
+    floor = beside_floor(run, cohort, output)
+    return {f"{cohort}: brain": cell(run, cohort, output, "brain"), f"{cohort}: best floor": floor["best floor"], f"{cohort}: beats it": floor["beats it"]}
+
+
+def cell(run: Scored, cohort: str, output: str, region: str) -> str:
+    """`PSNR / SSIM / NMAE` of a region."""
+    scores = run.scores["cohorts"][cohort]["scores"].get(output, {}).get(region, {}).get("synthesised")
+    if not scores:
+        return "-"
+    return " / ".join(f"{scores[metric]['mean']:.{digits}f}" for metric, digits in (("psnr", 2), ("ssim", 3), ("nmae", 3)) if metric in scores)
+
+
+def mean(run: Scored, cohort: str, output: str, region: str, metric: str) -> float:
+    return float(run.scores["cohorts"][cohort]["scores"][output][region]["synthesised"][metric]["mean"])
+
+
+def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
+    notes = []
+    if runs:
+        counts = ", ".join(f"{name} {len(cohort['subjects'])}" for name, cohort in runs[0].scores["cohorts"].items())
+        notes = [
+            "PSNR (dB) / SSIM / NMAE of whole volumes, mean over patients; val: PSNR in the brain, which chose run and checkpoint.",
+            f"Patients: {counts}. Range: the clipped truth's own inside the brain. Floors see the training patients only.",
+            "* the full volume, background included: for comparison with papers only.",
+        ]
+    return notes + ([f"Without scores: {', '.join(without)}."] if without else [])
+
+
+def markdown(rows: list[dict[str, str]]) -> list[str]:
+    """Rows as a Markdown table, padded so that it also reads in a terminal."""
+    columns = list(rows[0])
+    widths = {c: max(len(c), *(len(row.get(c, "-")) for row in rows)) for c in columns}
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    head = [line([c.ljust(widths[c]) for c in columns]), line(["-" * widths[c] for c in columns])]
+    return head + [line([row.get(c, "-").ljust(widths[c]) for c in columns]) for row in rows]
+
+
+def as_csv(rows: list[dict[str, str]]) -> str:
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()

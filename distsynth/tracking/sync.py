@@ -1,0 +1,190 @@
+"""Replay journals into MLflow: the one place that speaks to it.
+
+    python -m distsynth.tracking.sync sweep=runs/lr [tracking_uri=…]
+
+A sweep is a parent run, each of its runs a child; they are found by their uid tag, so that a replay may be killed, repeated, or made into an
+empty database. Only lines that a checkpoint or an end covers are sent, with the journal's own times, and MLflow keeps equal points once.
+The store is MLFLOW_TRACKING_URI, else SQLite in mlflow.db beside the sweeps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distsynth.run_directory import RunDirectory
+from distsynth.tracking.journal import Line, covered, read
+from preprocess.errors import UserError
+from preprocess.settings import command, parse, required, setting
+
+EXPERIMENT = "distsynth"
+UID = "distsynth.uid"
+STATUS = {"finished": "FINISHED", "failed": "FAILED"}
+
+
+@dataclass
+class Settings:
+    sweep: str = required("the sweep's folder, e.g. runs/lr")
+    tracking_uri: str = setting("", "MLflow's store (empty: MLFLOW_TRACKING_URI, else mlflow.db beside the sweep)")
+
+
+def main(words: Sequence[str]) -> int:
+    settings = parse(Settings, words)
+    sync = Sync(Path(settings.sweep).absolute(), settings.tracking_uri)
+    sync.finish()
+    print("\n".join(ui_lines(sync)))
+    return 0
+
+
+class Sync:
+    """One sweep's way into MLflow. Keeps how far each journal is sent, so that replaying again sends what is new."""
+
+    def __init__(self, sweep: Path, tracking_uri: str = "") -> None:
+        """Raises UserError if `sweep` is not a sweep's folder or the store cannot be opened."""
+        self.sweep = sweep
+        if not (sweep / "sweep.json").is_file():
+            raise UserError(f"sweep={sweep} holds no sweep.json: give the folder of a sweep, for example runs/lr")
+        self.identity = json.loads((sweep / "sweep.json").read_text())
+        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.parent / 'mlflow.db'}"
+        self.client = connect(self.uri)
+        self.experiment = self.open_experiment()
+        self.parent = self.find_or_create(self.identity["uid"], f"sweep {sweep.name}", {"distsynth.axes": ", ".join(self.identity["axes"])})
+        self.runs: dict[Path, str] = {}
+        self.sent: dict[Path, int] = {}
+
+    def replay(self) -> None:
+        """Send what the journals have new."""
+        for path in sorted(self.sweep.glob("*/run.json")):
+            self.replay_run(RunDirectory(path.parent))
+
+    def finish(self) -> None:
+        """Send everything, artifacts too, and give the parent its table and its end."""
+        self.replay()
+        for name in ("table.md", "table.csv"):
+            if (self.sweep / name).is_file():
+                self.client.log_artifact(self.parent, str(self.sweep / name))
+        states = [self.client.get_run(run).info.status for run in self.runs.values()]
+        if states and all(state in ("FINISHED", "FAILED") for state in states):
+            self.client.set_terminated(self.parent, "FAILED" if "FAILED" in states else "FINISHED")
+        else:
+            self.client.update_run(self.parent, status="RUNNING")
+
+    def replay_run(self, run: RunDirectory) -> None:
+        lines = covered(read(run.journal)[0])
+        if run.path not in self.runs:
+            self.runs[run.path] = self.open_run(run, lines)
+        fresh = lines[self.sent.get(run.path, 0) :]
+        if not fresh:
+            return
+        mlflow_run = self.runs[run.path]
+        for batch in in_batches(list(metrics(fresh)), 1000):
+            self.client.log_batch(mlflow_run, metrics=batch)
+        if start := next((line for line in reversed(fresh) if line["kind"] == "start"), None):
+            for name in ("host", "device", "world_size"):
+                self.client.set_tag(mlflow_run, f"distsynth.{name}", str(start[name]))
+        self.set_status(mlflow_run, run, lines[-1])
+        self.sent[run.path] = len(lines)
+
+    def set_status(self, mlflow_run: str, run: RunDirectory, last: Line) -> None:
+        if last["kind"] == "end" and last["status"] in STATUS:
+            for folder in (run.evaluation, run.figures):
+                if folder.is_dir():
+                    self.client.log_artifacts(mlflow_run, str(folder), folder.name)
+            self.client.set_tag(mlflow_run, "distsynth.reason", last["reason"])
+            self.client.set_terminated(mlflow_run, STATUS[last["status"]], last["time"])
+        elif self.client.get_run(mlflow_run).info.status != "RUNNING":
+            self.client.update_run(mlflow_run, status="RUNNING")  # a failed run that goes on
+
+    def open_run(self, run: RunDirectory, lines: Sequence[Line]) -> str:
+        """The run's id in MLflow, made with its parameters and tags where it is new."""
+        identity = run.read_identity()
+        tags = {"mlflow.parentRunId": self.parent, "distsynth.path": str(run.path), "distsynth.code": identity["code"], "distsynth.commit": identity["commit"]}
+        mlflow_run = self.find_or_create(identity["uid"], identity["name"], tags, lines[0]["time"] if lines else None)
+        from mlflow.entities import Param
+
+        parameters = [Param(key, value) for key, value in sorted(parameters_of(run).items())]
+        for batch in in_batches(parameters, 100):
+            self.client.log_batch(mlflow_run, params=batch)
+        self.client.log_artifact(mlflow_run, str(run.config))
+        return mlflow_run
+
+    def find_or_create(self, uid: str, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
+        found = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        made = self.client.create_run(self.experiment, start, {UID: uid, "mlflow.runName": name, **tags}, name)
+        return str(made.info.run_id)
+
+    def open_experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        # SQLite's own default is an absolute path under the current directory; a server knows better where artifacts go.
+        local = (self.sweep.parent / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        return str(self.client.create_experiment(EXPERIMENT, local))
+
+
+def connect(uri: str) -> Any:
+    """An MLflow client without its chatter and its telemetry. Raises UserError if the store cannot be opened."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise UserError(f"the MLflow store {uri} cannot be opened: {str(error).splitlines()[0]}") from error
+    return client
+
+
+def metrics(lines: Sequence[Line]) -> Iterator[Any]:
+    """MLflow's points, with the journal's times."""
+    from mlflow.entities import Metric
+
+    for line in lines:
+        if line["kind"] == "metrics":
+            yield from (Metric(name, value, line["time"], line["step"]) for name, value in line["values"].items())
+
+
+def parameters_of(run: RunDirectory) -> dict[str, str]:
+    """The run's resolved configuration as dotted keys."""
+    from omegaconf import OmegaConf
+
+    flat: dict[str, str] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                flat[f"{prefix}{key}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    walk(OmegaConf.to_container(OmegaConf.load(run.config)), "")
+    return flat
+
+
+def in_batches(things: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(things), size):
+        yield things[start : start + size]
+
+
+def ui_lines(sync: Sync) -> list[str]:
+    """The command that opens the UI, and the address that lands on the runs: MLflow 3 opens an experiment in its GenAI view."""
+    page = f"#/experiments/{sync.experiment}?workflowType=machine_learning"
+    if sync.uri.startswith("http"):
+        return [f"runs in MLflow: {sync.uri.rstrip('/')}/{page}"]
+    return ["compare the runs in the MLflow UI:", f"  mlflow ui --backend-store-uri {sync.uri}", f"  then open http://127.0.0.1:5000/{page}"]
+
+
+if __name__ == "__main__":
+    command(main, __doc__, Settings)

@@ -1,0 +1,90 @@
+"""Where runs are executed: Slurm, or this machine through submitit's local executor, whose parallelism is bounded here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class ClusterSettings:
+    """What each run gets."""
+
+    kind: Literal["auto", "slurm", "local"] = setting("auto", "auto: Slurm where sbatch is on the PATH, else this machine")
+    nodes: int = setting(1, "nodes per run (Slurm)")
+    ranks: int = setting(1, "ranks per node, one GPU each where gpus is 1")
+    gpus: int = setting(0, "GPUs per rank: 0 or 1")
+    cpus: int = setting(1, "CPU cores per rank")
+    memory: str = setting("16GB", "memory per node (Slurm)")
+    minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is queued again")
+    requeues: int = setting(20, "how often a run may reach its time limit")
+    partition: str = setting("", "Slurm's partition")
+    account: str = setting("", "Slurm's account")
+    constraint: str = setting("", "Slurm's node constraint")
+    parallel: int = setting(0, "runs at once (0: Slurm without a limit; on this machine one)")
+    extra: dict[str, str] = setting({}, "any other sbatch option, name: value")
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "ranks", "cpus", "minutes"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"cluster.{name}={getattr(self, name)} must be at least 1")
+        if self.gpus not in (0, 1):
+            raise SettingError(f"cluster.gpus={self.gpus} must be 0 or 1: each rank drives one GPU; set cluster.ranks for more")
+        if self.resolved == "local" and self.nodes > 1:
+            raise SettingError(f"cluster.nodes={self.nodes} needs Slurm: on this machine use cluster.ranks")
+
+    @property
+    def resolved(self) -> str:
+        """`slurm` or `local`."""
+        if self.kind == "auto":
+            return "slurm" if shutil.which("sbatch") else "local"
+        return self.kind
+
+
+def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path) -> list[Any]:
+    """Submit callables at once: on Slurm as one array, on this machine as one process group each. Returns submitit's jobs.
+
+    Raises SettingError if Slurm refuses them.
+    """
+    import submitit
+
+    if settings.resolved == "local":
+        executor = submitit.LocalExecutor(folder=logs / "%j")
+        executor.update_parameters(tasks_per_node=settings.ranks, timeout_min=settings.minutes, gpus_per_node=settings.ranks * settings.gpus)
+        return [executor.submit(job) for job in jobs]
+    slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
+    slurm.update_parameters(**slurm_parameters(settings, name))
+    try:
+        with slurm.batch():
+            submitted = [slurm.submit(job) for job in jobs]
+    except submitit.core.utils.FailedJobError as error:
+        raise SettingError(f"Slurm refused the jobs: {' '.join(str(error).split())}; look at the cluster.* settings") from error
+    return submitted
+
+
+def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
+    """submitit's words for the settings."""
+    parameters: dict[str, Any] = {
+        "job_name": name,
+        "nodes": settings.nodes,
+        "ntasks_per_node": settings.ranks,
+        "cpus_per_task": settings.cpus,
+        "mem": settings.memory,
+        "time": settings.minutes,
+        "signal_delay_s": 120,
+        # Without it the other ranks of a dead one would wait for their time-out.
+        "srun_args": ["--kill-on-bad-exit=1"],
+        "additional_parameters": dict(settings.extra),
+    }
+    if settings.gpus:
+        parameters["gpus_per_node"] = settings.ranks
+    if settings.parallel:
+        parameters["array_parallelism"] = settings.parallel
+    named = {"partition": settings.partition, "account": settings.account, "constraint": settings.constraint}
+    return parameters | {key: value for key, value in named.items() if value}

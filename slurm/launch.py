@@ -1,0 +1,152 @@
+"""Plan a sweep, submit its runs, watch them, and bring them into MLflow.
+
+    python slurm/launch.py sweep=lr data.store=data/brats.zarr                  12 runs: 3 learning rates x 4 variants
+    python slurm/launch.py sweep=lr dry_run=true                                only show the plan
+    python slurm/launch.py variant=mimo method=tcmgan train.epochs=50           a single run
+    python slurm/launch.py sweep=lr cluster=slurm cluster.partition=gpu cluster.ranks=4
+
+Words are `group=name` (variant method data cluster sweep) or `key=value`. Started again, it goes on with the runs that have not finished.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Run as a script, this folder comes first on the path, and its modules must not stand in for others of the same name.
+sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != Path(__file__).parent.resolve()]
+
+try:
+    from distsynth import config as configuration
+    from distsynth.run_directory import write_json
+    from preprocess.settings import command, dotlist, finish, merge, setting
+    from slurm.cluster import ClusterSettings
+    from slurm.dispatch import Dispatcher
+    from slurm.sweep import Run, SweepSettings, plan
+    from slurm.watch import Display, RunState
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed: run pip install -e . in the checkout (make demo does it)", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+@dataclass
+class Launch:
+    """The launcher's own settings; all other words belong to the runs."""
+
+    cluster: ClusterSettings = setting(ClusterSettings, "where the runs go")
+    sweep: SweepSettings = setting(SweepSettings, "which runs there are")
+    runs: str = setting("runs", "the folder of all runs")
+    dry_run: bool = setting(False, "show the plan and stop")
+    poll_seconds: float = setting(2.0, "seconds between two looks at the runs")
+
+
+OWN = ("cluster", "sweep", "runs", "dry_run", "poll_seconds")
+
+
+def main(words: Sequence[str]) -> int:
+    launch, shared = read_words(words)
+    runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
+    show_plan(launch, runs)
+    if launch.dry_run:
+        return 0
+    check_stores(runs)
+    folder = Path(launch.runs).absolute() / launch.sweep.name
+    prepare(launch, folder, runs)
+    states = [RunState(run) for run in runs]
+    for state in states:
+        state.update()
+    todo = [s.run for s in states if s.state != "finished"]
+    carry_out(launch, folder, states, Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs"))
+    return conclude(folder, states)
+
+
+def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:
+    """The launcher's settings, and the words for the runs."""
+    from omegaconf import OmegaConf
+
+    own = [word for word in words if word.partition("=")[0].split(".")[0] in OWN]
+    shared = [word for word in words if word not in own]
+    dotlist(words)  # refuses what is not key=value
+    tree = configuration.layers(own, ("cluster", "sweep"), ignore=("seed",))
+    return finish(merge(OmegaConf.structured(Launch), tree), Launch), shared
+
+
+def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    c = launch.cluster
+    size = f"{c.nodes} node{'s' * (c.nodes > 1)} x {c.ranks} rank{'s' * (c.ranks > 1)}, {c.cpus} core{'s' * (c.cpus > 1)}{' and a GPU' * c.gpus} each"
+    table = Table("run", "variant", "method", *runs[0].axes, title=f"sweep {launch.sweep.name}: {len(runs)} runs on {c.resolved}, {size}", title_justify="left")
+    for run in runs:
+        table.add_row(run.name, run.config.variant.title, run.config.method.name, *run.axes.values())
+    Console().print(table)
+
+
+def check_stores(runs: Sequence[Run]) -> None:
+    """Raise StoreError now if a cohort that a run names cannot be read, rather than on every node later."""
+    from preprocess.cohort import Cohort
+
+    for store in {path for run in runs for path in (run.config.data.store, *run.config.data.external.values())}:
+        Cohort.open(store)
+
+
+def prepare(launch: Launch, folder: Path, runs: Sequence[Run]) -> None:
+    """Write the sweep's identity, and each run's identity and configuration."""
+    if not (folder / "sweep.json").is_file():
+        axes = dict(runs[0].axes)
+        write_json(folder / "sweep.json", {"uid": uuid.uuid4().hex, "name": launch.sweep.name, "axes": sorted(axes)})
+    for run in runs:
+        run.directory.create(run.name, launch.sweep.name)
+        configuration.save(run.config, run.directory.config)
+
+
+def carry_out(launch: Launch, folder: Path, states: Sequence[RunState], dispatcher: Dispatcher) -> None:
+    """Until every run has ended: start, watch, and replay the journals into MLflow."""
+    from distsynth.tracking.sync import Sync
+
+    sync = Sync(folder)
+    try:
+        with Display(states, f"sweep {launch.sweep.name}") as display:
+            while dispatcher.busy:
+                dispatcher.poll()
+                for state in states:
+                    state.update()
+                display.show()
+                sync.replay()
+                time.sleep(launch.poll_seconds)
+    except KeyboardInterrupt:
+        dispatcher.cancel()
+        where = "stopped" if launch.cluster.resolved == "local" else "go on on Slurm (scancel stops them)"
+        print(f"\nthe runs {where}; the same command goes on watching, or: python -m distsynth.tracking.sync sweep={folder}")
+        raise
+    sync.replay()
+
+
+def conclude(folder: Path, states: Sequence[RunState]) -> int:
+    """The sweep's table, the line that opens the UI, and the exit status."""
+    from distsynth.evaluation.table import write_table
+    from distsynth.tracking.sync import Sync, ui_lines
+
+    for state in states:
+        state.update()
+    print(write_table(folder))
+    sync = Sync(folder)
+    sync.finish()
+    print("\n".join(ui_lines(sync)))
+    failed = [state for state in states if state.state != "finished"]
+    for state in failed:
+        print(f"{state.run.name} {state.state}: {state.reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(states)} runs did not finish; the same command goes on with them", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    command(main, __doc__, Launch)

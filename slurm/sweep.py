@@ -1,0 +1,91 @@
+"""A sweep: which runs it is made of, their names, their configurations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distsynth import config as configuration
+from distsynth.config import Config, compose
+from distsynth.run_directory import RunDirectory
+from preprocess.cohort import differences
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class SweepSettings:
+    """The product of the axes; each run's directory is runs/NAME/RUN."""
+
+    name: str = setting("single", "the sweep's name and its folder under runs")
+    axes: dict[str, Any] = setting({}, "setting: list of values; nested keys join to a dotted one")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One planned run."""
+
+    name: str
+    axes: dict[str, str]
+    config: Config
+    directory: RunDirectory
+
+
+def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]:
+    """All runs, composed and checked. `words` are the settings that they share.
+
+    Raises SettingError for an axis without values, a setting that does not fit, or a run directory that holds another configuration.
+    """
+    planned = []
+    for axes in product(settings.axes):
+        config = compose([*words, *(f"{key}={value}" for key, value in axes.items())])
+        name = run_name(axes) or f"{config.variant.name}_{config.method.name}"
+        run = Run(name, axes, config, RunDirectory(runs / settings.name / name))
+        check_unchanged(run)
+        planned.append(run)
+    return planned
+
+
+def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Every combination of the axes' values, as words; one empty combination where there are no axes."""
+    flat = dict(flatten(axes))
+    for key, values in flat.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise SettingError(f"sweep.axes.{key}={values} must be a list of values, for example [1e-4,2e-4]")
+    for values in itertools.product(*flat.values()):
+        yield {key: shown(value) for key, value in zip(flat, values, strict=True)}
+
+
+def flatten(axes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{train: {lr: [...]}} as ("train.lr", [...])."""
+    for key, value in axes.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run_name(axes: Mapping[str, str]) -> str:
+    """`simo_lr-0.0002`: groups by their member, settings by their last part."""
+    parts = [value if key in configuration.GROUPS else f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in axes.items()]
+    return "_".join(part.replace("/", "-") for part in parts)
+
+
+def check_unchanged(run: Run) -> None:
+    """Raise SettingError if the run's directory holds another configuration, naming the first setting that differs."""
+    if not run.directory.config.is_file():
+        return
+    from omegaconf import OmegaConf
+
+    old, new = (OmegaConf.to_container(OmegaConf.create(text)) for text in (run.directory.config.read_text(), configuration.to_yaml(run.config)))
+    assert isinstance(old, dict)
+    assert isinstance(new, dict)
+    if differing := differences(old, new):  # type: ignore[arg-type]
+        raise SettingError(f"{run.directory.path} holds a run with other settings ({'; '.join(differing[:3])}): give another sweep.name=")

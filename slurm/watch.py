@@ -1,0 +1,123 @@
+"""What each run is doing, read from its journal, as a live table on a terminal and as lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distsynth.tracking.journal import read
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from slurm.sweep import Run
+
+SHOWN = ("g_loss", "d_loss", "s_loss", "g_rec")
+
+
+@dataclass
+class RunState:
+    """A run as its journal tells it."""
+
+    run: Run
+    state: str = "waiting"  # waiting, running, finished, failed, stopped
+    reason: str = ""
+    progress: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    started: float = 0.0
+    latest: float = 0.0
+    offset: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("finished", "failed")
+
+    def update(self) -> bool:
+        """Read what the journal has new; whether anything has changed."""
+        path = self.run.directory.journal
+        if path.is_file() and path.stat().st_size < self.offset:  # a resumed run has cut it back
+            self.offset = 0
+        lines, self.offset = read(path, self.offset)
+        for line in lines:
+            self.take(line)
+        return bool(lines)
+
+    def take(self, line: dict[str, Any]) -> None:
+        self.latest = line["time"] / 1000
+        if line["kind"] == "start":
+            self.state, self.reason = "running", ""
+            self.started = self.started or self.latest
+        elif line["kind"] == "progress":
+            self.progress = line
+        elif line["kind"] == "metrics":
+            self.values |= {key.rsplit("/", 1)[-1] if key.split("/")[0] not in ("val", "best") else key: v for key, v in line["values"].items()}
+        elif line["kind"] == "end":
+            self.state, self.reason = line["status"], line["reason"]
+
+    @property
+    def where(self) -> str:
+        p = self.progress
+        return f"{p['stage']} {p['epoch']}/{p['epochs']}" if p else ""
+
+    @property
+    def losses(self) -> str:
+        return " ".join(f"{name} {self.values[name]:.3g}" for name in SHOWN if name in self.values)
+
+    @property
+    def validation(self) -> str:
+        scores = {key.split("/")[1]: v for key, v in self.values.items() if key.startswith("val/") and key.endswith("/brain/psnr")}
+        return " ".join(f"{modality} {value:.1f}" for modality, value in scores.items())
+
+    @property
+    def elapsed(self) -> str:
+        seconds = int((self.latest if self.ended else time.time()) - self.started) if self.started else 0
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}" if seconds else ""
+
+
+def table(states: Sequence[RunState], title: str) -> Table:
+    """All runs, one a row."""
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", expand=False)
+    for name in ("run", "state", "stage and epoch", "time", "losses", "val PSNR in the brain, dB"):
+        drawn.add_column(name, no_wrap=name in ("run", "time"), overflow="fold")
+    colours = {"finished": "green", "failed": "red", "running": "cyan"}
+    for s in states:
+        colour = colours.get(s.state, "dim")
+        drawn.add_row(s.run.name, f"[{colour}]{s.state}[/]", s.where, s.elapsed, s.losses, s.validation)
+    return drawn
+
+
+class Display:
+    """Shows the states: redrawn in place on a terminal, else a line for each change of state or epoch."""
+
+    def __init__(self, states: Sequence[RunState], title: str) -> None:
+        self.states, self.title = states, title
+        self.said: dict[str, str] = {}
+        self.live: Any = None
+
+    def __enter__(self) -> Display:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self.live = Live(table(self.states, self.title), refresh_per_second=2)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.live is not None:
+            self.show()
+            self.live.__exit__(*error)
+
+    def show(self) -> None:
+        if self.live is not None:
+            self.live.update(table(self.states, self.title))
+            return
+        for s in self.states:
+            key = f"{s.state} {s.where}".strip()
+            if s.state != "waiting" and self.said.get(s.run.name) != key:
+                self.said[s.run.name] = key
+                print(f"{s.run.name}: {key} {s.elapsed} {s.losses} {s.validation} {s.reason}".rstrip(), flush=True)
