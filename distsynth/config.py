@@ -8,7 +8,6 @@ schedule it was published with. Order: dataclass defaults, `configs/train.yaml`,
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,9 @@ def fragment(group: str, name: str) -> DictConfig:
     if not path.is_file():
         members = sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
         near = difflib.get_close_matches(name, members, n=1)
-        raise SettingError(f"{group}={name} is not known: {'did you mean ' + near[0] + '? ' if near else ''}choose from {', '.join(members)}")
+        raise SettingError(
+            f"{group}={name} is not known: {'did you mean ' + near[0] + '? ' if near else ''}choose from {', '.join(members)}"
+        )
     return read_yaml(path)
 
 
@@ -118,7 +119,7 @@ def save(config: Config, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(to_yaml(config))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load(path: Path) -> Config:

@@ -1,19 +1,18 @@
 """A run's directory: everything about one training, self-contained and movable.
 
-    run.json        uid, name, sweep, code digest, git commit
-    config.yaml     the resolved configuration
-    journal.jsonl   what happened (see distsynth.tracking.journal)
-    checkpoints/    see distsynth.training.checkpoint
-    evaluation/     scores.json
-    figures/        PNG per held-out patient
-    logs/           the job's output
+run.json        uid, name, sweep, code digest, git commit
+config.yaml     the resolved configuration
+journal.jsonl   what happened (see distsynth.tracking.journal)
+checkpoints/    see distsynth.training.checkpoint
+evaluation/     scores.json
+figures/        PNG per held-out patient
+logs/           the job's output
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import uuid
 from pathlib import Path
@@ -43,7 +42,9 @@ class RunDirectory:
         if self.identity.is_file():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.identity, {"uid": uuid.uuid4().hex, "name": name, "sweep": sweep, "code": code_digest(), "commit": git_commit()})
+        write_json(
+            self.identity, {"uid": uuid.uuid4().hex, "name": name, "sweep": sweep, "code": code_digest(), "commit": git_commit()}
+        )
 
     def read_identity(self) -> dict[str, Any]:
         """run.json. Raises UserError if this is no run directory."""
@@ -58,13 +59,18 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def code_digest() -> str:
     """sha256 over the project's Python files and configs: names the code that made a run."""
     digest = hashlib.sha256()
-    files = [p for top in ("distsynth", "preprocess", "slurm", "configs") for p in (PROJECT / top).rglob("*") if p.suffix in (".py", ".yaml")]
+    files = [
+        p
+        for top in ("distsynth", "preprocess", "slurm", "configs")
+        for p in (PROJECT / top).rglob("*")
+        if p.suffix in (".py", ".yaml")
+    ]
     for path in sorted(files):
         digest.update(str(path.relative_to(PROJECT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -97,7 +97,10 @@ def reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, UserError):
         return "failed", str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return "failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(where.filename).name}:{where.lineno})"
+    return (
+        "failed",
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(where.filename).name}:{where.lineno})",
+    )
 
 
 def end(run: RunDirectory, status: str, why: str) -> None:

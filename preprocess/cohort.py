@@ -201,10 +201,11 @@ class CohortWriter:
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
 
-        Raises StoreError if it does not read back, OSError on a full disk.
+        Raises StoreError if the name is no plain file name or an array does not read back, OSError on a full disk.
         """
         import zarr
 
+        commit = record_path(self.path, record.subject)  # first: it refuses names that lead out, and what is staged gets removed
         staged = self.staging / record.subject
         shutil.rmtree(staged, ignore_errors=True)
         group = zarr.open_group(staged, mode="w")
@@ -218,7 +219,7 @@ class CohortWriter:
         target = self.path / "subjects" / record.subject
         shutil.rmtree(target, ignore_errors=True)  # of a run killed between renaming and committing
         staged.replace(target)
-        write_json(record_path(self.path, record.subject), {"record": dataclasses.asdict(record), "sha256": hashes})
+        write_json(commit, {"record": dataclasses.asdict(record), "sha256": hashes})
 
     def finish(self, split: Mapping[str, Sequence[str]], rejected: Mapping[str, str]) -> None:
         """Write the manifest from the committed subjects, and the cases set aside. `split` holds subjects by split."""

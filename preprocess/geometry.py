@@ -37,8 +37,8 @@ def spacing_of(affine: Array) -> tuple[float, float, float]:
 def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: float) -> tuple[Array, Mask, Array, Array]:
     """(modality, z, y, x) volumes, brain mask and labels brought to an isotropic grid of `target` mm, with its affine.
 
-    Intensities are smoothed to the coarser voxel by a normalised convolution inside the brain, so that the background does not
-    bleed in, then read linearly; labels are read at the nearest voxel.
+    Intensities are smoothed to the coarser voxel and read linearly, and so is the mask; their quotient (a normalised convolution)
+    keeps the background from bleeding into the brain. Labels are read at the nearest voxel.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
@@ -50,10 +50,10 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
     def read(volume: Array, order: int) -> Array:
         return np.asarray(affine_transform(volume, factor, offset, shape, order=order, mode="nearest"))
 
-    weight = gaussian_filter(mask.astype(np.float32), sigma)
-    inside = read(weight, 1) >= 0.5
-    smooth = [gaussian_filter(np.where(mask, v, 0).astype(np.float32), sigma) / np.maximum(weight, 1e-3) for v in volumes]
-    out = np.stack([np.where(inside, read(v, 1), 0) for v in smooth])
+    share = read(gaussian_filter(mask.astype(np.float32), sigma), 1)
+    inside = share >= 0.5
+    smooth = (gaussian_filter(np.where(mask, v, 0).astype(np.float32), sigma) for v in volumes)
+    out = np.stack([np.where(inside, read(v, 1) / np.maximum(share, 0.5), 0) for v in smooth])
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = np.diag(factor[::-1]), offset[::-1]
     return out, inside, np.where(inside, read(labels, 0), 0).astype(labels.dtype), affine @ step

@@ -63,7 +63,8 @@ def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
         try:
             merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
         except OmegaConfBaseException as error:
-            raise SettingError(f"setting {error.full_key or '?'}: {first_line(error)}") from error
+            where = error.full_key or "of " + ", ".join(map(str, layer))
+            raise SettingError(f"setting {where}: {first_line(error)}") from error
     return merged
 
 
@@ -73,7 +74,7 @@ def finish(config: DictConfig, schema: type[T]) -> T:
         made = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = error.full_key
-        raise SettingError(f"setting {key} is missing: give {key}=… ({documentation(schema, key)})") from error
+        raise SettingError(f"setting {key} is missing: give {key}=… ({documentation(schema, str(key))})") from error
     except OmegaConfBaseException as error:
         raise SettingError(f"setting {error.full_key}: {first_line(error)}") from error
     assert isinstance(made, schema)
@@ -99,7 +100,7 @@ def last_part_matches(key: str, known: set[str]) -> list[str]:
 def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a nested config, inner nodes included."""
     for name in config:
-        key = f"{prefix}{name}"
+        key = prefix + str(name)
         yield key
         if not OmegaConf.is_missing(config, name) and isinstance(config[name], DictConfig):
             yield from keys(config[name], f"{key}.")

@@ -30,7 +30,9 @@ class Recipe:
 
     spacing: float = setting(0.0, "resample to isotropic voxels of so many mm first (0: as scanned)")
     n4: N4Settings = setting(N4Settings, "bias field correction")
-    clip_percent: float = setting(1.0, "per cent of the brain's intensities beyond the clip bounds at each end (applied on reading)")
+    clip_percent: float = setting(
+        1.0, "per cent of the brain's intensities beyond the clip bounds at each end (applied on reading)"
+    )
     crop: list[float] = setting([160.0, 160.0, 155.0], "size x, y, z in mm of the box around the brain that is kept")
     dtype: Literal["float16", "float32"] = setting("float16", "how z-scores are stored")
 
@@ -112,14 +114,17 @@ def read(case: Case) -> Scans:
         if first is None or affine is None:
             first, first_file, affine, shape = array, case.files[kind].name, this, array.shape
         if array.shape != shape:
-            raise CaseError(f"{case.name}: {case.files[kind].name} has shape {array.shape} and {first_file} {shape}: register them first")
+            raise CaseError(
+                f"{case.name}: {case.files[kind].name} has shape {array.shape} and {first_file} {shape}: register them first"
+            )
         if not np.allclose(this, affine, atol=1e-3):
             raise CaseError(f"{case.name}: {case.files[kind].name} and {first_file} have different affines: register them first")
         if kind == "seg":
             labels = label_map(case, array)
         else:
             volumes.append(array)
-    assert affine is not None and first is not None
+    assert affine is not None
+    assert first is not None
     labels = np.zeros(first.shape, np.uint8) if labels is None else labels
     turned = [to_canonical(v, affine) for v in volumes]
     original = {"original_shape": list(first.shape), "original_affine": affine.tolist(), "original_orientation": turned[0][2]}
@@ -141,7 +146,8 @@ def load(case: str, path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[An
     except CaseError:
         raise
     except Exception as error:
-        raise CaseError(f"{case}: {path.name} cannot be read as NIfTI ({str(error).splitlines()[0] if str(error) else type(error).__name__}): copy it again") from error  # fmt: skip
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CaseError(f"{case}: {path.name} cannot be read as NIfTI ({reason}): copy it again") from error
     if not np.isfinite(array).all():
         raise CaseError(f"{case}: {path.name} holds NaN or infinite intensities: export it again")
     if file.affine is None or not np.isfinite(file.affine).all() or abs(np.linalg.det(file.affine[:3, :3])) < 1e-6:
@@ -153,7 +159,9 @@ def label_map(case: Case, array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint
     """Raises CaseError if a label is not a whole number from 0 to 255."""
     labels = array.astype(np.uint8)
     if not np.array_equal(labels, array):
-        raise CaseError(f"{case.name}: {case.files['seg'].name} holds values that are no labels: expected whole numbers from 0 to 255")
+        raise CaseError(
+            f"{case.name}: {case.files['seg'].name} holds values that are no labels: expected whole numbers from 0 to 255"
+        )
     return labels
 
 

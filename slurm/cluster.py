@@ -56,7 +56,9 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
 
     if settings.resolved == "local":
         executor = submitit.LocalExecutor(folder=logs / "%j")
-        executor.update_parameters(tasks_per_node=settings.ranks, timeout_min=settings.minutes, gpus_per_node=settings.ranks * settings.gpus)
+        executor.update_parameters(
+            tasks_per_node=settings.ranks, timeout_min=settings.minutes, gpus_per_node=settings.ranks * settings.gpus
+        )
         return [executor.submit(job) for job in jobs]
     slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
     slurm.update_parameters(**slurm_parameters(settings, name))

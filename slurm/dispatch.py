@@ -38,7 +38,9 @@ class Dispatcher:
         free = max(1, self.settings.parallel) - len(self.jobs) if self.settings.resolved == "local" else len(self.waiting)
         starting, self.waiting = self.waiting[: max(0, free)], self.waiting[max(0, free) :]
         if starting:
-            jobs = submit(self.settings, self.name, [TrainJob(run.directory.path, self.settings.cpus) for run in starting], self.logs)
+            jobs = submit(
+                self.settings, self.name, [TrainJob(run.directory.path, self.settings.cpus) for run in starting], self.logs
+            )
             self.jobs |= {run.name: (run, job) for run, job in zip(starting, jobs, strict=True)}
 
     def over(self, name: str, job: Any) -> bool:

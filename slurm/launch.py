@@ -82,7 +82,14 @@ def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
 
     c = launch.cluster
     size = f"{c.nodes} node{'s' * (c.nodes > 1)} x {c.ranks} rank{'s' * (c.ranks > 1)}, {c.cpus} core{'s' * (c.cpus > 1)}{' and a GPU' * c.gpus} each"
-    table = Table("run", "variant", "method", *runs[0].axes, title=f"sweep {launch.sweep.name}: {len(runs)} runs on {c.resolved}, {size}", title_justify="left")
+    table = Table(
+        "run",
+        "variant",
+        "method",
+        *runs[0].axes,
+        title=f"sweep {launch.sweep.name}: {len(runs)} runs on {c.resolved}, {size}",
+        title_justify="left",
+    )
     for run in runs:
         table.add_row(run.name, run.config.variant.title, run.config.method.name, *run.axes.values())
     Console().print(table)

@@ -84,8 +84,13 @@ def check_unchanged(run: Run) -> None:
         return
     from omegaconf import OmegaConf
 
-    old, new = (OmegaConf.to_container(OmegaConf.create(text)) for text in (run.directory.config.read_text(), configuration.to_yaml(run.config)))
+    old, new = (
+        OmegaConf.to_container(OmegaConf.create(text))
+        for text in (run.directory.config.read_text(), configuration.to_yaml(run.config))
+    )
     assert isinstance(old, dict)
     assert isinstance(new, dict)
     if differing := differences(old, new):  # type: ignore[arg-type]
-        raise SettingError(f"{run.directory.path} holds a run with other settings ({'; '.join(differing[:3])}): give another sweep.name=")
+        raise SettingError(
+            f"{run.directory.path} holds a run with other settings ({'; '.join(differing[:3])}): give another sweep.name="
+        )

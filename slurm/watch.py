@@ -53,7 +53,10 @@ class RunState:
         elif line["kind"] == "progress":
             self.progress = line
         elif line["kind"] == "metrics":
-            self.values |= {key.rsplit("/", 1)[-1] if key.split("/")[0] not in ("val", "best") else key: v for key, v in line["values"].items()}
+            self.values |= {
+                key.rsplit("/", 1)[-1] if key.split("/")[0] not in ("val", "best") else key: v
+                for key, v in line["values"].items()
+            }
         elif line["kind"] == "end":
             self.state, self.reason = line["status"], line["reason"]
 
@@ -68,7 +71,9 @@ class RunState:
 
     @property
     def validation(self) -> str:
-        scores = {key.split("/")[1]: v for key, v in self.values.items() if key.startswith("val/") and key.endswith("/brain/psnr")}
+        scores = {
+            key.split("/")[1]: v for key, v in self.values.items() if key.startswith("val/") and key.endswith("/brain/psnr")
+        }
         return " ".join(f"{modality} {value:.1f}" for modality, value in scores.items())
 
     @property

@@ -36,5 +36,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
-        return Batch(move(self.sources), move(self.targets), move(self.brain), move(self.tumour), self.keys)
+        sources, targets, brain, tumour = (
+            tensor.to(device, non_blocking=True) for tensor in (self.sources, self.targets, self.brain, self.tumour)
+        )
+        return Batch(sources, targets, brain, tumour, self.keys)

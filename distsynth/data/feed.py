@@ -26,7 +26,6 @@ from distsynth.modalities import Variant
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.errors import SettingError
 
-
 Share = Callable[[Callable[[], str], Callable[[str], npt.NDArray[np.float16]]], npt.NDArray[np.float16]]
 
 
@@ -66,7 +65,9 @@ class Feed:
         return as_batch(slices, len(self.variant.inputs), keys)
 
 
-def slices_of(cohort: Cohort, subjects: Sequence[str], modalities: Sequence[str], mapping: IntensityMap, settings: DataSettings) -> npt.NDArray[np.float16]:  # fmt: skip
+def slices_of(
+    cohort: Cohort, subjects: Sequence[str], modalities: Sequence[str], mapping: IntensityMap, settings: DataSettings
+) -> npt.NDArray[np.float16]:
     """(N, modality + 2, H, W): network intensities, brain and tumour of every slice that holds enough brain."""
     chosen = []
     for subject in subjects:
@@ -75,11 +76,15 @@ def slices_of(cohort: Cohort, subjects: Sequence[str], modalities: Sequence[str]
         chosen.append(stack[stack[:, -2].mean(axis=(1, 2)) >= settings.min_brain])
     slices = np.concatenate(chosen) if chosen else np.empty((0, len(modalities) + 2, 1, 1), np.float16)
     if not len(slices):
-        raise SettingError(f"no training slice of {len(subjects)} subjects holds data.min_brain={settings.min_brain} of brain: lower it")
+        raise SettingError(
+            f"no training slice of {len(subjects)} subjects holds data.min_brain={settings.min_brain} of brain: lower it"
+        )
     return slices
 
 
-def with_masks(image: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:  # fmt: skip
+def with_masks(
+    image: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float16]:
     """(z, modality + 2, y, x): the values, then brain and whole tumour as 0 and 1."""
     masks = np.stack([image[0] != BACKGROUND, labels > 0])
     return np.concatenate([values, masks]).swapaxes(0, 1).astype(np.float16)
@@ -95,7 +100,9 @@ def augment(slices: npt.NDArray[np.float32], keys: Keys, settings: DataSettings)
     """Each slice flipped left-right or not, and turned by 0, 90 or 180 degrees, as its key says (the report's augmentation)."""
     flips = uniform(keys, "flip") < 0.5 if settings.flip else np.zeros(len(keys), bool)
     turns = (uniform(keys, "rotate") * 3).astype(int) if settings.rotate else np.zeros(len(keys), int)
-    turned = [np.rot90(s[..., ::-1] if flip else s, turn, axes=(-2, -1)) for s, flip, turn in zip(slices, flips, turns, strict=True)]
+    turned = [
+        np.rot90(s[..., ::-1] if flip else s, turn, axes=(-2, -1)) for s, flip, turn in zip(slices, flips, turns, strict=True)
+    ]
     return np.stack(turned)
 
 
@@ -127,7 +134,9 @@ def write_shared(slices: npt.NDArray[np.float16]) -> str:
             with tempfile.NamedTemporaryFile(dir=folder, prefix="distsynth-", suffix=".npy", delete=False) as file:
                 np.save(file, slices)
             return file.name
-    raise SettingError(f"neither /dev/shm nor {tempfile.gettempdir()} has {slices.nbytes / 1e9:.1f} GB for the slices: point TMPDIR at a larger disk")
+    raise SettingError(
+        f"neither /dev/shm nor {tempfile.gettempdir()} has {slices.nbytes / 1e9:.1f} GB for the slices: point TMPDIR at a larger disk"
+    )
 
 
 def free_bytes(folder: str) -> int:

@@ -45,7 +45,9 @@ def evaluate(config: Config, run: RunDirectory, world: World) -> dict[str, Any]:
     tasks = list(all_tasks(config, cohort))
     fitted = None
     if config.evaluate.floors:
-        fitted = world.gather(floors.fit(cohort, cohort.split("gan"), config.variant, config.data.clip, config.seed) if world.leads else None)[0]
+        fitted = world.gather(
+            floors.fit(cohort, cohort.split("gan"), config.variant, config.data.clip, config.seed) if world.leads else None
+        )[0]
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
     rows = []
     for name, where, subject in tasks[world.rank :: world.size]:
@@ -145,7 +147,9 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
                         values[f"{name}/{modality}/{region}/{metric}"] = models["synthesised"][metric]["mean"]
             floor = best_floor(regions["brain"], scores["beaten_against"])
             if floor:
-                values[f"{name}/{modality}/brain/psnr_over_best_floor"] = regions["brain"]["synthesised"]["psnr"]["mean"] - floor[1]
+                values[f"{name}/{modality}/brain/psnr_over_best_floor"] = (
+                    regions["brain"]["synthesised"]["psnr"]["mean"] - floor[1]
+                )
     return values
 
 

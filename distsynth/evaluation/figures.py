@@ -27,7 +27,9 @@ def draw(path: Path, title: str, variant: Variant, sources: Volume, truth: Volum
 
     z = int(((labels > 0) if (labels > 0).any() else brain).sum(axis=(1, 2)).argmax())
     rows, columns = len(variant.outputs), len(variant.inputs) + 3
-    figure, axes = plt.subplots(rows, columns, figsize=(2.15 * columns, 2.35 * rows + 0.35), squeeze=False, facecolor="white", layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.15 * columns, 2.35 * rows + 0.35), squeeze=False, facecolor="white", layout="constrained"
+    )
     for row, (output, wanted, got) in enumerate(zip(variant.outputs, truth, made, strict=True)):
         low, high = np.percentile(wanted[brain], [0.5, 99.5])
         for axis, name, source in zip(axes[row], variant.inputs, sources, strict=False):

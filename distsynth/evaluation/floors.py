@@ -71,14 +71,17 @@ def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, s
             total, count = np.zeros(image[inputs:].shape, np.float64), np.zeros(brain.shape, np.int64)
         total += np.where(brain, image[inputs:], 0)
         count += brain
-    assert total is not None and count is not None
+    assert total is not None
+    assert count is not None
     voxels = np.concatenate(sampled)
     given, wanted = voxels[:, :inputs], voxels[:, inputs:]
     nearest = [int(((given - column[:, None]) ** 2).mean(axis=0).argmin()) for column in wanted.T]
     overall = wanted.mean(axis=0)[:, None, None, None]
     mean = np.where(count > 0, total / np.maximum(count, 1), overall).astype(np.float32)
     weights, *_ = np.linalg.lstsq(with_one(given), wanted, rcond=None)
-    trees = [HistGradientBoostingRegressor(max_iter=80, early_stopping=False, random_state=0).fit(given, column) for column in wanted.T]
+    trees = [
+        HistGradientBoostingRegressor(max_iter=80, early_stopping=False, random_state=0).fit(given, column) for column in wanted.T
+    ]
     return Floors(variant, nearest, mean, weights.astype(np.float32), trees)
 
 

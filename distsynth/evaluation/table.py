@@ -28,9 +28,17 @@ class Scored:
 def write_table(sweep: Path) -> str:
     """Write table.md and table.csv into the sweep's folder; the text for the terminal."""
     runs, without = read_runs(sweep)
-    rows = [row for variant in sorted({run.variant.name for run in runs}) for row in variant_rows([r for r in runs if r.variant.name == variant])]
+    rows = [
+        row
+        for variant in sorted({run.variant.name for run in runs})
+        for row in variant_rows([r for r in runs if r.variant.name == variant])
+    ]
     notes = footnotes(runs, without)
-    text = "\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""]) if rows else "\n".join([f"# Sweep {sweep.name}", "", *notes, ""])
+    text = (
+        "\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""])
+        if rows
+        else "\n".join([f"# Sweep {sweep.name}", "", *notes, ""])
+    )
     (sweep / "table.md").write_text(text)
     (sweep / "table.csv").write_text(as_csv(rows))
     return text
@@ -80,7 +88,11 @@ def beside_floor(run: Scored, cohort: str, output: str) -> dict[str, str]:
 def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
     """Another cohort's in-brain figures, with its own floor."""
     floor = beside_floor(run, cohort, output)
-    return {f"{cohort}: brain": cell(run, cohort, output, "brain"), f"{cohort}: best floor": floor["best floor"], f"{cohort}: beats it": floor["beats it"]}
+    return {
+        f"{cohort}: brain": cell(run, cohort, output, "brain"),
+        f"{cohort}: best floor": floor["best floor"],
+        f"{cohort}: beats it": floor["beats it"],
+    }
 
 
 def cell(run: Scored, cohort: str, output: str, region: str) -> str:
@@ -88,7 +100,9 @@ def cell(run: Scored, cohort: str, output: str, region: str) -> str:
     scores = run.scores["cohorts"][cohort]["scores"].get(output, {}).get(region, {}).get("synthesised")
     if not scores:
         return "-"
-    return " / ".join(f"{scores[metric]['mean']:.{digits}f}" for metric, digits in (("psnr", 2), ("ssim", 3), ("nmae", 3)) if metric in scores)
+    return " / ".join(
+        f"{scores[metric]['mean']:.{digits}f}" for metric, digits in (("psnr", 2), ("ssim", 3), ("nmae", 3)) if metric in scores
+    )
 
 
 def mean(run: Scored, cohort: str, output: str, region: str, metric: str) -> float:
@@ -111,7 +125,10 @@ def markdown(rows: list[dict[str, str]]) -> list[str]:
     """Rows as a Markdown table, padded so that it also reads in a terminal."""
     columns = list(rows[0])
     widths = {c: max(len(c), *(len(row.get(c, "-")) for row in rows)) for c in columns}
-    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
     head = [line([c.ljust(widths[c]) for c in columns]), line(["-" * widths[c] for c in columns])]
     return head + [line([row.get(c, "-").ljust(widths[c]) for c in columns]) for row in rows]
 

@@ -17,7 +17,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
         share = epsilon.view(-1, 1, 1, 1)
         between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        return penalty
 
 
 def dice_loss(probability: Tensor, mask: Tensor, smooth: float = 1.0) -> Tensor:

@@ -29,7 +29,7 @@ Validation = Callable[[Batch], dict[str, float]]  # a held-out patient's whole s
 class Minimise(Protocol):
     """One optimiser step of an objective on a global batch; the engine gives it to `update`."""
 
-    def __call__(self, objective: str, batch: Batch) -> None: ...
+    def __call__(self, name: str, batch: Batch) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Method(nn.Module, ABC):
     def check(cls, variant: Variant) -> None:
         """Raise SettingError if the method does not serve the variant."""
         if variant.kind not in cls.kinds:
-            raise SettingError(f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}")
+            raise SettingError(
+                f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}"
+            )
 
     @classmethod
     @abstractmethod

@@ -17,7 +17,9 @@ def method(name: str) -> type[Method]:
     """The class of a method. Raises SettingError with the known names."""
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
-        raise SettingError(f"method.name={name!r} is not known: {'did you mean ' + near[0] + '? ' if near else ''}known are {', '.join(METHODS)}")
+        raise SettingError(
+            f"method.name={name!r} is not known: {'did you mean ' + near[0] + '? ' if near else ''}known are {', '.join(METHODS)}"
+        )
     module, _, attribute = METHODS[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found

@@ -19,7 +19,7 @@ confined to the brain of its input, so that the background enters no loss; the n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ from preprocess.settings import setting
 class GeneratorSettings:
     width: int = setting(64, "channels at the first level")
     depth: int = setting(0, "levels (0: as many, up to 7, as pad the image by at most a tenth)")
+    direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
 
 
 @dataclass
@@ -88,7 +89,6 @@ class TCMGANSettings:
                 raise SettingError(f"method.{name}.width={width} must be at least 1")
 
 
-
 class TCMGAN(Method):
     """See the file's head. Widths are settings, so that it also trains on a laptop."""
 
@@ -96,15 +96,18 @@ class TCMGAN(Method):
 
     @classmethod
     def stride(cls, settings: TCMGANSettings, size: tuple[int, int]) -> int:
-        return 2 ** generator_depth(settings, size)
+        return 1 << generator_depth(settings, size)
 
     def __init__(self, settings: TCMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings = settings.weights, settings
         self.outputs = len(variant.outputs)
         inputs = len(variant.inputs)
-        self.generator = UNet(inputs + self.outputs, 1, settings.generator.width, generator_depth(settings, size))
-        self.critic = Critic(1 + inputs + settings.critic.sees_tumour, self.outputs, settings.critic.width, critic_depth(settings, size), size)
+        g = settings.generator
+        self.generator = UNet(inputs + self.outputs, 1, g.width, generator_depth(settings, size), g.direct)
+        self.critic = Critic(
+            1 + inputs + settings.critic.sees_tumour, self.outputs, settings.critic.width, critic_depth(settings, size), size
+        )
         self.segmentor = Segmentor(1 + self.outputs, settings.segmentor.width, settings.segmentor.norm)
         for name, network in self.named_children():
             normal(network, key(seed, "weights", name) >> 1)
@@ -122,8 +125,12 @@ class TCMGAN(Method):
     def stages(self, train: TrainSettings) -> list[Stage]:
         s = self.settings.segmentor
         steady = ScheduleSettings(name="constant")
-        pretraining = Stage("segmentor", "segmentor", ("pretraining",), self.pretrain, self.find_tumour, s.epochs, s.batch, s.lr, steady)
-        joint = Stage("joint", "gan", ("critic", "generator", "segmentor"), self.train_jointly, self.compare, train.epochs, train.batch, train.lr, train.schedule)  # fmt: skip
+        pretraining = Stage(
+            "segmentor", "segmentor", ("pretraining",), self.pretrain, self.find_tumour, s.epochs, s.batch, s.lr, steady
+        )
+        three = ("critic", "generator", "segmentor")
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        joint = Stage("joint", "gan", three, self.train_jointly, self.compare, *main)
         return [pretraining, joint] if s.epochs else [joint]
 
     def pretrain(self, batch: Batch, minimise: Minimise) -> None:

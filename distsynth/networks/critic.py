@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -13,7 +15,7 @@ class Critic(nn.Module):
         super().__init__()
         channels = [inputs, *(width * 2**level for level in range(depth))]
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.01)]
         self.trunk = nn.Sequential(*layers)
         self.map = nn.Conv2d(channels[-1], 1, 3, padding=1, bias=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ class Segmentor(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
         self.enter = block(inputs, width, norm)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList(block(shallow, deep, norm, stride=2) for shallow, deep in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, 2) for shallow, deep in reversed(pairs))
         self.join = nn.ModuleList(block(2 * shallow, shallow, norm) for shallow, _ in reversed(pairs))

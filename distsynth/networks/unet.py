@@ -13,26 +13,32 @@ from torch import Tensor, nn
 class UNet(nn.Module):
     """(B, inputs, H, W) -> (B, outputs, H, W) in [-1, 1]; H and W must be multiples of 2**depth."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int) -> None:
-        """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128)."""
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, direct: bool = False) -> None:
+        """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128).
+
+        `direct` (not pix2pix) joins the input itself to the last level and ends in a 3x3 convolution: InstanceNorm takes a slice's
+        absolute intensities away, and this gives them back, at the full resolution.
+        """
         super().__init__()
+        last = width if direct else outputs
         widths = [width * min(2**level, 8) for level in range(depth)]
         self.down = nn.ModuleList(
             down_block(inputs if level == 0 else widths[level - 1], widths[level], level, depth) for level in range(depth)
         )
         self.up = nn.ModuleList(
-            up_block(widths[level] * (1 if level == depth - 1 else 2), outputs if level == 0 else widths[level - 1], level)
+            up_block(widths[level] * (1 if level == depth - 1 else 2), widths[level - 1] if level else last, level)
             for level in reversed(range(depth))
         )
+        self.leave = nn.Conv2d(last + inputs, outputs, 3, padding=1) if direct else None
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = []
+        given, skips = x, []
         for down in self.down:
             x = down(x)
             skips.append(x)
         for up, skip in zip(self.up, [None, *reversed(skips[:-1])], strict=True):
             x = up(x if skip is None else torch.cat([x, skip], dim=1))
-        return torch.tanh(x)
+        return torch.tanh(x if self.leave is None else self.leave(torch.cat([torch.relu(x), given], dim=1)))
 
 
 def down_block(inputs: int, outputs: int, level: int, depth: int) -> nn.Sequential:

@@ -53,7 +53,9 @@ class Sync:
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.parent / 'mlflow.db'}"
         self.client = connect(self.uri)
         self.experiment = self.open_experiment()
-        self.parent = self.find_or_create(self.identity["uid"], f"sweep {sweep.name}", {"distsynth.axes": ", ".join(self.identity["axes"])})
+        self.parent = self.find_or_create(
+            self.identity["uid"], f"sweep {sweep.name}", {"distsynth.axes": ", ".join(self.identity["axes"])}
+        )
         self.runs: dict[Path, str] = {}
         self.sent: dict[Path, int] = {}
 
@@ -103,7 +105,12 @@ class Sync:
     def open_run(self, run: RunDirectory, lines: Sequence[Line]) -> str:
         """The run's id in MLflow, made with its parameters and tags where it is new."""
         identity = run.read_identity()
-        tags = {"mlflow.parentRunId": self.parent, "distsynth.path": str(run.path), "distsynth.code": identity["code"], "distsynth.commit": identity["commit"]}
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "distsynth.path": str(run.path),
+            "distsynth.code": identity["code"],
+            "distsynth.commit": identity["commit"],
+        }
         mlflow_run = self.find_or_create(identity["uid"], identity["name"], tags, lines[0]["time"] if lines else None)
         from mlflow.entities import Param
 
@@ -183,7 +190,11 @@ def ui_lines(sync: Sync) -> list[str]:
     page = f"#/experiments/{sync.experiment}?workflowType=machine_learning"
     if sync.uri.startswith("http"):
         return [f"runs in MLflow: {sync.uri.rstrip('/')}/{page}"]
-    return ["compare the runs in the MLflow UI:", f"  mlflow ui --backend-store-uri {sync.uri}", f"  then open http://127.0.0.1:5000/{page}"]
+    return [
+        "compare the runs in the MLflow UI:",
+        f"  mlflow ui --backend-store-uri {sync.uri}",
+        f"  then open http://127.0.0.1:5000/{page}",
+    ]
 
 
 if __name__ == "__main__":

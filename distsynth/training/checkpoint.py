@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves the last good one.
 
-    checkpoints/step-0000001200.pt   the newest two: method, engine, counters, journal offset
-    checkpoints/best.pt              the weights with the best validation so far, and the intensity map
+checkpoints/step-0000001200.pt   the newest two: method, engine, counters, journal offset
+checkpoints/best.pt              the weights with the best validation so far, and the intensity map
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def save(state: dict[str, Any], path: Path) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
         partial.unlink(missing_ok=True)
-        raise StoreError(f"cannot write the checkpoint {path}: {str(error).splitlines()[0]}; free some space and start the run again") from error
+        raise StoreError(
+            f"cannot write the checkpoint {path}: {str(error).splitlines()[0]}; free some space and start the run again"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -55,7 +57,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise StoreError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise StoreError(
+            f"{path} is not a readable checkpoint: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
     return state
 
 

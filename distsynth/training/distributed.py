@@ -69,9 +69,8 @@ class World:
             except UserError as error:
                 failure = error
         made = self.gather((socket.gethostname(), path, failure))
-        for _, _, error in made:
-            if error is not None:
-                raise error
+        if failures := [found for _, _, found in made if found is not None]:
+            raise failures[0]
         try:
             opened = read(next(p for host, p, _ in made if p and host == socket.gethostname()))
             self.barrier()
@@ -88,7 +87,9 @@ def world(device: Literal["auto", "cpu", "cuda"], stuck_minutes: float) -> Itera
     Raises SettingError if a GPU is asked for and there is none for this rank. A rank that waits for another longer than
     `stuck_minutes` raises.
     """
-    rank, size, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    rank, size, local = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
     chosen = choose_device(device, local)
     if size > 1:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
@@ -108,6 +109,8 @@ def choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> to
     # Slurm may show each task its own GPU alone, or all of the node's to each.
     index = 0 if count == 1 and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "SLURM_STEP_GPUS" in os.environ else local_rank
     if index >= count:
-        raise SettingError(f"train.device={device}: local rank {local_rank} finds {count} GPUs: start at most one rank per GPU, or set train.device=cpu")
+        raise SettingError(
+            f"train.device={device}: local rank {local_rank} finds {count} GPUs: start at most one rank per GPU, or set train.device=cpu"
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

@@ -54,7 +54,10 @@ class Model:
     def padded(self, shape: Sequence[int]) -> tuple[int, int]:
         """The networks' size. Raises StoreError if another cohort's slices are larger than it."""
         if shape[0] > self.size[0] or shape[1] > self.size[1]:
-            raise StoreError(f"slices of {shape[0]}x{shape[1]} do not fit the networks' {self.size[0]}x{self.size[1]}: make the cohort with the training cohort's recipe")
+            raise StoreError(
+                f"slices of {shape[0]}x{shape[1]} do not fit the networks' {self.size[0]}x{self.size[1]}: "
+                "make the cohort with the training cohort's recipe"
+            )
         return self.size
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,7 +70,9 @@ def build(config: Config, cohort: Cohort, mapping: IntensityMap) -> Model:
     kind = registry.method(config.method.name)
     shapes = {tuple(cohort.record(subject).shape[-2:]) for subject in cohort.subjects}
     if len(shapes) > 1:
-        raise StoreError(f"cohort {cohort.path} holds slices of different sizes ({sorted(shapes)}): make it with recipe.spacing= set")
+        raise StoreError(
+            f"cohort {cohort.path} holds slices of different sizes ({sorted(shapes)}): make it with recipe.spacing= set"
+        )
     shape = shapes.pop()
     size = padded_size(shape, kind.stride(config.method, (shape[0], shape[1])))
     if config.data.rotate:

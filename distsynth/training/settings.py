@@ -21,7 +21,9 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         if len(self.epochs) != len(self.shares):
-            raise SettingError(f"schedule.epochs has {len(self.epochs)} entries and schedule.shares {len(self.shares)}: give one each")
+            raise SettingError(
+                f"schedule.epochs has {len(self.epochs)} entries and schedule.shares {len(self.shares)}: give one each"
+            )
         if self.half_period <= 0:
             raise SettingError(f"schedule.half_period={self.half_period} must be above 0 epochs")
 

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.model import Model, build
+from distsynth.training.model import build
 from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.validation import validate
 from preprocess.cohort import Cohort
@@ -50,7 +51,9 @@ class Trainer:
         self.cohort = Cohort.open(config.data.store)
         channels(self.cohort.modalities, [*config.variant.inputs, *config.variant.outputs])
         if not self.cohort.split("gan") or not self.cohort.split("val"):
-            raise StoreError(f"cohort {self.cohort.path} has no patients to train or to validate on: make it with split.test below 1")
+            raise StoreError(
+                f"cohort {self.cohort.path} has no patients to train or to validate on: make it with split.test below 1"
+            )
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
         self.model.method.to(world.device)
         self.stages = self.model.method.stages(config.train)
@@ -66,20 +69,30 @@ class Trainer:
             return Position(), None, 0
         state, path = found
         if state["cohort"] != self.cohort.digest:
-            raise UserError(f"{path} was trained on another cohort than {self.cohort.path} holds now: start a new run, or bring the old store back")
+            raise UserError(
+                f"{path} was trained on another cohort than {self.cohort.path} holds now: start a new run, or bring the old store back"
+            )
         self.model.method.load_state_dict(state["method"])
         return Position(**state["position"]), state["engine"], state["journal"]
 
     def fit(self) -> None:
         """Train to the end. Raises Stopped when asked to stop, NonFinite, StoreError."""
-        self.note("start", world_size=self.world.size, device=str(self.world.device), host=socket.gethostname(), pid=os.getpid(), resumed_at=self.at.total)  # fmt: skip
+        where = {
+            "world_size": self.world.size,
+            "device": str(self.world.device),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self.note("start", resumed_at=self.at.total, **where)
         while self.at.stage < len(self.stages):
             self.run_stage(self.stages[self.at.stage])
 
     def run_stage(self, stage: Stage) -> None:
         engine = Engine(self.model.method, stage, self.config.train, self.world)
         subjects = self.cohort.split(stage.split)
-        feed = Feed(self.cohort, subjects, self.config.variant, self.model.mapping, self.config.data, self.model.size, self.world.share)
+        feed = Feed(
+            self.cohort, subjects, self.config.variant, self.model.mapping, self.config.data, self.model.size, self.world.share
+        )
         steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
         if self.engine_state is not None:
             engine.load_state_dict(self.engine_state)
@@ -97,7 +110,9 @@ class Trainer:
         self.model.method.train()
         lr = engine.set_epoch(self.at.epoch)
         todo = range(self.at.step, steps)
-        for batch in feed.batches(stage.name, self.at.epoch, self.config.seed, stage.batch, todo, self.world.rank, self.world.size):
+        for batch in feed.batches(
+            stage.name, self.at.epoch, self.config.seed, stage.batch, todo, self.world.rank, self.world.size
+        ):
             stage.update(batch.to(self.world.device), engine.minimise)
             engine.count += 1
             self.at.step += 1
@@ -121,8 +136,15 @@ class Trainer:
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
         """Losses to the journal, and at the epoch's end to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
-        self.note("metrics", step=self.at.total, values={**{f"{stage.name}/{k}": v for k, v in losses.items()}, f"{stage.name}/lr": lr})
-        at = {"epoch": self.at.epoch + 1, "epochs": stage.epochs, "step": self.at.epoch * steps + self.at.step, "steps": stage.epochs * steps}
+        self.note(
+            "metrics", step=self.at.total, values={**{f"{stage.name}/{k}": v for k, v in losses.items()}, f"{stage.name}/lr": lr}
+        )
+        at = {
+            "epoch": self.at.epoch + 1,
+            "epochs": stage.epochs,
+            "step": self.at.epoch * steps + self.at.step,
+            "steps": stage.epochs * steps,
+        }
         self.note("progress", stage=stage.name, **at)
         if self.at.step == steps:
             self.say(f"{stage.name} epoch {at['epoch']}/{stage.epochs}: " + " ".join(f"{k} {v:.4g}" for k, v in losses.items()))
@@ -136,7 +158,10 @@ class Trainer:
         if stage is self.stages[-1] and (self.at.best is None or mean > self.at.best):
             self.at.best = mean
             if self.world.leads:
-                checkpoint.save(self.model.state_dict() | {"position": asdict(self.at), "cohort": self.cohort.digest}, self.run.checkpoints / "best.pt")
+                checkpoint.save(
+                    self.model.state_dict() | {"position": asdict(self.at), "cohort": self.cohort.digest},
+                    self.run.checkpoints / "best.pt",
+                )
 
     def save(self, engine: Engine | None) -> None:
         """A checkpoint of everything, then its line in the journal; `engine` is None between two stages."""
@@ -166,6 +191,5 @@ class Trainer:
 
 def seconds_since_start() -> float:
     """Since this process was started by the operating system, imports included (Linux)."""
-    with open("/proc/self/stat") as file:
-        ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -84,7 +84,9 @@ def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return product
 
 
-def fold(rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, csf: Volume, mni: tuple[Volume, Volume, Volume]) -> dict[str, Volume]:
+def fold(
+    rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, csf: Volume, mni: tuple[Volume, Volume, Volume]
+) -> dict[str, Volume]:
     """Nearly pure tissues: probabilities to a power, moved by folds where the maps are undecided (mostly in the cortex)."""
     power = rng.uniform(3.0, 4.0)
     deep = deepness(mni)

@@ -38,7 +38,7 @@ def smooth_field(rng: np.random.Generator, scale: float, grid: Grid) -> Volume:
     field = rng.standard_normal([basis.shape[1] for basis in bases]).astype(np.float32)
     for basis in bases:
         field = np.tensordot(field, basis, axes=(0, 1))  # contracts the first axis, appends the evaluated one
-    return field / 0.479**1.5  # the mean square of a cubic B-spline's weights is .479 an axis
+    return np.asarray(field / 0.479**1.5, np.float32)  # the mean square of a cubic B-spline's weights is .479 an axis
 
 
 def spline_basis(points: npt.NDArray[np.float64], scale: float, extent: float) -> Volume:

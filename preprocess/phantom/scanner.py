@@ -26,7 +26,10 @@ class Scan:
 
 def relaxed(rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """Signal of each tissue in each contrast for one person on one scanner, white matter being 1."""
-    tissues = {name: vary(rng, tissue, 0.05 if name in ("white", "grey", "deep_grey", "csf") else 0.12) for name, tissue in TISSUES.items()}
+    tissues = {
+        name: vary(rng, tissue, 0.05 if name in ("white", "grey", "deep_grey", "csf") else 0.12)
+        for name, tissue in TISSUES.items()
+    }
     signals = {}
     for contrast, sequence in SEQUENCES.items():
         protocol = vary_sequence(rng, sequence)
@@ -50,11 +53,15 @@ def textures(rng: np.random.Generator, grid: Grid) -> dict[str, Volume]:
     return {contrast: weight * water + 0.015 * smooth_field(rng, 2.6, grid) for contrast, weight in weights.items()}
 
 
-def scan(rng: np.random.Generator, contrast: str, ideal: Volume, brain: npt.NDArray[np.bool_], grid: Grid, spacing: float, factor: int) -> Scan:
+def scan(
+    rng: np.random.Generator, contrast: str, ideal: Volume, brain: npt.NDArray[np.bool_], grid: Grid, spacing: float, factor: int
+) -> Scan:
     """An ideal contrast on the fine grid, measured: `factor` fine voxels make one of `spacing` mm along each axis."""
     from scipy.ndimage import gaussian_filter, uniform_filter1d
 
-    thickness = float(rng.choice([1.0, 1.5, 2.0, 3.0, 5.0], p=[0.35, 0.2, 0.2, 0.15, 0.1] if contrast != "t1" else [0.6, 0.2, 0.1, 0.1, 0.0]))
+    thickness = float(
+        rng.choice([1.0, 1.5, 2.0, 3.0, 5.0], p=[0.35, 0.2, 0.2, 0.15, 0.1] if contrast != "t1" else [0.6, 0.2, 0.1, 0.1, 0.0])
+    )
     fine = spacing / factor
     blurred = gaussian_filter(ideal, 0.45 / fine)  # the point spread, and the registration's interpolation
     if thickness > 1.5 * fine:

@@ -52,11 +52,20 @@ def make(seed: int, number: int, spacing: float) -> Phantom:
         kind: scanner.scan(machine, kind, scanner.image(fractions, signals[kind], related[kind]), mask, coarse, spacing, factor)
         for kind, machine in zip(SEQUENCES, machines, strict=True)
     }
-    labels = np.where(mask, grown.labels[factor // 2 :: factor, factor // 2 :: factor, factor // 2 :: factor][tuple(slice(n) for n in mask.shape)], 0)
+    labels = np.where(
+        mask,
+        grown.labels[factor // 2 :: factor, factor // 2 :: factor, factor // 2 :: factor][tuple(slice(n) for n in mask.shape)],
+        0,
+    )
     truth = {"grade": plan.grade, "centre_mm": plan.centre, "radius_mm": plan.radius, "signals": signals,
              "thickness_mm": {k: s.thickness for k, s in scans.items()}, "noise": {k: s.noise for k, s in scans.items()}}  # fmt: skip
     whole = {kind: place(scanner.whole_numbers(s, mask), shape, corner) for kind, s in scans.items()}
-    return Phantom(whole, place(labels.astype(np.uint8), shape, corner), {k: place(s.log_bias, shape, corner) for k, s in scans.items()}, truth)
+    return Phantom(
+        whole,
+        place(labels.astype(np.uint8), shape, corner),
+        {k: place(s.log_bias, shape, corner) for k, s in scans.items()},
+        truth,
+    )
 
 
 def grids(spacing: float) -> tuple[tuple[int, ...], tuple[Grid, Grid], int, tuple[int, ...]]:
@@ -66,7 +75,8 @@ def grids(spacing: float) -> tuple[tuple[int, ...], tuple[Grid, Grid], int, tupl
     shape = tuple(int(np.ceil(mm / spacing - 0.01)) for mm in FIELD_OF_VIEW)
     box = tuple(min(n, int(np.ceil(mm / spacing))) for n, mm in zip(shape, BOX, strict=True))
     corner = tuple((n - b) // 2 for n, b in zip(shape, box, strict=True))
-    fine_axes, coarse_axes = [], []
+    fine_axes: list[Any] = []
+    coarse_axes: list[Any] = []
     for n, b, c in zip(shape, box, corner, strict=True):
         start = (c - n / 2) * spacing  # mm of the box's edge from the scan's centre
         coarse_axes.append(start + (np.arange(b) + 0.5) * spacing)

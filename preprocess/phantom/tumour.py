@@ -63,7 +63,9 @@ def grow(rng: np.random.Generator, plan: Plan, grid: Grid, tissue: dict[str, Vol
     rim = (core - necrosis) * enhancing
     reach = rng.uniform(1.5, 2.3) if plan.grade == "HGG" else rng.uniform(1.1, 1.5)
     along = 0.55 * (tissue["white"] - 0.5) + 0.28 * smooth_field(rng, 14, grid)
-    oedema = step((reach + along - rough) * 7) * (tissue["white"] + 0.35 * (tissue["grey"] + tissue["deep_grey"])) * brain * (1 - core)
+    oedema = (
+        step((reach + along - rough) * 7) * (tissue["white"] + 0.35 * (tissue["grey"] + tissue["deep_grey"])) * brain * (1 - core)
+    )
     return Tumour(necrosis, rim, core - necrosis - rim, oedema, label(core, rim, oedema))
 
 

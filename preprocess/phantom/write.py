@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,12 @@ def write_subject(out: Path, seed: int, spacing: float, number: int) -> bool:
     partial.mkdir()
     affine = np.diag([-spacing, -spacing, spacing, 1])
     affine[1, 3] = FIELD_OF_VIEW[1] - 1
-    for kind, array in {**phantom.scans, "seg": phantom.labels}.items():
+    arrays: dict[str, Any] = {**phantom.scans, "seg": phantom.labels}
+    for kind, array in arrays.items():
         nib.save(nib.Nifti1Image(array[::-1, ::-1], affine), partial / f"{name}_{kind}.nii.gz")  # BRATS's files are in LPS order
     (out / "truth" / f"{name}.json").write_text(json.dumps(phantom.truth, indent=1))
     bias = {kind: field[::-1, ::-1].astype(np.float16) for kind, field in phantom.log_bias.items()}
     np.savez_compressed(out / "truth" / f"{name}_log_bias.npz", **bias)  # type: ignore[arg-type]
     folder.parent.mkdir(exist_ok=True)
-    os.replace(partial, folder)
+    partial.replace(folder)
     return True

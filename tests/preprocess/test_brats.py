@@ -1,6 +1,5 @@
 """Cases are found by the challenge's names of each year."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -70,8 +69,8 @@ def test_a_mapping_names_the_grade_where_no_folder_does(tmp_path: Path) -> None:
 def test_linked_folders_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere" / "a", *names_of("a"))
     (tmp_path / "source").mkdir()
-    os.symlink(tmp_path / "elsewhere" / "a", tmp_path / "source" / "a")
-    os.symlink(tmp_path / "source", tmp_path / "source" / "loop")
+    (tmp_path / "source" / "a").symlink_to(tmp_path / "elsewhere" / "a")
+    (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
     (case,) = discover(tmp_path / "source")
     case.check()
 

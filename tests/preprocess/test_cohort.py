@@ -17,8 +17,9 @@ SHAPE = (6, 8, 10)
 
 def record(subject: str) -> Record:
     return Record(
-        subject=subject, patient=subject, grade="HGG", modalities=MODALITIES, shape=list(SHAPE), spacing=[1.0] * 3, affine=np.eye(4).tolist(),
-        source={}, original_shape=[10, 8, 6], original_affine=np.eye(4).tolist(), original_orientation="RAS", canonical_shape=list(SHAPE),
+        subject=subject, patient=subject, grade="HGG", modalities=MODALITIES, shape=list(SHAPE), spacing=[1.0] * 3,
+        affine=np.eye(4).tolist(), source={}, original_shape=[10, 8, 6], original_affine=np.eye(4).tolist(),
+        original_orientation="RAS", canonical_shape=list(SHAPE),
         crop_offset=[0, 0, 0], brain_voxels=1, brain_voxels_lost=0, intensity={}, clip_share={}, has_labels=True,
     )  # fmt: skip
 
@@ -153,9 +154,9 @@ def test_another_recipe_is_refused_with_the_settings_that_differ(tmp_path: Path)
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     recipe = {"spacing": 0.0}
-    with CohortWriter(tmp_path / "c.zarr", recipe, MODALITIES).lock():
-        with pytest.raises(StoreError, match="another to_zarr"), CohortWriter(tmp_path / "c.zarr", recipe, MODALITIES).lock():
-            pass
+    first, second = (CohortWriter(tmp_path / "c.zarr", recipe, MODALITIES) for _ in range(2))
+    with first.lock(), pytest.raises(StoreError, match="another to_zarr"), second.lock():
+        pass
 
 
 def test_a_subject_staged_but_not_committed_does_not_exist(tmp_path: Path) -> None:
@@ -167,9 +168,14 @@ def test_a_subject_staged_but_not_committed_does_not_exist(tmp_path: Path) -> No
 
 def test_a_failed_writer_leaves_nothing_staged(tmp_path: Path) -> None:
     writer = CohortWriter(tmp_path / "c.zarr", {}, MODALITIES)
-    with pytest.raises(OSError, match="full"), writer.lock():
-        (writer.staging / "half").mkdir()
-        raise OSError("full")
+
+    def fail_halfway() -> None:
+        with writer.lock():
+            (writer.staging / "half").mkdir()
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail_halfway()
     assert not writer.staging.exists()
 
 

@@ -95,9 +95,11 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
     assert Cohort.open(tmp_path / "c.zarr").subjects == ["good0", "good1"]
     reasons = json.loads((tmp_path / "c.zarr" / "rejected.json").read_text())
     wanted = {
-        "cut": "cut_t2.nii.gz cannot be read", "nan": "nan_t1.nii.gz holds NaN", "lacking": "no t2 file", "moved": "different affines",
+        "cut": "cut_t2.nii.gz cannot be read", "nan": "nan_t1.nii.gz holds NaN", "lacking": "no t2 file",
+        "moved": "different affines",
         "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has one intensity", "two_volumes": "(28, 28, 28, 2)",
-        "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape", "fractions": "are no labels", "twice": "a second file",
+        "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape",
+        "fractions": "are no labels", "twice": "a second file",
         "slice": "slice: bias correction failed",
     }  # fmt: skip
     assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
