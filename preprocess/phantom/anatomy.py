@@ -46,19 +46,30 @@ def templates() -> tuple[Volume, npt.NDArray[Any]]:
 
 def anatomy(rng: np.random.Generator, grid: Grid, push: Volume) -> Anatomy:
     """One subject's brain; `push` (3, x, y, z) mm is the tumour's mass effect."""
-    from scipy.ndimage import map_coordinates
-
     mni = bend(rng, grid, push)
-    maps, offset = templates()
-    index = [coordinate - o for coordinate, o in zip(mni, offset, strict=True)]
-    grey, white, csf = (map_coordinates(m, index, order=1) for m in maps)
-    inside = grey + white + csf
+    grey, white, csf = read_maps(mni)
     tissue = fold(rng, grid, grey, white, csf, mni)
     # Skull stripping leaves a thin and uneven layer of CSF around the cortex.
-    rim = 0.62 + 0.08 * smooth_field(rng, 18, grid)
-    brain = largest_part(((grey + white + 0.25 * csf) > rim * 0.6) & (inside > 0.5))
+    rim = 0.36 + 0.06 * smooth_field(rng, 18, grid)
+    brain = largest_part(((grey + white + 0.5 * csf) > rim) & (grey + white + csf > 0.5))
     add_vessels(rng, grid, tissue, mni)
     return Anatomy(tissue, brain, mni)
+
+
+def read_maps(mni: tuple[Volume, Volume, Volume]) -> list[Volume]:
+    """Grey, white and CSF probabilities at MNI coordinates, 0 well outside the head."""
+    from scipy.ndimage import map_coordinates
+
+    maps, offset = templates()
+    x, y, z = mni
+    head = (x / 80) ** 2 + ((y + 17) / 100) ** 2 + ((z - 6) / 86) ** 2 < 1
+    index = np.stack([coordinate[head] - o for coordinate, o in zip(mni, offset, strict=True)])
+    read = []
+    for one in maps:
+        volume = np.zeros(head.shape, np.float32)
+        volume[head] = map_coordinates(one, index, order=1)
+        read.append(volume)
+    return read
 
 
 def bend(rng: np.random.Generator, grid: Grid, push: Volume) -> tuple[Volume, Volume, Volume]:
@@ -87,31 +98,27 @@ def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def fold(
     rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, csf: Volume, mni: tuple[Volume, Volume, Volume]
 ) -> dict[str, Volume]:
-    """Nearly pure tissues: probabilities to a power, moved by folds where the maps are undecided (mostly in the cortex)."""
+    """Nearly pure tissues: probabilities to a power, moved by folds where the maps are undecided (in the cortex).
+
+    Sulci are the sheets where a smooth random field crosses zero: CSF on the sheet, cortex to both sides, white matter in between.
+    """
     power = rng.uniform(3.0, 4.0)
     deep = deepness(mni)
-    strength = 1.0 - 0.75 * deep  # deep nuclei and ventricles are alike in everybody
-    ridge = sheets(rng, grid, 7.0)
-    fine = smooth_field(rng, 3.2, grid)
-    broad = smooth_field(rng, 9, grid)
-    atrophy = rng.normal(0.25, 0.35)
+    cortical = (1 - 0.85 * deep) * (1 - np.clip(white, 0, 1) ** 4)  # deep nuclei and ventricles are alike in everybody
+    sheet = np.abs(smooth_field(rng, 7.5, grid) + 0.25 * smooth_field(rng, 3, grid))
+    sulcus, ribbon = np.exp(-((sheet / 0.42) ** 2)), np.exp(-((sheet / 1.0) ** 2))
+    atrophy, ventricles = rng.normal(0.0, 0.5), rng.normal(0.3, 0.7)
     logits = [
-        power * np.log(grey + 1e-3) + 0.3,
-        power * np.log(white + 1e-3) + strength * (1.3 * broad + 0.9 * fine),
-        power * np.log(csf + 0.03) + atrophy + strength * (3.4 * ridge - 0.9 + 0.6 * fine),
+        power * np.log(grey + 1e-3) + cortical * 2.0 * ribbon + 0.25,
+        power * np.log(white + 2e-3) + cortical * (2.8 - 5.0 * ribbon),
+        power * np.log(csf + 0.05) + cortical * (15.0 * sulcus - 1.0 + atrophy) + deep * ventricles,
     ]
     top = np.maximum.reduce(logits)
     weights = [np.exp(logit - top) for logit in logits]
     total = np.add.reduce(weights)
-    fractions = [w / total for w in weights]
-    nuclei = fractions[0] * deep
-    return {"white": fractions[1], "grey": fractions[0] - nuclei, "deep_grey": nuclei, "csf": fractions[2]}
-
-
-def sheets(rng: np.random.Generator, grid: Grid, scale: float) -> Volume:
-    """Thin curved sheets, about 1 on them and 0 between: where a smooth field crosses zero. Sulci are such sheets."""
-    field = smooth_field(rng, scale, grid)
-    return np.asarray(np.exp(-((field / 0.32) ** 2)))
+    grey, white, csf = (weight / total for weight in weights)
+    nuclei = grey * deep
+    return {"white": white, "grey": grey - nuclei, "deep_grey": nuclei, "csf": csf}
 
 
 def deepness(mni: tuple[Volume, Volume, Volume]) -> Volume:

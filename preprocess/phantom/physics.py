@@ -27,8 +27,8 @@ class Tissue:
 
 TISSUES = {
     "white": Tissue(830, 78, 0.70, 0.004),
-    "grey": Tissue(1300, 98, 0.81, 0.012),
-    "deep_grey": Tissue(1080, 84, 0.77, 0.012),
+    "grey": Tissue(1380, 98, 0.80, 0.012),
+    "deep_grey": Tissue(1150, 84, 0.77, 0.012),
     "csf": Tissue(3900, 620, 1.00, 0.0),
     "vessel": Tissue(1600, 60, 0.85, 0.9),
     "choroid": Tissue(1700, 170, 0.90, 0.5),

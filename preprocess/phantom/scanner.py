@@ -27,7 +27,7 @@ class Scan:
 def relaxed(rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """Signal of each tissue in each contrast for one person on one scanner, white matter being 1."""
     tissues = {
-        name: vary(rng, tissue, 0.05 if name in ("white", "grey", "deep_grey", "csf") else 0.12)
+        name: vary(rng, tissue, 0.03 if name in ("white", "grey", "deep_grey", "csf") else 0.12)
         for name, tissue in TISSUES.items()
     }
     signals = {}
@@ -66,7 +66,7 @@ def scan(
     blurred = gaussian_filter(ideal, 0.45 / fine)  # the point spread, and the registration's interpolation
     if thickness > 1.5 * fine:
         blurred = uniform_filter1d(blurred, max(1, round(thickness / fine)), axis=2)
-    log_bias = np.float32(rng.uniform(0.04, 0.13)) * smooth_field(rng, 85, grid)
+    log_bias = np.float32(rng.uniform(0.03, 0.09)) * smooth_field(rng, 85, grid)
     biased = block_mean(blurred, factor) * np.exp(log_bias)
     noise = float(rng.uniform(0.012, 0.035)) * min(1.0, 1.4 / spacing)
     real, imaginary = (smoothed_noise(rng, biased.shape, 0.5 / spacing) for _ in range(2))

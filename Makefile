@@ -1,0 +1,40 @@
+# make demo   the main job on made-up patients: phantom -> Zarr cohort -> sweep of six runs -> table, figures, MLflow
+# make test   lint, types and tests
+# Each makes its own environment in .venv on first use.
+
+PYTHON ?= python3
+VENV ?= .venv
+REAL ?= ../shared/data/real
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+DEMO := sweep=lr sweep.name=demo sweep.axes.variant='[simo,mimo,miso_t1c]' sweep.axes.train.lr='[1e-3,3e-3]' \
+        method=tcmgan_small data.rotate=false cluster=local
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m preprocess.phantom spacing=3
+	$(BIN)/python -m preprocess.to_zarr
+ifneq ($(wildcard $(REAL)),)
+	$(BIN)/python -m preprocess.to_zarr source=$(REAL) store=data/real.zarr recipe.spacing=3 split.test=1
+	$(BIN)/python slurm/launch.py $(DEMO) data.external.real=data/real.zarr
+else
+	$(BIN)/python slurm/launch.py $(DEMO)
+endif
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[phantom,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) data runs
