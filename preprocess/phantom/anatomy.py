@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import UserError
-from preprocess.phantom.fields import Grid, Volume, smooth_field
+from preprocess.phantom.fields import Grid, Volume, smooth_field, step
 
 TISSUES = ("white", "grey", "deep_grey", "csf", "vessel", "choroid")
 
@@ -98,20 +98,21 @@ def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def fold(
     rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, csf: Volume, mni: tuple[Volume, Volume, Volume]
 ) -> dict[str, Volume]:
-    """Nearly pure tissues: probabilities to a power, moved by folds where the maps are undecided (in the cortex).
+    """Nearly pure tissues: probabilities to a power, with the cortex folded anew where the maps are undecided.
 
-    Sulci are the sheets where a smooth random field crosses zero: CSF on the sheet, cortex to both sides, white matter in between.
+    Sulci are the sheets where a smooth random field crosses zero: CSF on the sheet, 3 mm of cortex to both sides, white matter beyond.
     """
     power = rng.uniform(3.0, 4.0)
     deep = deepness(mni)
-    cortical = (1 - 0.85 * deep) * (1 - np.clip(white, 0, 1) ** 4)  # deep nuclei and ventricles are alike in everybody
-    sheet = np.abs(smooth_field(rng, 7.5, grid) + 0.25 * smooth_field(rng, 3, grid))
-    sulcus, ribbon = np.exp(-((sheet / 0.42) ** 2)), np.exp(-((sheet / 1.0) ** 2))
-    atrophy, ventricles = rng.normal(0.0, 0.5), rng.normal(0.3, 0.7)
+    cortical = (1 - 0.9 * deep) * np.clip((0.93 - white) / 0.35, 0, 1)  # deep nuclei and ventricles are alike in everybody
+    sheet = sheet_distance(smooth_field(rng, 8.5, grid) + 0.3 * smooth_field(rng, 5.0, grid), grid)
+    atrophy, ventricles = rng.normal(0.0, 1.0), rng.normal(0.3, 0.7)
+    width = np.clip(0.95 + 0.25 * atrophy + 0.35 * smooth_field(rng, 20, grid) - 0.7 * white, 0.1, 1.8)  # mm, wider outside
+    sulcus, ribbon = step((width - sheet) / 0.35), step((width + 2.7 - sheet) / 0.35)
     logits = [
-        power * np.log(grey + 1e-3) + cortical * 2.0 * ribbon + 0.25,
-        power * np.log(white + 2e-3) + cortical * (2.8 - 5.0 * ribbon),
-        power * np.log(csf + 0.05) + cortical * (15.0 * sulcus - 1.0 + atrophy) + deep * ventricles,
+        power * np.log(grey + 1e-3) + cortical * 4.0 * ribbon,
+        power * np.log(white + 2e-3) + cortical * (7.5 - 11.0 * ribbon),
+        power * np.log(csf + 0.05) + cortical * (19.0 * sulcus - 2.0 + 0.5 * atrophy) + deep * ventricles,
     ]
     top = np.maximum.reduce(logits)
     weights = [np.exp(logit - top) for logit in logits]
@@ -121,11 +122,17 @@ def fold(
     return {"white": white, "grey": grey - nuclei, "deep_grey": nuclei, "csf": csf}
 
 
+def sheet_distance(field: Volume, grid: Grid) -> Volume:
+    """About how far each voxel lies from where the field crosses zero, in mm."""
+    steepness = sum(slope**2 for slope in np.gradient(field, *(float(axis[1] - axis[0]) for axis in grid.axes)))
+    return np.asarray(np.abs(field) / np.sqrt(steepness + 1e-4), np.float32)
+
+
 def deepness(mni: tuple[Volume, Volume, Volume]) -> Volume:
     """1 around thalamus, basal ganglia and ventricles, 0 in the cortex."""
     x, y, z = mni
     distance = (x / 36) ** 2 + ((y + 8) / 48) ** 2 + ((z - 8) / 27) ** 2
-    return np.asarray(1 / (1 + np.exp(np.clip(8 * (distance - 0.9), -30, 30))), np.float32)
+    return step(8 * (0.9 - distance))
 
 
 def add_vessels(rng: np.random.Generator, grid: Grid, tissue: dict[str, Volume], mni: tuple[Volume, Volume, Volume]) -> None:
@@ -133,7 +140,7 @@ def add_vessels(rng: np.random.Generator, grid: Grid, tissue: dict[str, Volume],
     first, second = smooth_field(rng, 13, grid), smooth_field(rng, 13, grid)
     tube = np.exp(-(first**2 + second**2) / 0.022)
     outside = 1 - deepness(mni)
-    vessel = np.clip(1.3 * tube, 0, 1) * (0.85 * tissue["csf"] + 0.22 * outside * tissue["grey"] + 0.1 * tissue["white"])
+    vessel = np.clip(1.3 * tube, 0, 1) * (outside * (0.85 * tissue["csf"] + 0.22 * tissue["grey"]) + 0.1 * tissue["white"])
     x, y, z = mni
     body = np.exp(-(((np.abs(x) - 19) / 9) ** 2) - ((y + 30) / 16) ** 2 - ((z - 8) / 9) ** 2)
     choroid = np.clip(body * (0.8 + 0.5 * smooth_field(rng, 4, grid)), 0, 1) * tissue["csf"]

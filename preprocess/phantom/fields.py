@@ -51,3 +51,8 @@ def spline_basis(points: npt.NDArray[np.float64], scale: float, extent: float) -
     for shift, weight in enumerate(weights):
         basis[np.arange(len(points)), first + shift] = weight
     return basis
+
+
+def step(value: Volume) -> Volume:
+    """A soft step from 0 to 1."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(value, -30, 30))), np.float32)

@@ -27,7 +27,7 @@ class Tissue:
 
 TISSUES = {
     "white": Tissue(830, 78, 0.70, 0.004),
-    "grey": Tissue(1380, 98, 0.80, 0.012),
+    "grey": Tissue(1331, 98, 0.80, 0.012),
     "deep_grey": Tissue(1150, 84, 0.77, 0.012),
     "csf": Tissue(3900, 620, 1.00, 0.0),
     "vessel": Tissue(1600, 60, 0.85, 0.9),
@@ -50,10 +50,10 @@ class Sequence:
 
 
 SEQUENCES = {
-    "t1": Sequence(620, 12),
-    "t1ce": Sequence(620, 12, gadolinium=True),
+    "t1": Sequence(500, 12),
+    "t1ce": Sequence(500, 12, gadolinium=True),
     "t2": Sequence(4000, 95),
-    "flair": Sequence(9000, 105, 2020),
+    "flair": Sequence(9000, 105, 2120),
 }
 
 

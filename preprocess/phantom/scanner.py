@@ -48,9 +48,9 @@ def image(fractions: dict[str, Volume], signals: dict[str, float], texture: Volu
 
 def textures(rng: np.random.Generator, grid: Grid) -> dict[str, Volume]:
     """Small differences within a tissue: more water lowers T1 contrasts and raises T2 contrasts, so they are related."""
-    water = 0.025 * smooth_field(rng, 11, grid) + 0.020 * smooth_field(rng, 4.5, grid) + 0.022 * smooth_field(rng, 2.6, grid)
+    water = 0.020 * smooth_field(rng, 11, grid) + 0.014 * smooth_field(rng, 4.5, grid) + 0.016 * smooth_field(rng, 2.6, grid)
     weights = {"t1": -0.9, "t1ce": -0.8, "t2": 1.5, "flair": 1.3}
-    return {contrast: weight * water + 0.015 * smooth_field(rng, 2.6, grid) for contrast, weight in weights.items()}
+    return {contrast: weight * water + 0.012 * smooth_field(rng, 2.6, grid) for contrast, weight in weights.items()}
 
 
 def scan(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.phantom.fields import Grid, Volume, smooth_field
+from preprocess.phantom.fields import Grid, Volume, smooth_field, step
 
 NECROTIC, OEDEMA, ENHANCING = 1, 2, 4  # BRATS's labels
 
@@ -53,6 +53,7 @@ def grow(rng: np.random.Generator, plan: Plan, grid: Grid, tissue: dict[str, Vol
     stretch = rng.uniform(0.75, 1.3, 3)
     distance = np.sqrt((x / stretch[0]) ** 2 + (y / stretch[1]) ** 2 + (z / stretch[2]) ** 2) / plan.radius
     rough = distance * np.exp(0.22 * smooth_field(rng, 0.9 * plan.radius, grid) + 0.10 * smooth_field(rng, 5, grid))
+    rough = np.maximum(rough, 0.75 * distance)  # no islands far from the tumour
     parenchyma = np.clip(1 - 0.8 * tissue["csf"], 0, 1)
     edge = 10.0 / np.sqrt(plan.radius)
     core = step((1 - rough) * edge) * parenchyma * brain
@@ -62,7 +63,7 @@ def grow(rng: np.random.Generator, plan: Plan, grid: Grid, tissue: dict[str, Vol
     necrosis = core * hollow * (1.0 if plan.grade == "HGG" else 0.25)
     rim = (core - necrosis) * enhancing
     reach = rng.uniform(1.5, 2.3) if plan.grade == "HGG" else rng.uniform(1.1, 1.5)
-    along = 0.55 * (tissue["white"] - 0.5) + 0.28 * smooth_field(rng, 14, grid)
+    along = np.minimum(0.55 * (tissue["white"] - 0.5) + 0.28 * smooth_field(rng, 14, grid), 0.4)
     oedema = (
         step((reach + along - rough) * 7) * (tissue["white"] + 0.35 * (tissue["grey"] + tissue["deep_grey"])) * brain * (1 - core)
     )
@@ -75,8 +76,3 @@ def label(core: Volume, rim: Volume, oedema: Volume) -> npt.NDArray[np.uint8]:
     labels[core > 0.5] = NECROTIC
     labels[(core > 0.5) & (rim > 0.5 * core)] = ENHANCING
     return labels
-
-
-def step(value: Volume) -> Volume:
-    """A soft step from 0 to 1."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(value, -30, 30))), np.float32)
