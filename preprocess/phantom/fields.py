@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,6 @@ def spline_basis(points: npt.NDArray[np.float64], scale: float, extent: float) -
     return basis
 
 
-def step(value: Volume) -> Volume:
+def step(value: npt.NDArray[Any]) -> Volume:
     """A soft step from 0 to 1."""
     return np.asarray(1 / (1 + np.exp(-np.clip(value, -30, 30))), np.float32)
