@@ -53,7 +53,7 @@ def draw(path: Path, title: str, variant: Variant, sources: Volume, truth: Volum
         axis.set_frame_on(False)
     figure.suptitle(title, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -80,7 +80,8 @@ def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, s
     mean = np.where(count > 0, total / np.maximum(count, 1), overall).astype(np.float32)
     weights, *_ = np.linalg.lstsq(with_one(given), wanted, rcond=None)
     trees = [
-        HistGradientBoostingRegressor(max_iter=80, early_stopping=False, random_state=0).fit(given, column) for column in wanted.T
+        HistGradientBoostingRegressor(max_iter=40, learning_rate=0.2, early_stopping=False, random_state=0).fit(given, column)
+        for column in wanted.T
     ]
     return Floors(variant, nearest, mean, weights.astype(np.float32), trees)
 
