@@ -26,7 +26,7 @@ class Scored:
 
 
 def write_table(sweep: Path) -> str:
-    """Write table.md and table.csv into the sweep's folder; the text for the terminal."""
+    """Write table.md and table.csv into the sweep's folder; a narrower table for the terminal, PSNR alone."""
     runs, without = read_runs(sweep)
     rows = [
         row
@@ -34,14 +34,9 @@ def write_table(sweep: Path) -> str:
         for row in variant_rows([r for r in runs if r.variant.name == variant])
     ]
     notes = footnotes(runs, without)
-    text = (
-        "\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""])
-        if rows
-        else "\n".join([f"# Sweep {sweep.name}", "", *notes, ""])
-    )
-    (sweep / "table.md").write_text(text)
+    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""]))
     (sweep / "table.csv").write_text(as_csv(rows))
-    return text
+    return "\n".join([*markdown([narrow(row) for row in rows]), *notes, f"More columns: {sweep / 'table.md'}"])
 
 
 def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
@@ -121,8 +116,15 @@ def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
     return notes + ([f"Without scores: {', '.join(without)}."] if without else [])
 
 
+def narrow(row: dict[str, str]) -> dict[str, str]:
+    """A row for the terminal: without the columns for papers, and of each figure the PSNR."""
+    return {key: value.split(" / ")[0] for key, value in row.items() if "unclipped" not in key and "volume" not in key}
+
+
 def markdown(rows: list[dict[str, str]]) -> list[str]:
     """Rows as a Markdown table, padded so that it also reads in a terminal."""
+    if not rows:
+        return []
     columns = list(rows[0])
     widths = {c: max(len(c), *(len(row.get(c, "-")) for row in rows)) for c in columns}
 

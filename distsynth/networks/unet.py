@@ -16,8 +16,8 @@ class UNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, width: int, depth: int, direct: bool = False) -> None:
         """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128).
 
-        `direct` (not pix2pix) joins the input itself to the last level and ends in a 3x3 convolution: InstanceNorm takes a slice's
-        absolute intensities away, and this gives them back, at the full resolution.
+        `direct` (not pix2pix) adds a level of 3x3 convolutions at the full resolution, without a norm: InstanceNorm takes a slice's
+        absolute intensities away, and this gives them back.
         """
         super().__init__()
         last = width if direct else outputs
@@ -29,16 +29,18 @@ class UNet(nn.Module):
             up_block(widths[level] * (1 if level == depth - 1 else 2), widths[level - 1] if level else last, level)
             for level in reversed(range(depth))
         )
-        self.leave = nn.Conv2d(last + inputs, outputs, 3, padding=1) if direct else None
+        self.enter = nn.Conv2d(inputs, width, 3, padding=1) if direct else None
+        self.leave = full_resolution_block(last + width, width, outputs) if direct else None
 
     def forward(self, x: Tensor) -> Tensor:
-        given, skips = x, []
+        given = None if self.enter is None else self.enter(x)
+        skips = []
         for down in self.down:
             x = down(x)
             skips.append(x)
         for up, skip in zip(self.up, [None, *reversed(skips[:-1])], strict=True):
             x = up(x if skip is None else torch.cat([x, skip], dim=1))
-        return torch.tanh(x if self.leave is None else self.leave(torch.cat([torch.relu(x), given], dim=1)))
+        return torch.tanh(x if given is None or self.leave is None else self.leave(torch.cat([x, given], dim=1)))
 
 
 def down_block(inputs: int, outputs: int, level: int, depth: int) -> nn.Sequential:
@@ -53,3 +55,9 @@ def up_block(inputs: int, outputs: int, level: int) -> nn.Sequential:
     """ReLU, 4x4 transposed convolution of stride 2, InstanceNorm; the outermost has no norm."""
     layers: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=level == 0)]
     return nn.Sequential(*layers, *([nn.InstanceNorm2d(outputs)] if level else []))
+
+
+def full_resolution_block(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """LeakyReLU and 3x3 convolution, twice."""
+    first, second = nn.Conv2d(inputs, width, 3, padding=1), nn.Conv2d(width, outputs, 3, padding=1)
+    return nn.Sequential(nn.LeakyReLU(0.2), first, nn.LeakyReLU(0.2), second)

@@ -1,0 +1,61 @@
+"""One small phantom cohort for the whole session, made by the commands that a user runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Networks of a few channels on slices of a few pixels: a step takes milliseconds.
+TINY = (
+    "method=tcmgan_small",
+    "method.generator.width=4",
+    "method.generator.depth=2",
+    "method.critic.width=4",
+    "method.critic.depth=2",
+    "method.segmentor.width=2",
+    "method.segmentor.epochs=1",
+    "train.epochs=2",
+    "train.steps_per_epoch=4",
+    "train.log_every=1",
+    "evaluate.figures=1",
+)
+
+
+def run_module(*words: str, cwd: Path | None = None, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` (or a script), as a user runs it."""
+    python = [sys.executable] if words[0].endswith(".py") else [sys.executable, "-m"]
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run([*python, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run_module
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten phantoms on a 5 mm grid, in BRATS 2018's layout."""
+    out = tmp_path_factory.mktemp("phantoms") / "phantom"
+    made = run_module("preprocess.phantom", f"out={out}", "subjects=10", "spacing=5", "seed=3")
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def store(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their cohort."""
+    path = tmp_path_factory.mktemp("cohorts") / "phantom.zarr"
+    made = run_module("preprocess.to_zarr", f"source={phantoms}", f"store={path}", "recipe.n4.iterations=[5]")
+    assert made.returncode == 0, made.stderr
+    return path

@@ -1,0 +1,79 @@
+"""Checkpoints: atomic, the newest two kept, a damaged one passed over, a full disk said."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distsynth.training import checkpoint
+from preprocess.errors import StoreError
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    for step in (1, 20, 300):
+        checkpoint.save_step({"step": step}, tmp_path, step)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-0000000020.pt", "step-0000000300.pt"]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == {"step": 300}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_newest_one_is_passed_over_saying_so(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (1, 2):
+        checkpoint.save_step({"weights": torch.arange(1000.0), "step": step}, tmp_path, step)
+    newest = tmp_path / "step-0000000002.pt"
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content[: {"cut": len(content) // 2, "flip": len(content), "empty": 0}[damage]])
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0]["step"] == 1
+    assert "step-0000000002.pt is not a readable checkpoint" in capsys.readouterr().out
+
+
+def test_none_readable_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "absent") is None
+    (tmp_path / "step-0000000001.pt").write_bytes(b"nonsense")
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_full_disk_keeps_the_last_one_and_leaves_no_half(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the write fails in the kernel, half way."""
+    checkpoint.save_step({"weights": torch.zeros(10)}, tmp_path, 1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot write the checkpoint .*step-0000000002.pt: .*free some space"):
+            checkpoint.save_step({"weights": torch.zeros(1_000_000)}, tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001.pt"]
+
+
+def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoint.save_step({"step": 1}, tmp_path, 1)
+    code = f"""
+import os, torch
+from pathlib import Path
+from distsynth.training import checkpoint
+os.fsync = lambda handle: os.kill(os.getpid(), 9)
+checkpoint.save_step({{"step": 2}}, Path({str(tmp_path)!r}), 2)
+"""
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -9
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == {"step": 1}
+
+
+def test_nothing_but_weights_is_ever_unpickled(tmp_path: Path) -> None:
+    torch.save({"x": Path("/etc")}, tmp_path / "step-0000000001.pt")
+    with pytest.raises(StoreError):
+        checkpoint.load(tmp_path / "step-0000000001.pt")

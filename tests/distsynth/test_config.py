@@ -1,0 +1,85 @@
+"""Configuration: composed from groups and words, typed, saved, and enough to repeat a run."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from distsynth import config as configuration
+from distsynth.config import CONFIGS, compose, load, save
+from distsynth.methods.method import Method
+from distsynth.methods.registry import method
+from distsynth.methods.tcmgan import TCMGANSettings
+from preprocess.errors import SettingError
+
+VARIANTS = sorted(p.stem for p in (CONFIGS / "variant").glob("*.yaml"))
+METHODS = sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("variant", "preset"), product(VARIANTS, METHODS))
+def test_every_shipped_variant_and_preset_composes(variant: str, preset: str) -> None:
+    config = compose([f"variant={variant}", f"method={preset}"])
+    method(config.method.name).check(config.variant)
+
+
+def test_words_win_over_presets_and_presets_over_defaults() -> None:
+    assert compose([]).train.batch == 1
+    assert compose(["method=tcmgan_authors"]).train.batch == 64
+    assert compose(["method=tcmgan_authors", "train.batch=8"]).train.batch == 8
+
+
+def test_the_presets_hold_the_published_weights() -> None:
+    report, authors = (compose([f"method={name}"]).method.weights for name in ("tcmgan", "tcmgan_authors"))
+    assert (report.gp, report.cls, report.seg) == (10, 1, 10)
+    assert (authors.gp, authors.cls, authors.rec, authors.seg) == (100, 10, 0.1, 50)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train.lrr=1"], r"unknown setting train.lrr: did you mean train.lr\?"),
+        (["lr=1e-4"], "unknown setting lr: did you mean train.lr"),
+        (["method.generator.widht=8"], "did you mean method.generator.width"),
+        (["train.epochs=many"], "setting train.epochs: .*'many'"),
+        (["train.precision=half"], "setting train.precision"),
+        (["train.lr=-1"], "train.lr=-1.0 must be above 0"),
+        (["train.epochs=0"], "train.epochs=0 must be at least 1"),
+        (["variant=smio"], "variant=smio is not known: did you mean simo"),
+        (["method=tcgan"], "method=tcgan is not known: did you mean tcmgan"),
+        (["method.name=pix3pix"], "method.name='pix3pix' is not known"),
+        (["nonsense"], "'nonsense' is not a setting: write key=value"),
+        (["data.store=???"], r"setting data.store is missing: give data.store=…"),
+        (["method.critic.width=0"], "method.critic.width=0 must be at least 1"),
+        (["train.schedule.epochs=[1,2]"], "schedule.epochs has 2 entries and schedule.shares 0"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_that_names_it(words: list[str], sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence) as caught:
+        compose(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_refuses_a_variant_it_does_not_serve() -> None:
+    class Single(Method):  # type: ignore[misc]
+        Settings = TCMGANSettings
+        kinds = ("siso",)
+
+    Single.check(compose(["variant=siso"]).variant)
+    with pytest.raises(SettingError, match="serves siso and variant mimo is mimo"):
+        Single.check(compose(["variant=mimo"]).variant)
+
+
+def test_the_saved_config_repeats_the_run_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = compose(["variant=mimo", "train.lr=3e-4", "data.store=some.zarr", "data.external.real=real.zarr"])
+    save(made, tmp_path / "config.yaml")
+    monkeypatch.chdir("/")
+    assert load(tmp_path / "config.yaml") == made
+    assert made.data.store == str(tmp_path / "some.zarr")
+    assert made.data.external == {"real": str(tmp_path / "real.zarr")}
+    assert configuration.to_yaml(load(tmp_path / "config.yaml")) == (tmp_path / "config.yaml").read_text()
+
+
+def test_an_own_variant_needs_no_file() -> None:
+    config = compose(["variant={name: mine, inputs: [flair], outputs: [t1c]}"])
+    assert config.variant.title == "FLAIR -> T1c"

@@ -1,0 +1,69 @@
+"""Floors: fitted on training patients alone, each what its name says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distsynth.config import compose
+from distsynth.data.volumes import read_image
+from distsynth.evaluation import floors
+from preprocess.cohort import BACKGROUND, Cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(store: Path) -> Cohort:
+    return Cohort.open(store)
+
+
+@pytest.fixture(scope="module")
+def fitted(cohort: Cohort) -> floors.Floors:
+    return floors.fit(cohort, cohort.split("gan"), compose(["variant=mimo"]).variant, True, 0)
+
+
+def test_copy_takes_the_input_with_the_least_error_in_training(cohort: Cohort, fitted: floors.Floors) -> None:
+    names = ["t1", "t2", "t1c", "flair"]
+    images = [read_image(cohort, s, names, True) for s in cohort.split("gan")]
+    for output, index in (("t1c", 2), ("flair", 3)):
+        errors = [np.mean([((i[k] - i[index])[i[0] != BACKGROUND] ** 2).mean() for i in images]) for k in (0, 1)]
+        assert fitted.copied[output] == names[int(np.argmin(errors))]
+
+
+def test_the_linear_floor_finds_a_linear_relation() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(500, 2)).astype(np.float32)
+    wanted = inputs @ np.array([[2.0], [-1.0]], np.float32) + 3
+    weights, *_ = np.linalg.lstsq(floors.with_one(inputs), wanted, rcond=None)
+    brain = np.ones((5, 10, 10), bool)
+    fitted = floors.Floors(compose(["variant=miso_flair"]).variant, [0], np.zeros((1, 5, 10, 10), np.float32), weights)
+    made = fitted.predict(inputs.T.reshape(2, 5, 10, 10), brain)["linear"]
+    assert made.reshape(-1) == pytest.approx(wanted[:, 0], abs=1e-4)
+
+
+def test_trees_do_at_least_as_well_as_a_line_in_training(cohort: Cohort, fitted: floors.Floors) -> None:
+    image = read_image(cohort, cohort.split("gan")[0], ["t1", "t2", "t1c", "flair"], True)
+    brain = image[0] != BACKGROUND
+    made = fitted.predict(image[:2], brain)
+    assert set(made) == set(floors.FLOORS)
+    error = {name: float(((volume - image[2:])[:, brain] ** 2).mean()) for name, volume in made.items()}
+    assert error["voxelwise"] < error["linear"] < error["copy"]
+
+
+def test_the_mean_image_is_the_mean(cohort: Cohort, fitted: floors.Floors) -> None:
+    images = np.stack([read_image(cohort, s, ["t1c", "flair"], True) for s in cohort.split("gan")])
+    everywhere = (images[:, 0] != BACKGROUND).all(axis=0)
+    assert fitted.mean[:, everywhere] == pytest.approx(images.mean(axis=0)[:, everywhere], abs=1e-4)
+
+
+def test_another_grid_has_no_mean_image(fitted: floors.Floors) -> None:
+    assert "mean" not in fitted.predict(np.zeros((2, 4, 4, 4), np.float32), np.ones((4, 4, 4), bool))
+
+
+def test_the_erased_lesion_is_like_the_brain_around_it() -> None:
+    truth = np.zeros((1, 4, 4, 4), np.float32)
+    brain, tumour = np.ones((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
+    tumour[1, 1, 1] = True
+    truth[0, 1, 1, 1], truth[0, 0, 0, 0] = 9, 6.3
+    erased = floors.lesion_erased(truth, brain, tumour)
+    assert erased[0, 1, 1, 1] == pytest.approx(6.3 / 63)
+    assert truth[0, 1, 1, 1] == 9

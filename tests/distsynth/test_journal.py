@@ -1,0 +1,55 @@
+"""The journal: whole lines, cut back by a resume, and final only once a checkpoint covers them."""
+
+from pathlib import Path
+
+from distsynth.tracking.journal import Journal, covered, read
+
+
+def test_lines_come_back_with_their_times(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.write("metrics", step=1, values={"loss": 0.5})
+    journal.write("end", status="finished", reason="")
+    journal.close()
+    lines, offset = read(tmp_path / "j.jsonl")
+    assert [line["kind"] for line in lines] == ["metrics", "end"]
+    assert lines[0]["values"] == {"loss": 0.5}
+    assert isinstance(lines[0]["time"], int)
+    assert read(tmp_path / "j.jsonl", offset) == ([], offset)
+
+
+def test_a_resume_takes_back_what_no_checkpoint_holds(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    journal = Journal(path)
+    journal.write("metrics", step=1, values={})
+    length = journal.sync()
+    journal.write("checkpoint", step=1)
+    journal.write("metrics", step=2, values={})
+    journal.close()
+    resumed = Journal(path, length)
+    resumed.write("metrics", step=2, values={"again": 1})
+    resumed.close()
+    assert [(line["kind"], line.get("step"), line.get("values")) for line in read(path)[0]] == [
+        ("metrics", 1, {}),
+        ("metrics", 2, {"again": 1}),
+    ]
+
+
+def test_half_a_line_of_a_killed_writer_is_neither_read_nor_kept(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path).write("start")
+    with path.open("ab") as file:
+        file.write(b'{"kind": "metr')
+    assert [line["kind"] for line in read(path)[0]] == ["start"]
+    Journal(path).write("end", status="failed", reason="killed")
+    assert [line["kind"] for line in read(path)[0]] == ["start", "end"]
+
+
+def test_only_covered_lines_are_final() -> None:
+    kinds = ["start", "metrics", "checkpoint", "metrics"]
+    assert len(covered([{"kind": k} for k in kinds])) == 3
+    assert len(covered([{"kind": k} for k in [*kinds, "end"]])) == 5
+    assert covered([{"kind": "start"}]) == []
+
+
+def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
+    assert read(tmp_path / "none.jsonl") == ([], 0)

@@ -1,0 +1,57 @@
+"""Losses against closed forms."""
+
+import pytest
+import torch
+from torch import nn
+
+from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
+
+
+def test_the_penalty_of_a_linear_critic_is_its_norm_less_one_squared() -> None:
+    weight = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    real, fake = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64)
+    penalty = gradient_penalty(lambda x: (weight * x).flatten(1).sum(1), real, fake, torch.rand(3, dtype=torch.float64))
+    assert float(penalty) == pytest.approx((float(weight.norm()) - 1) ** 2)
+
+
+def test_the_penalty_is_taken_between_real_and_fake() -> None:
+    """The gradient of sum(x^2)/2 is x itself, so the penalty tells at which x it was taken."""
+    real, fake = torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 1.0)
+    penalty = gradient_penalty(lambda x: 0.5 * x.square().flatten(1).sum(1), real, fake, torch.tensor([0.25]))
+    assert float(penalty) == pytest.approx((2 * 1.5 - 1) ** 2)  # .25 * 3 + .75 * 1 = 1.5 in four pixels: norm 3
+
+
+def test_the_penalty_differentiates_twice() -> None:
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softplus(), nn.Flatten(), nn.Linear(12, 1)).double()
+    real, fake = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64)
+    epsilon = torch.rand(2, dtype=torch.float64)
+    weight = critic[0].weight
+
+    def penalty(value: torch.Tensor) -> torch.Tensor:
+        def judge(x: torch.Tensor) -> torch.Tensor:
+            return critic[3](critic[2](critic[1](nn.functional.conv2d(x, value, critic[0].bias)))).squeeze(1)
+
+        return gradient_penalty(judge, real, fake, epsilon)
+
+    assert torch.autograd.gradcheck(penalty, (weight.detach().clone().requires_grad_(True),))
+
+
+@pytest.mark.parametrize(("overlap", "expected"), [(4, 0.0), (2, 1 - 5 / 9), (0, 1 - 1 / 9)])
+def test_dice_of_known_overlaps(overlap: int, expected: float) -> None:
+    mask, found = torch.zeros(1, 1, 1, 12), torch.zeros(1, 1, 1, 12)
+    mask[..., :4] = 1
+    found[..., 4 - overlap : 8 - overlap] = 1
+    assert float(dice_loss(found, mask)) == pytest.approx(expected)
+
+
+def test_dice_of_two_empty_masks_is_perfect() -> None:
+    assert float(dice_loss(torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 3, 3))) == 0
+
+
+def test_reductions_are_per_sample() -> None:
+    values = torch.arange(8.0).reshape(2, 1, 2, 2)
+    assert float(per_sample_sum(values)) == 14
+    probability, mask = torch.rand(4, 1, 5, 5), (torch.rand(4, 1, 5, 5) > 0.5).float()
+    halves = [dice_loss(probability[i : i + 2], mask[i : i + 2]) for i in (0, 2)]
+    assert float(dice_loss(probability, mask)) == pytest.approx(float(sum(halves)) / 2)

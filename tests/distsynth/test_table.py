@@ -1,0 +1,72 @@
+"""The sweep's table: chosen on val, reported on test, plain where a floor was not beaten."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distsynth import config as configuration
+from distsynth.config import compose
+from distsynth.evaluation.table import write_table
+from distsynth.run_directory import RunDirectory, write_json
+
+
+def cells(psnr: float, floor: float) -> dict[str, Any]:
+    def metric(value: float) -> dict[str, Any]:
+        return {m: {"mean": value, "std": 0.0, "n": 2} for m in ("psnr", "ssim", "nmae")}
+
+    return {r: {"synthesised": metric(psnr), "copy": metric(3.0), "voxelwise": metric(floor)} for r in ("brain", "tumour")}
+
+
+def add_run(sweep: Path, name: str, variant: str, val: float, test: float, floor: float = 20.0, real: float = 15.0) -> None:
+    config = compose([f"variant={variant}"])
+    run = RunDirectory(sweep / name)
+    run.create(name, sweep.name)
+    configuration.save(config, run.config)
+    scored = {"val": (val, floor), "test": (test, floor), "real": (real, 15.5)}
+    cohorts = {
+        c: {"subjects": ["a", "b"], "scores": {m: cells(*pair) for m in config.variant.outputs}} for c, pair in scored.items()
+    }
+    copied = dict.fromkeys(config.variant.outputs, "t1")
+    write_json(run.scores, {"cohorts": cohorts, "copied": copied, "beaten_against": ["copy", "voxelwise"]})
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[dict[str, str]]:
+    sweep = tmp_path / "lr"
+    add_run(sweep, "miso_low", "miso_flair", val=21, test=25)
+    add_run(sweep, "miso_high", "miso_flair", val=22, test=19)
+    add_run(sweep, "mimo_only", "mimo", val=10, test=26)
+    RunDirectory(sweep / "mimo_failed").create("mimo_failed", "lr")
+    write_table(sweep)
+    with (sweep / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_best_run_per_variant_and_output_is_chosen_on_val(rows: list[dict[str, str]]) -> None:
+    assert [(r["variant"], r["output"], r["best run"]) for r in rows] == [
+        ("mimo", "T1c", "mimo_only"),
+        ("mimo", "FLAIR", "mimo_only"),
+        ("miso_flair", "FLAIR", "miso_high"),
+    ]
+
+
+def test_it_says_plainly_where_a_floor_was_not_beaten(rows: list[dict[str, str]]) -> None:
+    assert rows[0]["beats it"] == "yes, +6.00"
+    assert rows[2]["beats it"] == "NO, -1.00"
+    assert rows[2]["best floor"] == "20.00 (voxelwise)"
+    assert rows[2]["real: beats it"] == "NO, -0.50"
+
+
+def test_both_texts_name_the_runs_without_scores(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    terminal = write_table(tmp_path / "lr")
+    for text in (terminal, (tmp_path / "lr" / "table.md").read_text()):
+        assert "Without scores: mimo_failed." in text
+        assert "miso_high" in text
+        assert "NO, -1.00" in text
+
+
+def test_a_sweep_without_any_scores_has_a_table_that_says_so(tmp_path: Path) -> None:
+    RunDirectory(tmp_path / "s" / "only").create("only", "s")
+    assert "Without scores: only." in write_table(tmp_path / "s")

@@ -1,0 +1,169 @@
+"""TC-MGAN: each loss moves its own network, and equals a literal transcription of the published update rule."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distsynth.config import compose
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import sample_keys
+from distsynth.methods.tcmgan import TCMGAN, critic_depth, generator_depth
+from preprocess.errors import SettingError
+
+WIDTHS = ["method.generator.width=4", "method.critic.width=4", "method.segmentor.width=2", "method.generator.depth=3"]
+SIZE = (32, 32)
+
+
+def make(*words: str) -> TCMGAN:
+    config = compose([*WIDTHS, *words])
+    return TCMGAN(config.method, config.variant, SIZE, 0)
+
+
+def batch_for(method: TCMGAN, n: int = 4, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    brain = torch.zeros(n, 1, *SIZE)
+    brain[..., 6:26, 6:26] = 1
+    tumour = torch.zeros(n, 1, *SIZE)
+    tumour[..., 10:16, 10:16] = 1
+    shape = lambda k: torch.rand(n, k, *SIZE, generator=g) * 2 * brain - 1  # noqa: E731
+    return Batch(
+        shape(len(method.variant.inputs)), shape(len(method.variant.outputs)), brain, tumour, sample_keys(np.arange(n), seed)
+    )
+
+
+@pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1", "mimo", "miso_flair", "miso_t1c"])
+def test_every_variant_makes_every_output_inside_the_brain_alone(variant: str) -> None:
+    method = make(f"variant={variant}")
+    batch = batch_for(method)
+    made = method.synthesise(batch.sources, batch.brain)
+    assert made.shape == (4, len(method.variant.outputs), *SIZE)
+    assert (made[(batch.brain == 0).expand_as(made)] == -1).all()
+    inside = made[(batch.brain == 1).expand_as(made)]
+    assert inside.abs().max() <= 1
+    assert inside.std() > 0
+    if len(method.variant.outputs) > 1:
+        assert not torch.equal(made[:, 0], made[:, 1])  # the label says which is wanted
+
+
+@pytest.mark.parametrize(
+    ("objective", "network"),
+    [("pretraining", "segmentor"), ("critic", "critic"), ("generator", "generator"), ("segmentor", "segmentor")],
+)
+def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
+    method = make()
+    loss, _ = method.objectives()[objective].loss(batch_for(method))
+    loss.backward()
+    for name, child in method.named_children():
+        for parameter, value in child.named_parameters():
+            reached = value.grad is not None and bool(value.grad.abs().sum() > 0)
+            assert reached == (name == network), f"{objective} on {name}.{parameter}"
+
+
+def test_the_eleven_losses_of_the_reports_tables() -> None:
+    method = make()
+    batch = batch_for(method)
+    terms = {}
+    for name in ("critic", "generator", "segmentor"):
+        terms |= method.objectives()[name].loss(batch)[1]
+    assert set(terms) == set("d_loss g_loss s_loss d_real d_fake d_cls d_gp g_fake g_cls g_rec g_seg".split())
+
+
+def literal(method: TCMGAN, batch: Batch) -> dict[str, Tensor]:
+    """The published rule, written out sample by sample, with the sums and means spelled out."""
+    outputs = len(method.variant.outputs)
+    drawn = (batch.uniform("target") * outputs).long().tolist()
+    share = batch.uniform("penalty").tolist()
+    n = len(batch)
+    sums = dict.fromkeys(["d_real", "d_fake", "d_cls", "d_gp", "g_fake", "g_cls", "g_rec", "g_seg", "s_fake", "s_real"], 0.0)
+    for i in range(n):
+        real = batch.targets[i, drawn[i]][None, None]
+        label = torch.zeros(1, outputs)
+        label[0, drawn[i]] = 1
+        maps = label[:, :, None, None].expand(1, outputs, *SIZE)
+        source, brain, tumour = batch.sources[i : i + 1], batch.brain[i : i + 1], batch.tumour[i : i + 1]
+        fake = torch.where(brain > 0, method.generator(torch.cat([source, maps], 1)), torch.tensor(-1.0))
+        value_real, class_real = method.critic(torch.cat([real, source], 1))
+        value_fake, class_fake = method.critic(torch.cat([fake, source], 1))
+        between = (share[i] * real + (1 - share[i]) * fake).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(method.critic(torch.cat([between, source], 1))[0], between)
+        cross = lambda logits: (
+            -(  # noqa: E731
+                label * torch.log(torch.sigmoid(logits)) + (1 - label) * torch.log(1 - torch.sigmoid(logits))
+            ).sum()
+        )
+        dice = lambda p: 1 - (2 * (p * tumour).sum() + 1) / (p.sum() + tumour.sum() + 1)  # noqa: E731
+        found_fake, found_real = (method.segmentor(torch.cat([x, maps], 1)) for x in (fake, real))
+        found = {
+            "d_real": -value_real.sum(), "d_fake": value_fake.sum(), "d_cls": cross(class_real), "d_gp": (slope.norm() - 1) ** 2,
+            "g_fake": -value_fake.sum(), "g_cls": cross(class_fake), "g_rec": (real - fake).abs().sum(), "g_seg": dice(found_fake),
+            "s_fake": dice(found_fake), "s_real": dice(found_real),
+        }  # fmt: skip
+        for name, value in found.items():
+            sums[name] = sums[name] + value / n
+    w, s = method.weights, method.settings.segmentor
+    sums["d_loss"] = sums["d_real"] + sums["d_fake"] + w.cls * sums["d_cls"] + w.gp * sums["d_gp"]
+    sums["g_loss"] = sums["g_fake"] + w.cls * sums["g_cls"] + w.rec * sums["g_rec"] + w.seg * sums["g_seg"]
+    sums["s_loss"] = s.weight_synthesised * sums.pop("s_fake") + s.weight_real * sums.pop("s_real")
+    return sums  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("variant", ["simo", "mimo", "miso_t1c"])
+@pytest.mark.parametrize("preset", ["tcmgan", "tcmgan_authors"])
+def test_the_losses_equal_the_literal_rule(variant: str, preset: str) -> None:
+    method = make(f"variant={variant}", f"method={preset}", "method.segmentor.norm=instance").double()
+    batch = batch_for(method)
+    batch = Batch(*(t.double() for t in (batch.sources, batch.targets, batch.brain, batch.tumour)), batch.keys)
+    expected = literal(method, batch)
+    for name in ("critic", "generator", "segmentor"):
+        _, terms = method.objectives()[name].loss(batch)
+        for term, value in terms.items():
+            assert float(value) == pytest.approx(float(expected[term]), rel=1e-6), term
+
+
+def test_the_critic_may_see_the_tumour() -> None:
+    blind, seeing = make(), make("method.critic.sees_tumour=true")
+    batch = batch_for(blind)
+    moved = Batch(batch.sources, batch.targets, batch.brain, batch.tumour.roll(3, -1), batch.keys)
+    values = {m: [float(m.objectives()["critic"].loss(b)[0]) for b in (batch, moved)] for m in (blind, seeing)}
+    assert values[blind][0] == values[blind][1]
+    assert values[seeing][0] != values[seeing][1]
+
+
+def test_the_judge_leaves_batch_statistics_alone() -> None:
+    """The published code judges in training mode, and so its generator moves the segmentor's running statistics."""
+    method = make("method.segmentor.norm=batch").train()
+    before = {k: v.clone() for k, v in method.segmentor.state_dict().items()}
+    method.objectives()["generator"].loss(batch_for(method))
+    assert all(torch.equal(v, before[k]) for k, v in method.segmentor.state_dict().items())
+    assert method.segmentor.training
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = make().state_dict()
+    torch.manual_seed(2)
+    second = make().state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(("size", "generator", "critic"), [((128, 128), 7, 5), ((160, 160), 5, 5), ((54, 54), 3, 4)])
+def test_depths_follow_the_image(size: tuple[int, int], generator: int, critic: int) -> None:
+    settings = compose([]).method
+    assert (generator_depth(settings, size), critic_depth(settings, size)) == (generator, critic)
+
+
+def test_too_deep_a_critic_is_refused() -> None:
+    with pytest.raises(SettingError, match="method.critic.depth=7 is too deep for slices of 32x32: at most 5"):
+        make("method.critic.depth=7")
+
+
+def test_full_size_networks_have_the_published_parameters() -> None:
+    """U-Net 41.82 M with 4 channels in, critic 11.20 M, segmentor 6.13 M; ours lack the biases that a norm makes idle."""
+    config = compose(["variant=simo", "method=tcmgan_authors"])
+    method = TCMGAN(config.method, config.variant, (128, 128), 0)
+    count = lambda net: sum(p.numel() for p in net.parameters()) / 1e6  # noqa: E731
+    assert count(method.generator) == pytest.approx(41.82, abs=0.01)
+    assert count(method.critic) == pytest.approx(11.20, abs=0.01)
+    assert isinstance(method.critic, nn.Module)
+    assert count(method.segmentor) == pytest.approx(6.13, abs=0.01)

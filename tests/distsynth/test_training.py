@@ -1,0 +1,222 @@
+"""Training as it is run: real processes, gloo, kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distsynth.tracking.journal import read
+from preprocess.cohort import Cohort
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(run: Path, store: Path, words: tuple[str, ...], ranks: int) -> list[str]:
+    start = (
+        [sys.executable, "-m"]
+        if ranks == 1
+        else [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0", "-m"]
+    )
+    if ranks > 1:
+        start[-2] = "--standalone"
+    return [*start, "distsynth.train", f"run={run}", f"data.store={store}", *words]
+
+
+def train(run: Path, store: Path, words: tuple[str, ...], ranks: int = 1) -> None:
+    done = subprocess.run(command(run, store, words, ranks), capture_output=True, text=True, env=ENV, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((run / "checkpoints").glob("step-*.pt"))[-1]
+    found: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["method"]
+    return found
+
+
+def curve(run: Path) -> list[tuple[int, dict[str, float]]]:
+    """Every metric of the journal but times."""
+    lines, _ = read(run / "journal.jsonl")
+    points = [
+        (line["step"], {k: v for k, v in line["values"].items() if not k.startswith("time/")})
+        for line in lines
+        if line["kind"] == "metrics"
+    ]
+    return [point for point in points if point[1]]
+
+
+@pytest.fixture(scope="module")
+def whole(store: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run on one rank."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(run, store, tiny)
+    return run
+
+
+def test_a_run_directory_is_complete(whole: Path, store: Path) -> None:
+    assert {p.name for p in whole.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "evaluation",
+        "figures",
+        "journal.jsonl",
+        "run.json",
+    }
+    lines, _ = read(whole / "journal.jsonl")
+    assert (lines[0]["kind"], lines[-1]["kind"], lines[-1]["status"]) == ("start", "end", "finished")
+    logged = {name for line in lines if line["kind"] == "metrics" for name in line["values"]}
+    eleven = "d_loss g_loss s_loss d_real d_fake d_cls d_gp g_fake g_cls g_rec g_seg".split()
+    assert {f"joint/{name}" for name in eleven} <= logged
+    assert {"segmentor/s_loss", "val/flair/brain/psnr", "best/test/t1c/brain/psnr", "best/test/t1/tumour/ssim"} <= logged
+    identity = json.loads((whole / "run.json").read_text())
+    assert set(identity) == {"uid", "name", "sweep", "code", "commit"}
+    scores = json.loads((whole / "evaluation" / "scores.json").read_text())
+    assert scores["cohorts"]["test"]["subjects"] == Cohort.open(store).split("test")
+    models = scores["cohorts"]["test"]["scores"]["flair"]["brain"]
+    assert set(models) == {"synthesised", "lesion_erased", "copy", "mean", "linear", "voxelwise"}
+    assert set(scores["cards"]) >= {"psnr", "ssim", "nmae", "range", "normalisation", "aggregation", "brain", "tumour", "volume"}
+    (figure,) = (whole / "figures").iterdir()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_step_comes_soon(whole: Path) -> None:
+    lines, _ = read(whole / "journal.jsonl")
+    (seconds,) = [line["values"]["time/first_step_s"] for line in lines if "time/first_step_s" in line.get("values", {})]
+    assert 0 < seconds < 10
+
+
+def test_two_ranks_give_what_one_gives(whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """Same global batches: float32 sums in another order, so equal to rounding that Adam has amplified a little."""
+    train(tmp_path / "two", store, tiny, ranks=2)
+    one, two = weights(whole), weights(tmp_path / "two")
+    assert set(one) == set(two)
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=2e-4), name
+    for (step, a), (again, b) in zip(curve(whole), curve(tmp_path / "two"), strict=True):
+        assert step == again
+        assert a.keys() == b.keys()
+        assert all(a[k] == pytest.approx(b[k], rel=5e-3, abs=5e-3) for k in a)
+    start = read(tmp_path / "two" / "journal.jsonl")[0][0]
+    assert (start["world_size"], start["device"]) == (2, "cpu")
+
+
+def kill_after(run: Path, store: Path, words: tuple[str, ...], ranks: int, step: int, number: int) -> int:
+    """Start a run, send the signal to all its processes once its journal has come to the step; its exit status."""
+    process = subprocess.Popen(
+        command(run, store, words, ranks), env=ENV, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(line.get("step", 0) >= step for line in read(run / "journal.jsonl")[0] if line["kind"] == "metrics"):
+            os.killpg(process.pid, number)
+            break
+        time.sleep(0.005)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"never came to step {step}")
+    return process.wait(60)
+
+
+@pytest.mark.parametrize(("ranks", "step"), [(1, 2), (1, 7), (2, 9)])
+def test_killed_and_started_again_it_ends_the_same(
+    store: Path, tiny: tuple[str, ...], tmp_path: Path, ranks: int, step: int
+) -> None:
+    """kill -9 in the first stage, in the second, and of two ranks: weights, losses and scores bit for bit."""
+    slow = (*tiny, "train.steps_per_epoch=6")
+    train(tmp_path / "through", store, slow, ranks)
+    assert kill_after(tmp_path / "killed", store, slow, ranks, step, signal.SIGKILL) == -signal.SIGKILL
+    train(tmp_path / "killed", store, (), ranks) if not slow else train(tmp_path / "killed", store, slow, ranks)
+    through, killed = weights(tmp_path / "through"), weights(tmp_path / "killed")
+    assert all(torch.equal(through[name], killed[name]) for name in through)
+    assert curve(tmp_path / "through") == curve(tmp_path / "killed")
+    starts = [line["resumed_at"] for line in read(tmp_path / "killed" / "journal.jsonl")[0] if line["kind"] == "start"]
+    assert len(starts) >= 1
+
+
+def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_where_it_was(
+    whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = tmp_path / "asked"
+    assert kill_after(run, store, tiny, 1, 6, signal.SIGTERM) != 0
+    last = read(run / "journal.jsonl")[0][-1]
+    assert (last["kind"], last["status"]) == ("end", "stopped")
+    assert "SIGTERM after writing a checkpoint" in last["reason"]
+    held = torch.load(sorted((run / "checkpoints").glob("step-*.pt"))[-1], weights_only=True)["position"]["total"]
+    assert held >= 6
+    train(run, store, ())
+    resumed = [line["resumed_at"] for line in read(run / "journal.jsonl")[0] if line["kind"] == "start"]
+    assert held in resumed
+    done, asked = weights(whole), weights(run)
+    assert all(torch.equal(done[name], asked[name]) for name in done)
+    assert [p for p in curve(run) if p[1].keys() & {"joint/g_loss"}] == [
+        p for p in curve(whole) if p[1].keys() & {"joint/g_loss"}
+    ]
+
+
+def failing(run: Path, store: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "distsynth.train", f"run={run}", f"data.store={store}", *words],
+        capture_output=True,
+        text=True,
+        env=ENV,
+    )
+    assert done.returncode != 0
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    return error
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    error = failing(tmp_path / "run", store, *tiny, "train.lr=1e30")
+    assert "of stage joint was not finite by step" in error
+    last = read(tmp_path / "run" / "journal.jsonl")[0][-1]
+    assert (last["status"], last["reason"]) == ("failed", error.removeprefix("error: "))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("data.store=/nowhere/c.zarr",), "/nowhere/c.zarr"),
+        (("train.precision=bf16",), "train.precision=bf16 needs a GPU"),
+        (("train.batch=100000",), "a batch of 100000 slices is more than the"),
+        (("variant=smio",), "did you mean simo"),
+        (("train.device=cuda",), "train.device=cuda: local rank 0 finds 0 GPUs"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(
+    store: Path, tiny: tuple[str, ...], tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    if "cuda" in words[0] and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert sentence in failing(tmp_path / "run", store, *tiny, *words)
+
+
+def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
+    whole: Path, store: Path, phantoms: Path, tiny: tuple[str, ...], tmp_path: Path, run: Any
+) -> None:
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "run")
+    assert "holds another configuration" in failing(tmp_path / "run", store, *tiny, "train.lr=5e-3")
+    other = tmp_path / "other.zarr"
+    assert run("preprocess.to_zarr", f"source={phantoms}", f"store={other}", "recipe.n4.enabled=false").returncode == 0
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(store), str(other)))
+    done = run("distsynth.train", f"run={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert "was trained on another cohort than" in done.stderr
+
+
+def test_a_run_started_again_after_its_end_only_says_so(whole: Path, run: Any, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "run")
+    assert run("distsynth.train", f"run={tmp_path / 'run'}").returncode == 0
+    assert curve(tmp_path / "run")[-1] == curve(whole)[-1]

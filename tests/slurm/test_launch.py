@@ -1,0 +1,146 @@
+"""The launcher as a user runs it, on this machine: two ranks a run, a live table's lines, MLflow, the exit status."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+LAUNCH = str(Path(__file__).parents[2] / "slurm" / "launch.py")
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def words(store: Path, tiny: tuple[str, ...]) -> list[str]:
+    return ["cluster=local", "sweep.name=small", f"data.store={store}", *tiny, "poll_seconds=0.3"]
+
+
+@pytest.fixture(scope="module")
+def launched(store: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory, run: Runner):
+    """Two good runs and one whose learning rate no training survives, from a folder that is not the checkout."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    axes = ["sweep.axes.variant=[siso,mimo]", "sweep.axes.train.lr=[1e-3]"]
+    done = run(LAUNCH, *words(store, tiny), *axes, cwd=folder)
+    return folder, axes, done
+
+
+def test_a_sweep_trains_on_two_ranks_and_ends_in_a_table(launched) -> None:
+    folder, _, done = launched
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("siso_lr-0.001", "mimo_lr-0.001"):
+        lines = [json.loads(line) for line in (folder / "runs" / "small" / name / "journal.jsonl").read_text().splitlines()]
+        assert lines[0]["world_size"] == 2
+        assert lines[-1]["status"] == "finished"
+        assert f"{name}: finished" in done.stdout
+    with (folder / "runs" / "small" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["variant"], r["output"]) for r in rows] == [("mimo", "T1c"), ("mimo", "FLAIR"), ("siso", "T2")]
+    assert all(r["beats it"].startswith(("yes", "NO")) for r in rows)
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    assert "workflowType=machine_learning" in done.stdout
+
+
+def test_mlflow_has_the_parent_its_children_their_curves_and_figures(launched) -> None:
+    folder, _, _ = launched
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "distsynth"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(r.info.run_name for r in children) == ["mimo_lr-0.001", "siso_lr-0.001"]
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.params["method.generator.width"] == "4"
+        assert len(client.get_metric_history(child.info.run_id, "joint/g_loss")) == 8
+        assert any(name.startswith("best/test/") for name in child.data.metrics)
+        assert [a.path for a in client.list_artifacts(child.info.run_id, "figures")]
+    assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"table.md", "table.csv"}
+
+
+def test_the_same_command_again_starts_nothing_anew(launched, store: Path, tiny: tuple[str, ...], run: Runner) -> None:
+    folder, axes, _ = launched
+    journal = folder / "runs" / "small" / "siso_lr-0.001" / "journal.jsonl"
+    before = journal.read_bytes()
+    done = run(LAUNCH, *words(store, tiny), *axes, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert journal.read_bytes() == before
+    assert "running" not in done.stdout
+
+
+def test_a_run_that_fails_is_told_and_lets_the_others_go_on(
+    store: Path, tiny: tuple[str, ...], tmp_path: Path, run: Runner
+) -> None:
+    done = run(LAUNCH, *words(store, tiny), "variant=siso", "sweep.axes.train.lr=[1e30,1e-3]", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "lr-0.001: finished" in done.stdout
+    assert "was not finite by step" in done.stderr
+    assert "1 of 2 runs did not finish; the same command goes on with them" in done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    states = {
+        r.info.run_name: r.info.status for r in client.search_runs([client.get_experiment_by_name("distsynth").experiment_id])
+    }
+    assert (states["lr-1e+30"], states["lr-0.001"], states["sweep small"]) == ("FAILED", "FINISHED", "FAILED")
+
+
+def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path: Path, run: Runner) -> None:
+    done = run(LAUNCH, "sweep=lr", "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "12 runs on local" in done.stdout or "12 runs on slurm" in done.stdout
+    assert "miso_flair_lr-0.0005" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, run: Runner) -> None:
+    for given, sentence in (
+        (["sweep=lr", "data.store=nowhere.zarr"], "nowhere.zarr"),
+        (["sweep=lr", "train.lrr=1"], "did you mean train.lr?"),
+    ):
+        done = run(LAUNCH, *given, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def alive(folder: Path) -> list[str]:
+    """The processes whose command or environment names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if path.resolve() == folder and path.parent.name != str(os.getpid()):
+                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return [command for command in found if command]
+
+
+def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
+    store: Path, tiny: tuple[str, ...], tmp_path: Path, run: Runner
+) -> None:
+    given = [*words(store, tiny), "variant=siso", "train.steps_per_epoch=12", "train.epochs=30"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, LAUNCH, *given], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "runs" / "small" / "siso_tcmgan" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.is_file() and "checkpoint" in journal.read_text()):
+        time.sleep(0.1)
+    assert len(alive(tmp_path)) >= 3
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "the runs stopped; the same command goes on watching" in out
+    deadline = time.monotonic() + 10
+    while alive(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive(tmp_path) == []
+    again = run(LAUNCH, *given, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    resumed = [json.loads(line)["resumed_at"] for line in journal.read_text().splitlines() if '"start"' in line]
+    assert resumed[-1] > 0

@@ -1,0 +1,86 @@
+"""Sweeps: which runs there are, checked before any of them starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distsynth import config as configuration
+from preprocess.errors import SettingError
+from slurm.cluster import ClusterSettings, slurm_parameters
+from slurm.launch import read_words
+from slurm.sweep import SweepSettings, plan, product
+
+
+def test_the_shipped_sweep_is_twelve_runs(tmp_path: Path) -> None:
+    launch, shared = read_words(["sweep=lr"])
+    runs = plan(launch.sweep, shared, tmp_path)
+    assert len(runs) == len({run.name for run in runs}) == 12
+    assert {run.config.variant.name for run in runs} == {"simo", "mimo", "miso_flair", "miso_t1c"}
+    assert {run.config.train.lr for run in runs} == {1e-4, 2e-4, 5e-4}
+    assert {run.directory.path.parent for run in runs} == {tmp_path / "lr"}
+    assert runs[0].name == "simo_lr-0.0001"
+
+
+def test_words_reach_the_launcher_or_the_runs() -> None:
+    launch, shared = read_words(["sweep=lr", "cluster=local", "cluster.ranks=1", "seed=3", "method=tcmgan_small", "runs=out"])
+    assert (launch.sweep.name, launch.cluster.kind, launch.cluster.ranks, launch.runs) == ("lr", "local", 1, "out")
+    assert shared == ["seed=3", "method=tcmgan_small"]
+
+
+def test_axes_can_be_given_as_words(tmp_path: Path) -> None:
+    launch, shared = read_words(["sweep.name=own", "sweep.axes.method.generator.depth=[2,3]", "sweep.axes.seed=[0,1]"])
+    names = [run.name for run in plan(launch.sweep, shared, tmp_path)]
+    assert names == ["depth-2_seed-0", "depth-2_seed-1", "depth-3_seed-0", "depth-3_seed-1"]
+
+
+def test_no_axes_is_one_run(tmp_path: Path) -> None:
+    assert [run.name for run in plan(SweepSettings(), ["variant=mimo"], tmp_path)] == ["mimo_tcmgan"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sweep=lrr"], "sweep=lrr is not known: did you mean lr"),
+        (["cluster=slrm"], "cluster=slrm is not known: did you mean slurm"),
+        (["cluster.rnks=2"], r"unknown setting cluster.rnks: did you mean cluster.ranks\?"),
+        (["cluster.ranks=0"], "cluster.ranks=0 must be at least 1"),
+        (["cluster.gpus=4"], "cluster.gpus=4 must be 0 or 1"),
+        (["cluster=local", "cluster.nodes=2"], "cluster.nodes=2 needs Slurm"),
+        (["dry_run=perhaps"], "setting dry_run"),
+        (["sweep.axes.train.lr=5"], r"sweep.axes.train.lr=5 must be a list of values"),
+        (["sweep.axes.train.lr=[]"], r"sweep.axes.train.lr=\[\] must be a list of values"),
+        (["sweep.axes.train.lrr=[1]"], r"did you mean train.lr\?"),
+        (["sweep=lr", "train.lr=fast"], "setting train.lr"),
+    ],
+)
+def test_a_bad_word_is_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=sentence) as caught:
+        launch, shared = read_words(words)
+        plan(launch.sweep, shared, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_directory_of_other_settings_is_not_overwritten(tmp_path: Path) -> None:
+    settings = SweepSettings(name="s", axes={"seed": [0]})
+    (run,) = plan(settings, [], tmp_path)
+    configuration.save(run.config, run.directory.config)
+    plan(settings, [], tmp_path)
+    with pytest.raises(SettingError, match=r"holds a run with other settings \(.*epochs.*\): give another sweep.name="):
+        plan(settings, ["train.epochs=3"], tmp_path)
+
+
+def test_the_product_is_in_order_and_keeps_small_numbers_readable() -> None:
+    axes: dict[str, Any] = {"variant": ["a", "b"], "train": {"lr": [1e-4, 0.5]}}
+    assert [tuple(p.values()) for p in product(axes)] == [("a", "0.0001"), ("a", "0.5"), ("b", "0.0001"), ("b", "0.5")]
+
+
+def test_the_settings_in_slurms_words() -> None:
+    settings = ClusterSettings(kind="slurm", nodes=2, ranks=4, gpus=1, cpus=6, partition="gpu", parallel=3, extra={"qos": "low"})
+    parameters = slurm_parameters(settings, "name")
+    assert parameters["nodes"] == 2
+    assert parameters["ntasks_per_node"] == parameters["gpus_per_node"] == 4
+    assert parameters["partition"] == "gpu"
+    assert parameters["array_parallelism"] == 3
+    assert parameters["additional_parameters"] == {"qos": "low"}
+    assert "account" not in parameters
