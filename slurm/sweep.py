@@ -40,6 +40,7 @@ def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]
     Raises SettingError for an axis without values, a setting that does not fit, or a run directory that holds another configuration.
     """
     planned = []
+    refuse_double(settings, words)
     for axes in product(settings.axes):
         config = compose([*words, *(f"{key}={value}" for key, value in axes.items())])
         name = run_name(axes) or f"{config.variant.name}_{config.method.name}"
@@ -47,6 +48,15 @@ def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]
         check_unchanged(run)
         planned.append(run)
     return planned
+
+
+def refuse_double(settings: SweepSettings, words: Sequence[str]) -> None:
+    """Raise SettingError for a word that sets what the sweep varies: one of the two would be lost without a word."""
+    axes = dict(flatten(settings.axes))
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in axes:
+            raise SettingError(f"{key} is an axis of sweep {settings.name}: give sweep.axes.{key}=[{value}] in place of {word}")
 
 
 def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:

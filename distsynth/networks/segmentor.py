@@ -1,4 +1,4 @@
-"""The segmentor of TC-MGAN (Xin et al. 2020): a U-Net that finds the whole tumour, going down by strided convolutions."""
+"""The segmentor of TC-MGAN (Xin et al. 2020): a U-Net that finds the whole tumour, going down and up by strided 3x3 convolutions."""
 
 from __future__ import annotations
 
@@ -9,30 +9,40 @@ from torch import Tensor, nn
 
 
 class Segmentor(nn.Module):
-    """(B, inputs, H, W) -> (B, 1, H, W) probability of tumour; H and W must be multiples of 2**(levels - 1)."""
+    """(B, inputs, H, W) -> (B, 1, H, W) probability of tumour, for any H and W of at least 2**levels."""
 
     def __init__(self, inputs: int, width: int, norm: str, levels: int = 4) -> None:
-        """`norm`: `batch` as published, or `instance`, which does not depend on the batch or the number of ranks."""
+        """`width` channels at the first of `levels` levels, doubled at each (published: 64).
+
+        `norm`: `batch` as published, or `instance`, which does not depend on the batch or the number of ranks. The first level has no
+        instance norm: it would take away the label maps, which are constant, and leave their weights to rounding.
+        """
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
-        self.enter = block(inputs, width, norm)
-        pairs = list(pairwise(widths))
-        self.down = nn.ModuleList(block(shallow, deep, norm, stride=2) for shallow, deep in pairs)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, 2) for shallow, deep in reversed(pairs))
-        self.join = nn.ModuleList(block(2 * shallow, shallow, norm) for shallow, _ in reversed(pairs))
-        self.leave = nn.Conv2d(width, 1, 1)
+        first = nn.Sequential(nn.Conv2d(inputs, width, 3, 2, 1), *([nn.BatchNorm2d(width)] if norm == "batch" else []), nn.ReLU())
+        self.down = nn.ModuleList([first, *(down_block(a, b, norm) for a, b in pairwise(widths))])
+        deep = widths[::-1]
+        given, made = [deep[0], *(a + b for a, b in pairwise(deep))], [*deep[:-1], 1]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 3, 2, 1, bias=b == 1) for a, b in zip(given, made, strict=True))
+        self.norms = nn.ModuleList(normalise(b, norm) for b in made[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = [self.enter(x)]
+        sizes, skips = [x.shape[-2:]], []
         for down in self.down:
-            skips.append(down(skips[-1]))
+            x = down(x)
+            sizes.append(x.shape[-2:])
+            skips.append(x)
         x = skips.pop()
-        for up, join in zip(self.up, self.join, strict=True):
-            x = join(torch.cat([up(x), skips.pop()], dim=1))
-        return torch.sigmoid(self.leave(x))
+        for level, norm in enumerate(self.norms):
+            x = torch.relu(norm(self.up[level](x, output_size=sizes[-2 - level])))
+            x = torch.cat([x, skips.pop()], dim=1)
+        return torch.sigmoid(self.up[-1](x, output_size=sizes[0]))
 
 
-def block(inputs: int, outputs: int, norm: str, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution (its bias is the norm's), norm, LeakyReLU."""
-    normed = nn.BatchNorm2d(outputs) if norm == "batch" else nn.InstanceNorm2d(outputs, affine=True)
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), normed, nn.LeakyReLU(0.01))
+def down_block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
+    """3x3 convolution of stride 2 (its bias is the norm's), norm, ReLU."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), normalise(outputs, norm), nn.ReLU())
+
+
+def normalise(channels: int, norm: str) -> nn.Module:
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels, affine=True)

@@ -7,6 +7,7 @@ checkpoints/best.pt              the weights with the best validation so far, an
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ def save_step(state: dict[str, Any], folder: Path, step: int) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Raises StoreError if it is absent or damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise StoreError(

@@ -43,10 +43,10 @@ def main(words: Sequence[str]) -> int:
     settings = parse(Settings, words)
     out = Path(settings.out)
     identity = {"seed": settings.seed, "spacing": settings.spacing}
-    claim(out, identity)
     templates()  # says at once if nilearn is missing
     workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), settings.subjects))
     try:
+        claim(out, identity)
         with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
             made = pool.map(partial(write_subject, out, settings.seed, settings.spacing), range(settings.subjects))
             new = sum(track(made, "phantoms", total=settings.subjects))

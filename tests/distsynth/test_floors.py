@@ -29,13 +29,18 @@ def test_copy_takes_the_input_with_the_least_error_in_training(cohort: Cohort, f
         assert fitted.copied[output] == names[int(np.argmin(errors))]
 
 
+class Idle:
+    def predict(self, voxels: np.ndarray) -> np.ndarray:
+        return voxels[:, 0]
+
+
 def test_the_linear_floor_finds_a_linear_relation() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(500, 2)).astype(np.float32)
     wanted = inputs @ np.array([[2.0], [-1.0]], np.float32) + 3
     weights, *_ = np.linalg.lstsq(floors.with_one(inputs), wanted, rcond=None)
     brain = np.ones((5, 10, 10), bool)
-    fitted = floors.Floors(compose(["variant=miso_flair"]).variant, [0], np.zeros((1, 5, 10, 10), np.float32), weights)
+    fitted = floors.Floors(compose(["variant=miso_flair"]).variant, [0], np.zeros((1, 5, 10, 10), np.float32), weights, [Idle()])
     made = fitted.predict(inputs.T.reshape(2, 5, 10, 10), brain)["linear"]
     assert made.reshape(-1) == pytest.approx(wanted[:, 0], abs=1e-4)
 

@@ -36,7 +36,7 @@ def test_a_compute_rank_never_loads_mlflow(store: Path, tiny: tuple[str, ...], t
 import sys
 from distsynth.train import main
 assert main({words!r}) == 0
-heavy = sorted({{m.split(".")[0] for m in sys.modules}} & {{"mlflow", "submitit", "SimpleITK", "nibabel", "nilearn", "rich", "monai"}})
+heavy = sorted({{m.split(".")[0] for m in sys.modules}} & {{"mlflow", "submitit", "SimpleITK", "nibabel", "nilearn", "monai"}})
 print("loaded:", heavy)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -18,7 +18,7 @@ def test_the_penalty_is_taken_between_real_and_fake() -> None:
     """The gradient of sum(x^2)/2 is x itself, so the penalty tells at which x it was taken."""
     real, fake = torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 1.0)
     penalty = gradient_penalty(lambda x: 0.5 * x.square().flatten(1).sum(1), real, fake, torch.tensor([0.25]))
-    assert float(penalty) == pytest.approx((2 * 1.5 - 1) ** 2)  # .25 * 3 + .75 * 1 = 1.5 in four pixels: norm 3
+    assert float(penalty.detach()) == pytest.approx((2 * 1.5 - 1) ** 2)  # .25 * 3 + .75 * 1 = 1.5 in four pixels: norm 3
 
 
 def test_the_penalty_differentiates_twice() -> None:

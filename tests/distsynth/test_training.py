@@ -19,14 +19,8 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def command(run: Path, store: Path, words: tuple[str, ...], ranks: int) -> list[str]:
-    start = (
-        [sys.executable, "-m"]
-        if ranks == 1
-        else [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0", "-m"]
-    )
-    if ranks > 1:
-        start[-2] = "--standalone"
-    return [*start, "distsynth.train", f"run={run}", f"data.store={store}", *words]
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
+    return [sys.executable, "-m", *torchrun, "distsynth.train", f"run={run}", f"data.store={store}", *words]
 
 
 def train(run: Path, store: Path, words: tuple[str, ...], ranks: int = 1) -> None:
@@ -71,7 +65,7 @@ def test_a_run_directory_is_complete(whole: Path, store: Path) -> None:
     lines, _ = read(whole / "journal.jsonl")
     assert (lines[0]["kind"], lines[-1]["kind"], lines[-1]["status"]) == ("start", "end", "finished")
     logged = {name for line in lines if line["kind"] == "metrics" for name in line["values"]}
-    eleven = "d_loss g_loss s_loss d_real d_fake d_cls d_gp g_fake g_cls g_rec g_seg".split()
+    eleven = ["d_loss", "g_loss", "s_loss", "d_real", "d_fake", "d_cls", "d_gp", "g_fake", "g_cls", "g_rec", "g_seg"]
     assert {f"joint/{name}" for name in eleven} <= logged
     assert {"segmentor/s_loss", "val/flair/brain/psnr", "best/test/t1c/brain/psnr", "best/test/t1/tumour/ssim"} <= logged
     identity = json.loads((whole / "run.json").read_text())
@@ -91,65 +85,115 @@ def test_the_first_step_comes_soon(whole: Path) -> None:
     assert 0 < seconds < 10
 
 
-def test_two_ranks_give_what_one_gives(whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    """Same global batches: float32 sums in another order, so equal to rounding that Adam has amplified a little."""
+IN_DOUBLE = """
+import sys, torch
+from dataclasses import replace
+from distsynth.config import compose
+from distsynth.data.feed import Feed
+from distsynth.data.intensity_map import IntensityMap
+from distsynth.training.distributed import world
+from distsynth.training.engine import Engine
+from distsynth.training.model import build
+from preprocess.cohort import Cohort
+
+store, out, *words = sys.argv[1:]
+config = compose([f"data.store={store}", *words])
+cohort = Cohort.open(store)
+with world("cpu", 1) as ranks:
+    model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
+    model.method.double()
+    for stage in model.method.stages(config.train):
+        engine = Engine(model.method, stage, config.train, ranks)
+        feed = Feed(cohort, cohort.split(stage.split), config.variant, model.mapping, config.data, model.size, ranks.share)
+        for batch in feed.batches(stage.name, 0, 0, stage.batch, range(6), ranks.rank, ranks.size):
+            images = {name: getattr(batch, name).double() for name in ("sources", "targets", "brain", "tumour")}
+            stage.update(replace(batch, **images), engine.minimise)
+    if ranks.leads:
+        torch.save(model.method.state_dict(), out)
+"""
+
+
+@pytest.mark.parametrize("accumulated", [0, 1])
+def test_in_double_precision_two_ranks_equal_one(store: Path, tiny: tuple[str, ...], tmp_path: Path, accumulated: int) -> None:
+    """All networks after 6 updates of each stage; so does a batch taken through in parts."""
+    (tmp_path / "script.py").write_text(IN_DOUBLE)
+    results = []
+    for ranks, part in ((1, 0), (2, accumulated)):
+        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        out = tmp_path / f"{ranks}.pt"
+        words = [str(tmp_path / "script.py"), str(store), str(out), *tiny, f"train.micro_batch={part}"]
+        done = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, env=ENV, timeout=120)
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(out, weights_only=True))
+    one, two = results
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-9
+
+
+def test_in_single_precision_two_ranks_give_nearly_what_one_gives(
+    whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The whole run. Sums in another order differ by rounding, which Adam amplifies where a gradient is nearly zero."""
     train(tmp_path / "two", store, tiny, ranks=2)
     one, two = weights(whole), weights(tmp_path / "two")
     assert set(one) == set(two)
-    for name in one:
-        assert torch.allclose(one[name], two[name], atol=2e-4), name
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 5e-3
     for (step, a), (again, b) in zip(curve(whole), curve(tmp_path / "two"), strict=True):
         assert step == again
-        assert a.keys() == b.keys()
-        assert all(a[k] == pytest.approx(b[k], rel=5e-3, abs=5e-3) for k in a)
+        assert a == pytest.approx(b, rel=1e-2, abs=1e-2)
     start = read(tmp_path / "two" / "journal.jsonl")[0][0]
     assert (start["world_size"], start["device"]) == (2, "cpu")
 
 
-def kill_after(run: Path, store: Path, words: tuple[str, ...], ranks: int, step: int, number: int) -> int:
-    """Start a run, send the signal to all its processes once its journal has come to the step; its exit status."""
-    process = subprocess.Popen(
-        command(run, store, words, ranks), env=ENV, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def processes_of(run: Path) -> list[int]:
+    """Those whose command line names the run directory: torchrun's ranks are in sessions of their own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"run={run}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def kill_after(run: Path, store: Path, words: tuple[str, ...], ranks: int, step: int, number: int) -> None:
+    """Start a run, and send the signal to all its processes once its journal has come to the step."""
+    process = subprocess.Popen(command(run, store, words, ranks), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if any(line.get("step", 0) >= step for line in read(run / "journal.jsonl")[0] if line["kind"] == "metrics"):
-            os.killpg(process.pid, number)
-            break
+    while not any(line.get("step", 0) >= step for line in read(run / "journal.jsonl")[0] if line["kind"] == "metrics"):
+        assert process.poll() is None, "the run ended before it came to the step"
+        assert time.monotonic() < deadline
         time.sleep(0.005)
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"never came to step {step}")
-    return process.wait(60)
+    for pid in processes_of(run):
+        os.kill(pid, number)
+    assert process.wait(60) != 0
+    assert processes_of(run) == []
 
 
-@pytest.mark.parametrize(("ranks", "step"), [(1, 2), (1, 7), (2, 9)])
+@pytest.mark.parametrize(("ranks", "step"), [(1, 2), (2, 6)])
 def test_killed_and_started_again_it_ends_the_same(
     store: Path, tiny: tuple[str, ...], tmp_path: Path, ranks: int, step: int
 ) -> None:
-    """kill -9 in the first stage, in the second, and of two ranks: weights, losses and scores bit for bit."""
-    slow = (*tiny, "train.steps_per_epoch=6")
-    train(tmp_path / "through", store, slow, ranks)
-    assert kill_after(tmp_path / "killed", store, slow, ranks, step, signal.SIGKILL) == -signal.SIGKILL
-    train(tmp_path / "killed", store, (), ranks) if not slow else train(tmp_path / "killed", store, slow, ranks)
+    """kill -9 of one rank in the first stage, of two in the second: weights, losses and scores bit for bit."""
+    train(tmp_path / "through", store, tiny, ranks)
+    kill_after(tmp_path / "killed", store, tiny, ranks, step, signal.SIGKILL)
+    train(tmp_path / "killed", store, tiny, ranks)
     through, killed = weights(tmp_path / "through"), weights(tmp_path / "killed")
     assert all(torch.equal(through[name], killed[name]) for name in through)
     assert curve(tmp_path / "through") == curve(tmp_path / "killed")
-    starts = [line["resumed_at"] for line in read(tmp_path / "killed" / "journal.jsonl")[0] if line["kind"] == "start"]
-    assert len(starts) >= 1
 
 
 def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_where_it_was(
     whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     run = tmp_path / "asked"
-    assert kill_after(run, store, tiny, 1, 6, signal.SIGTERM) != 0
+    kill_after(run, store, tiny, 1, 6, signal.SIGTERM)
     last = read(run / "journal.jsonl")[0][-1]
     assert (last["kind"], last["status"]) == ("end", "stopped")
     assert "SIGTERM after writing a checkpoint" in last["reason"]
     held = torch.load(sorted((run / "checkpoints").glob("step-*.pt"))[-1], weights_only=True)["position"]["total"]
     assert held >= 6
-    train(run, store, ())
+    train(run, store, tiny)
     resumed = [line["resumed_at"] for line in read(run / "journal.jsonl")[0] if line["kind"] == "start"]
     assert held in resumed
     done, asked = weights(whole), weights(run)
@@ -186,7 +230,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple
         (("data.store=/nowhere/c.zarr",), "/nowhere/c.zarr"),
         (("train.precision=bf16",), "train.precision=bf16 needs a GPU"),
         (("train.batch=100000",), "a batch of 100000 slices is more than the"),
-        (("variant=smio",), "did you mean simo"),
+        (("variant=simoo",), "did you mean simo"),
         (("train.device=cuda",), "train.device=cuda: local rank 0 finds 0 GPUs"),
     ],
 )

@@ -1,7 +1,6 @@
 """The phantom: BRATS's layout, the physics' order of contrasts, and a pure function of (seed, number)."""
 
 import json
-import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,8 +125,8 @@ def test_a_smooth_field_is_the_same_on_any_grid() -> None:
 
     fine, coarse = field(2.0), field(6.0)
     assert fine[::3, ::3, ::3] == pytest.approx(coarse, abs=1e-4)
-    assert abs(fine.mean()) < 0.2
-    assert fine.std() == pytest.approx(1, abs=0.15)
+    assert abs(fine.mean()) < 0.3
+    assert fine.std() == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +156,6 @@ def test_other_files_and_other_phantoms_are_not_mixed(phantoms: Path, tmp_path: 
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(run) -> None:
-    if os.access("/proc/nowhere", os.W_OK):
-        pytest.skip("unusual /proc")
     done = run("preprocess.phantom", "out=/proc/nowhere", "subjects=1", "spacing=5")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "/proc/nowhere" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "cannot write to out=/proc/nowhere" in done.stderr

@@ -51,13 +51,18 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
         (["sweep.axes.train.lr=5"], r"sweep.axes.train.lr=5 must be a list of values"),
         (["sweep.axes.train.lr=[]"], r"sweep.axes.train.lr=\[\] must be a list of values"),
         (["sweep.axes.train.lrr=[1]"], r"did you mean train.lr\?"),
-        (["sweep=lr", "train.lr=fast"], "setting train.lr"),
+        (["sweep=lr", "train.epochs=many"], "setting train.epochs"),
+        (["sweep=lr", "train.lr=1e-3"], r"train.lr is an axis of sweep lr: give sweep.axes.train.lr=\[1e-3\] in place of"),
+        (["sweep=lr", "variant=mimo"], "variant is an axis of sweep lr"),
     ],
 )
 def test_a_bad_word_is_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=sentence) as caught:
+    def read_and_plan() -> None:
         launch, shared = read_words(words)
         plan(launch.sweep, shared, tmp_path)
+
+    with pytest.raises(SettingError, match=sentence) as caught:
+        read_and_plan()
     assert "\n" not in str(caught.value)
 
 
