@@ -70,6 +70,8 @@ class Sync:
         for name in ("table.md", "table.csv"):
             if (self.sweep / name).is_file():
                 self.client.log_artifact(self.parent, str(self.sweep / name))
+        if (table := self.sweep / "table.md").is_file():
+            self.client.set_tag(self.parent, "mlflow.note.content", table.read_text()[:5000])  # the run's description in the UI
         states = [self.client.get_run(run).info.status for run in self.runs.values()]
         if states and all(state in ("FINISHED", "FAILED") for state in states):
             self.client.set_terminated(self.parent, "FAILED" if "FAILED" in states else "FINISHED")
@@ -77,9 +79,12 @@ class Sync:
             self.client.update_run(self.parent, status="RUNNING")
 
     def replay_run(self, run: RunDirectory) -> None:
-        lines = covered(read(run.journal)[0])
+        everything, _ = read(run.journal)
+        if not everything:  # not started: MLflow's run is made then, since its start cannot be moved
+            return
+        lines = covered(everything)
         if run.path not in self.runs:
-            self.runs[run.path] = self.open_run(run, lines)
+            self.runs[run.path] = self.open_run(run, everything[0]["time"])
         fresh = lines[self.sent.get(run.path, 0) :]
         if not fresh:
             return
@@ -102,8 +107,8 @@ class Sync:
         elif self.client.get_run(mlflow_run).info.status != "RUNNING":
             self.client.update_run(mlflow_run, status="RUNNING")  # a failed run that goes on
 
-    def open_run(self, run: RunDirectory, lines: Sequence[Line]) -> str:
-        """The run's id in MLflow, made with its parameters and tags where it is new."""
+    def open_run(self, run: RunDirectory, start: int) -> str:
+        """The run's id in MLflow, made with its parameters, tags and start (milliseconds since 1970) where it is new."""
         identity = run.read_identity()
         tags = {
             "mlflow.parentRunId": self.parent,
@@ -111,7 +116,7 @@ class Sync:
             "distsynth.code": identity["code"],
             "distsynth.commit": identity["commit"],
         }
-        mlflow_run = self.find_or_create(identity["uid"], identity["name"], tags, lines[0]["time"] if lines else None)
+        mlflow_run = self.find_or_create(identity["uid"], identity["name"], tags, start)
         from mlflow.entities import Param
 
         parameters = [Param(key, value) for key, value in sorted(parameters_of(run).items())]
@@ -124,7 +129,9 @@ class Sync:
         found = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-        made = self.client.create_run(self.experiment, start, {UID: uid, "mlflow.runName": name, **tags}, name)
+        made = self.client.create_run(
+            self.experiment, start, {UID: uid, "mlflow.runName": name, "mlflow.source.name": "slurm/launch.py", **tags}, name
+        )
         return str(made.info.run_id)
 
     def open_experiment(self) -> str:
