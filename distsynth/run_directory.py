@@ -6,7 +6,7 @@ journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
 evaluation/     scores.json
 figures/        PNG per held-out patient
-logs/           the job's output
+job.json        the job that the launcher last submitted for it; its output lies in the sweep's folder logs/
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import hashlib
 import json
 import subprocess
 import uuid
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from preprocess.errors import UserError
+from preprocess.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
 
@@ -35,7 +37,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.scores = self.evaluation / "scores.json"
         self.figures = self.path / "figures"
-        self.logs = self.path / "logs"
+        self.job = self.path / "job.json"
 
     def create(self, name: str, sweep: str) -> None:
         """Make the directory and its identity; one that exists keeps its own."""
@@ -44,6 +46,12 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.identity, {"uid": uuid.uuid4().hex, "name": name, "sweep": sweep, "code": code_digest(), "commit": git_commit()}
+        )
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the only one to train the run. Raises StoreError if another process does."""
+        return only_one(
+            self.path / ".lock", f"run={self.path} is being trained by another process: wait for it, or give another run="
         )
 
     def read_identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from distsynth import config as configuration
@@ -63,6 +64,12 @@ def train(path: Path) -> None:
     wait_for(run.config)
     config = configuration.load(run.config)
     leads = int(os.environ.get("RANK", 0)) == 0
+    with run.lock() if leads else nullcontext():
+        train_or_tell(config, run, leads)
+
+
+def train_or_tell(config: Config, run: RunDirectory, leads: bool) -> None:
+    """Train and evaluate; rank 0 leaves the journal's last line, whatever happens."""
     try:
         with join(config.train.device, config.train.stuck_minutes) as world, stop_request() as stop:
             trainer = Trainer(config, run, world, stop)

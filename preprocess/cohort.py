@@ -16,7 +16,6 @@ sha256 in the manifest. No clock times, so equal input gives equal bytes.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ import numpy.typing as npt
 
 from preprocess.errors import StoreError
 from preprocess.intensity import BACKGROUND as BACKGROUND
+from preprocess.locks import only_one
 from preprocess.splits import SPLITS
 
 SCHEMA = 1
@@ -161,13 +161,7 @@ class CohortWriter:
     def lock(self) -> Iterator[None]:
         """Be the only writer; clear what a killed one left. Raises StoreError if another is at work or the recipe differs."""
         self.staging.mkdir(parents=True, exist_ok=True)
-        with (self.staging / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(f"another to_zarr is writing {self.path}: wait for it, or give another store=") from error
-            except OSError:  # some cluster file systems are mounted without locks; there the user must not start two
-                pass
+        with only_one(self.staging / ".lock", f"another to_zarr is writing {self.path}: wait for it, or give another store="):
             for leftover in self.staging.iterdir():
                 if leftover.is_dir():
                     shutil.rmtree(leftover)

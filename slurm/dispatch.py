@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distsynth.run_directory import write_json
 from distsynth.tracking.journal import Journal, read
+from preprocess.errors import StoreError
 from slurm.cluster import ClusterSettings, submit
 from slurm.job import TrainJob
 from slurm.sweep import Run
@@ -21,8 +25,8 @@ class Dispatcher:
 
     def __init__(self, settings: ClusterSettings, name: str, runs: Sequence[Run], logs: Path) -> None:
         self.settings, self.name, self.logs = settings, name, logs
-        self.waiting = list(runs)
-        self.jobs: dict[str, tuple[Run, Any]] = {}
+        self.jobs: dict[str, tuple[Run, Any]] = {run.name: (run, job) for run in runs if (job := self.alive(run))}
+        self.waiting = [run for run in runs if run.name not in self.jobs]
         self.gone: dict[str, float] = {}
 
     @property
@@ -41,7 +45,20 @@ class Dispatcher:
             jobs = submit(
                 self.settings, self.name, [TrainJob(run.directory.path, self.settings.cpus) for run in starting], self.logs
             )
-            self.jobs |= {run.name: (run, job) for run, job in zip(starting, jobs, strict=True)}
+            for run, job in zip(starting, jobs, strict=True):
+                self.jobs[run.name] = (run, job)
+                write_json(run.directory.job, {"kind": self.settings.resolved, "id": job.job_id})
+
+    def alive(self, run: Run) -> Any:
+        """The job of a run that an earlier launcher submitted to Slurm and that is still queued or running, or None."""
+        if self.settings.resolved == "local" or not run.directory.job.is_file():
+            return None
+        found = json.loads(run.directory.job.read_text())
+        if found["kind"] != "slurm" or not listed(found["id"]):
+            return None
+        import submitit
+
+        return submitit.SlurmJob(self.logs / "%j", found["id"])
 
     def over(self, name: str, job: Any) -> bool:
         """Whether a job has ended for good. On Slurm squeue is asked: submitit takes a node's failure as the end, though the job
@@ -73,14 +90,19 @@ def listed(job_id: str) -> bool:
 
 
 def settle(run: Run, job: Any) -> None:
-    """A job that died without a word gets its last line: failed, and where its output lies."""
-    lines, _ = read(run.directory.journal)
-    if lines and lines[-1]["kind"] == "end" and lines[-1]["status"] != "stopped":
-        return
-    journal = Journal(run.directory.journal)
-    journal.write("end", status="failed", reason=f"{last_words(job)} (see {job.paths.stderr})")
-    journal.sync()
-    journal.close()
+    """A job that died without a word gets its last line: failed, and where its output lies. A run that another process still trains, which
+    is why the job was refused, is left to it."""
+    try:
+        with run.directory.lock():
+            lines, _ = read(run.directory.journal)
+            if lines and lines[-1]["kind"] == "end" and lines[-1]["status"] != "stopped":
+                return
+            journal = Journal(run.directory.journal)
+            journal.write("end", status="failed", reason=f"{last_words(job)} (see {job.paths.stderr})")
+            journal.sync()
+            journal.close()
+    except StoreError as error:
+        print(f"{run.name}: {error}", file=sys.stderr)
 
 
 def last_words(job: Any) -> str:

@@ -24,6 +24,7 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 try:
     from distsynth import config as configuration
     from distsynth.run_directory import write_json
+    from preprocess.locks import only_one
     from preprocess.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
@@ -57,12 +58,15 @@ def main(words: Sequence[str]) -> int:
     check_stores(runs)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)
-    states = [RunState(run) for run in runs]
-    for state in states:
-        state.update()
-    todo = [s.run for s in states if s.state != "finished"]
-    carry_out(launch, folder, states, Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs"))
-    return conclude(folder, states)
+    with only_one(
+        folder / ".lock", f"another launcher watches sweep {launch.sweep.name}: wait for it, or give another sweep.name="
+    ):
+        states = [RunState(run) for run in runs]
+        for state in states:
+            state.update()
+        todo = [s.run for s in states if s.state != "finished"]
+        carry_out(launch, folder, states, Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs"))
+        return conclude(folder, states)
 
 
 def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:

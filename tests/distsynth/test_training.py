@@ -258,6 +258,36 @@ def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
     assert "was trained on another cohort than" in done.stderr
 
 
+def test_two_processes_never_train_one_run(whole: Path, tmp_path: Path, run: Any) -> None:
+    import shutil
+
+    from distsynth.run_directory import RunDirectory
+
+    shutil.copytree(whole, tmp_path / "run")
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    with RunDirectory(tmp_path / "run").lock():
+        done = run("distsynth.train", f"run={tmp_path / 'run'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is being trained by another process" in done.stderr
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
+
+
+def test_evaluate_scores_another_cohort_with_the_same_checkpoint(whole: Path, store: Path, tmp_path: Path, run: Any) -> None:
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "run")
+    done = run("distsynth.evaluate", f"run={tmp_path / 'run'}", f"data.external.again={store}", "evaluate.floors=false")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text())["cohorts"]
+    assert set(scores) == {"val", "test", "again"}
+    first = json.loads((whole / "evaluation" / "scores.json").read_text())["cohorts"]["test"]["scores"]["t1"]["brain"]
+    assert scores["test"]["scores"]["t1"]["brain"]["synthesised"] == first["synthesised"]
+    assert "again/flair/brain/psnr" in done.stdout
+    refused = run("distsynth.evaluate", f"run={tmp_path / 'run'}", "method.generator.width=9")
+    assert (refused.returncode, "method.generator.width is the run's own" in refused.stderr) == (2, True)
+    assert "is not a run directory" in run("distsynth.evaluate", f"run={tmp_path}").stderr
+
+
 def test_a_run_started_again_after_its_end_only_says_so(whole: Path, run: Any, tmp_path: Path) -> None:
     import shutil
 

@@ -132,6 +132,8 @@ def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     while time.monotonic() < deadline and not (journal.is_file() and "checkpoint" in journal.read_text()):
         time.sleep(0.1)
     assert len(alive(tmp_path)) >= 3
+    second = run(LAUNCH, *given, cwd=tmp_path)
+    assert (second.returncode, "another launcher watches sweep small" in second.stderr) == (2, True)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
