@@ -9,6 +9,7 @@ The run directory holds everything (see distsynth.run_directory). Killed and sta
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -24,7 +25,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training.distributed import world as join
 from distsynth.training.preemption import Stopped, stop_request
 from distsynth.training.trainer import Trainer
-from preprocess.errors import SettingError, UserError
+from preprocess.errors import SettingError, StoreError, UserError
 from preprocess.settings import command
 
 
@@ -81,6 +82,8 @@ def train_or_tell(config: Config, run: RunDirectory, leads: bool) -> None:
     except BaseException as error:
         if leads:
             end(run, *reason(error))
+        if no_space(error):
+            raise StoreError(reason(error)[1]) from error
         raise
     if leads:
         end(run, "finished", "")
@@ -103,11 +106,20 @@ def reason(error: BaseException) -> tuple[str, str]:
         return "stopped", str(error) or "interrupted"
     if isinstance(error, UserError):
         return "failed", str(error)
+    if no_space(error):
+        return (
+            "failed",
+            f"no space left for {getattr(error, 'filename', None) or 'the run directory'}: free some and start the run again",
+        )
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         "failed",
         f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(where.filename).name}:{where.lineno})",
     )
+
+
+def no_space(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def end(run: RunDirectory, status: str, why: str) -> None:

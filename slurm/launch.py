@@ -11,6 +11,7 @@ Words are `group=name` (variant method data cluster sweep) or `key=value`. Start
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import uuid
@@ -24,6 +25,8 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 try:
     from distsynth import config as configuration
     from distsynth.run_directory import write_json
+    from distsynth.tracking.sync import Sync, ui_lines
+    from preprocess.errors import UserError
     from preprocess.locks import only_one
     from preprocess.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings
@@ -119,9 +122,7 @@ def prepare(launch: Launch, folder: Path, runs: Sequence[Run]) -> None:
 
 def carry_out(launch: Launch, folder: Path, states: Sequence[RunState], dispatcher: Dispatcher) -> None:
     """Until every run has ended: start, watch, and replay the journals into MLflow."""
-    from distsynth.tracking.sync import Sync
-
-    sync = Sync(folder)
+    sync, said = Sync(folder), ""
     try:
         with Display(states, f"sweep {launch.sweep.name}") as display:
             while dispatcher.busy:
@@ -129,27 +130,39 @@ def carry_out(launch: Launch, folder: Path, states: Sequence[RunState], dispatch
                 for state in states:
                     state.update()
                 display.show()
-                sync.replay()
+                said = replay(sync, said)
                 time.sleep(launch.poll_seconds)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C above all; no run on this machine outlives its launcher unwatched
         dispatcher.cancel()
         where = "stopped" if launch.cluster.resolved == "local" else "go on on Slurm (scancel stops them)"
         print(f"\nthe runs {where}; the same command goes on watching, or: python -m distsynth.tracking.sync sweep={folder}")
         raise
-    sync.replay()
+
+
+def replay(sync: Sync, said: str) -> str:
+    """Bring the journals into MLflow. What goes wrong there is said once and stops no run; returns what was said."""
+    try:
+        sync.replay()
+    except UserError as error:
+        if str(error) != said:
+            print(f"warning: {error}", file=sys.stderr)
+        return str(error)
+    return ""
 
 
 def conclude(folder: Path, states: Sequence[RunState]) -> int:
     """The sweep's table, the line that opens the UI, and the exit status."""
     from distsynth.evaluation.table import write_table
-    from distsynth.tracking.sync import Sync, ui_lines
 
     for state in states:
         state.update()
     print(write_table(folder))
-    sync = Sync(folder)
-    sync.finish()
-    print("\n".join(ui_lines(sync)))
+    try:
+        sync = Sync(folder)
+        sync.finish()
+        print("\n".join(ui_lines(sync)))
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
     failed = [state for state in states if state.state != "finished"]
     for state in failed:
         print(f"{state.run.name} {state.state}: {state.reason}", file=sys.stderr)
@@ -159,5 +172,6 @@ def conclude(folder: Path, states: Sequence[RunState]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's TERM ends the runs as Ctrl-C does
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command(main, __doc__, Launch)

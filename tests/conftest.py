@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +59,15 @@ def store(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = run_module("preprocess.to_zarr", f"source={phantoms}", f"store={path}", "recipe.n4.iterations=[5]")
     assert made.returncode == 0, made.stderr
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 600 kB; `mount -o remount,size=…` makes it larger."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs root to mount a small tmpfs")
+    yield place
+    subprocess.run(["umount", place], check=True)

@@ -32,10 +32,14 @@ class IntensityMap:
             high={m: float(max(b[m]["clip_high"] for b in bounds)) for m in cohort.modalities},
         )
 
-    def to_network(self, z: Volume, modalities: Sequence[str]) -> Volume:
-        """(len(modalities), ...) z-scores as [-1, 1]; background, and what lies below the map, becomes exactly -1."""
+    def to_network(self, z: Volume, modalities: Sequence[str], saturate: bool = True) -> Volume:
+        """(len(modalities), ...) z-scores as [-1, 1]; background becomes exactly -1, and so does what lies below the map.
+
+        Without `saturate` intensities beyond the map stay beyond it, as a truth to compare with must.
+        """
         low, span = self._columns(modalities, z.ndim)
-        return np.where(z == BACKGROUND, np.float32(-1), np.clip((z - low) / span * 2 - 1, -1, 1)).astype(np.float32)
+        value = (z - low) / span * 2 - 1
+        return np.where(z == BACKGROUND, np.float32(-1), np.clip(value, -1, 1) if saturate else value).astype(np.float32)
 
     def to_z(self, value: Volume, modalities: Sequence[str]) -> Volume:
         """(len(modalities), ...) network values in [-1, 1] as z-scores."""

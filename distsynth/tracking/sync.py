@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,18 @@ class Sync:
         self.sent: dict[Path, int] = {}
 
     def replay(self) -> None:
-        """Send what the journals have new."""
-        for path in sorted(self.sweep.glob("*/run.json")):
-            self.replay_run(RunDirectory(path.parent))
+        """Send what the journals have new. Raises UserError if MLflow fails; the next call sends it."""
+        with speaking_to(self.uri):
+            for path in sorted(self.sweep.glob("*/run.json")):
+                self.replay_run(RunDirectory(path.parent))
 
     def finish(self) -> None:
-        """Send everything, artifacts too, and give the parent its table and its end."""
+        """Send everything, artifacts too, and give the parent its table and its end. Raises UserError if MLflow fails."""
         self.replay()
+        with speaking_to(self.uri):
+            self.finish_parent()
+
+    def finish_parent(self) -> None:
         for name in ("table.md", "table.csv"):
             if (self.sweep / name).is_file():
                 self.client.log_artifact(self.parent, str(self.sweep / name))
@@ -148,17 +154,29 @@ def connect(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a dead server must not hold up the watching of runs
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    with speaking_to(uri):
+        from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    try:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
+        return client
+
+
+@contextmanager
+def speaking_to(uri: str) -> Iterator[None]:
+    """MLflow's errors, a full disk's and a dead server's, as one sentence. Raises UserError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
     except (MlflowException, OSError) as error:
-        raise UserError(f"the MLflow store {uri} cannot be opened: {str(error).splitlines()[0]}") from error
-    return client
+        text = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the MLflow store {uri} fails ({text}); the journals keep all: distsynth.tracking.sync sends them later"
+        ) from error
 
 
 def metrics(lines: Sequence[Line]) -> Iterator[Any]:

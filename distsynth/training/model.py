@@ -35,9 +35,12 @@ class Model:
 
     def patient(self, image: Volume, labels: npt.NDArray[np.uint8]) -> Batch:
         """(modality, z, y, x) z-scores, inputs then outputs, and labels (z, y, x) as the stack of all axial slices, padded."""
-        values = self.mapping.to_network(image, [*self.variant.inputs, *self.variant.outputs])
+        inputs = len(self.variant.inputs)
+        sources = self.mapping.to_network(image[:inputs], self.variant.inputs)
+        truth = self.mapping.to_network(image[inputs:], self.variant.outputs, saturate=False)
+        values = np.concatenate([sources, truth])
         stack = pad(with_masks(image, labels, values).astype(np.float32), self.padded(image.shape[-2:]))
-        return as_batch(stack, len(self.variant.inputs), sample_keys(np.arange(len(stack)), 0))
+        return as_batch(stack, inputs, sample_keys(np.arange(len(stack)), 0))
 
     def synthesise(self, sources: Volume, brain: npt.NDArray[np.bool_]) -> Volume:
         """(inputs, z, y, x) z-scores and the brain (z, y, x) -> (outputs, z, y, x) z-scores; meaningless outside the brain."""

@@ -137,5 +137,17 @@ def test_the_link_lands_on_the_runs(sweep: Path) -> None:
 def test_no_sweep_and_no_store_are_one_sentence(tmp_path: Path, sweep: Path) -> None:
     with pytest.raises(UserError, match=r"holds no sweep\.json"):
         Sync(tmp_path)
-    with pytest.raises(UserError, match=r"the MLflow store sqlite:////proc/nowhere/all\.db cannot be opened"):
+    with pytest.raises(UserError, match=r"the MLflow store sqlite:////proc/nowhere/all\.db fails"):
         Sync(sweep, "sqlite:////proc/nowhere/all.db")
+
+
+def test_a_store_that_breaks_under_way_is_said_and_loses_nothing(sweep: Path) -> None:
+    sync = Sync(sweep)
+    database = sweep.parent / "mlflow.db"
+    good = database.read_bytes()
+    database.write_bytes(b"not a database" * 1000)
+    with pytest.raises(UserError, match=r"fails \(.*\); the journals keep all"):
+        sync.replay()
+    database.write_bytes(good)
+    sync.replay()
+    assert len(sync.client.get_metric_history(children(sync)[0].info.run_id, "joint/g_loss")) == 5

@@ -134,7 +134,7 @@ def test_the_losses_equal_the_literal_rule(variant: str, preset: str) -> None:
     for name in ("critic", "generator", "segmentor"):
         _, terms = method.objectives()[name].loss(batch)
         for term, value in terms.items():
-            assert float(value) == pytest.approx(float(expected[term]), rel=1e-6), term
+            assert value.item() == pytest.approx(expected[term].item(), rel=1e-6), term
 
 
 def test_the_critic_may_see_the_tumour() -> None:

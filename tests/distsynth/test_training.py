@@ -55,6 +55,7 @@ def whole(store: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathF
 
 def test_a_run_directory_is_complete(whole: Path, store: Path) -> None:
     assert {p.name for p in whole.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "evaluation",
@@ -77,6 +78,17 @@ def test_a_run_directory_is_complete(whole: Path, store: Path) -> None:
     assert set(scores["cards"]) >= {"psnr", "ssim", "nmae", "range", "normalisation", "aggregation", "brain", "tumour", "volume"}
     (figure,) = (whole / "figures").iterdir()
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_chose_the_checkpoint_is_what_the_evaluation_finds(whole: Path) -> None:
+    """The val patients' PSNR in the brain, once in network units while training and once in z-scores afterwards."""
+    values = [v for _, v in curve(whole)]
+    while_training = [v for v in values if "val/t1/brain/psnr" in v]
+    best = max(while_training, key=lambda v: sum(v.values()))
+    afterwards = next(v for v in values if "best/val/t1/brain/psnr" in v)
+    assert len(while_training) == 2
+    for name, value in best.items():
+        assert afterwards[f"best/{name}"] == pytest.approx(value, abs=0.02)
 
 
 def test_the_first_step_comes_soon(whole: Path) -> None:
@@ -256,6 +268,22 @@ def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
     done = run("distsynth.train", f"run={tmp_path / 'run'}")
     assert done.returncode == 2
     assert "was trained on another cohort than" in done.stderr
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_more(
+    store: Path, whole: Path, tiny: tuple[str, ...], small_disk: Path
+) -> None:
+    """600 kB hold the first checkpoints of this run and not the rest."""
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(300_000))
+    error = failing(small_disk / "run", store, *tiny)
+    assert "space" in error
+    assert str(small_disk) in error
+    assert not list(small_disk.rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)
+    train(small_disk / "run", store, tiny)
+    done, resumed = weights(whole), weights(small_disk / "run")
+    assert all(torch.equal(done[name], resumed[name]) for name in done)
 
 
 def test_two_processes_never_train_one_run(whole: Path, tmp_path: Path, run: Any) -> None:

@@ -203,19 +203,6 @@ def test_killed_it_leaves_whole_subjects_and_no_worker_and_goes_on(tmp_path: Pat
     assert all(np.isfinite(cohort.image(subject)).all() for subject in cohort.subjects)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], capture_output=True).returncode
-    ):
-        pytest.skip("needs root to mount a small tmpfs")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, write_case, small_disk: Path) -> None:
     for i in range(8):
         write_case(tmp_path / "source", f"case{i}", seed=i, size=40)
