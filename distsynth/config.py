@@ -90,6 +90,19 @@ def fragment(group: str, name: str) -> DictConfig:
     return read_yaml(path)
 
 
+def check_ranks(config: Config, ranks: int) -> None:
+    """Raise SettingError if a batch cannot be shared out evenly to so many ranks."""
+    for name, batch in registry.method(config.method.name).batches(config.method, config.train).items():
+        if batch % ranks:
+            raise SettingError(f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, or other ranks")
+
+
+def groups_help(groups: Sequence[str] = GROUPS) -> str:
+    """The groups and their members, for `--help`."""
+    lines = [f"  {group}={'|'.join(sorted(p.stem for p in (CONFIGS / group).glob('*.yaml')))}" for group in groups]
+    return "\n\ngroups (configs/GROUP/NAME.yaml; a run's config.yaml holds every setting):\n" + "\n".join(lines)
+
+
 def typed(tree: DictConfig) -> Config:
     """The tree laid over the schema of its method, checked. Raises SettingError."""
     name = OmegaConf.select(tree, "method.name") or ""

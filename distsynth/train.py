@@ -133,4 +133,4 @@ def end(run: RunDirectory, status: str, why: str) -> None:
 
 
 if __name__ == "__main__":
-    command(main, __doc__, Config)
+    command(main, (__doc__ or "").strip() + configuration.groups_help(), Config)

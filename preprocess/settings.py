@@ -140,7 +140,7 @@ def describe(schema: Any, prefix: str = "") -> Iterator[str]:
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         shown = "" if default == MISSING else str(default)
-        yield f"  {prefix}{field.name + '=' + shown:<34} {field.metadata.get('doc', '')}"
+        yield f"  {f'{prefix}{field.name}={shown}':<42} {field.metadata.get('doc', '')}"
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class ClusterSettings:
     kind: Literal["auto", "slurm", "local"] = setting("auto", "auto: Slurm where sbatch is on the PATH, else this machine")
     nodes: int = setting(1, "nodes per run (Slurm)")
     ranks: int = setting(1, "ranks per node, one GPU each where gpus is 1")
-    gpus: int = setting(0, "GPUs per rank: 0 or 1")
+    gpus: int = setting(0, "GPUs per rank: 0 or 1; a machine without any trains on its cores")
     cpus: int = setting(1, "CPU cores per rank")
     memory: str = setting("16GB", "memory per node (Slurm)")
     minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is queued again")
@@ -45,6 +46,19 @@ class ClusterSettings:
         if self.kind == "auto":
             return "slurm" if shutil.which("sbatch") else "local"
         return self.kind
+
+    @property
+    def threads(self) -> int:
+        """Of a rank: its cores, on this machine at most its share of them."""
+        here = len(os.sched_getaffinity(0)) // self.ranks
+        return self.cpus if self.resolved == "slurm" else max(1, min(self.cpus, here))
+
+    @property
+    def size(self) -> str:
+        """For people: what each run gets."""
+        nodes, ranks = (f"{n} {name}{'s' * (n > 1)}" for n, name in ((self.nodes, "node"), (self.ranks, "rank")))
+        gpu = " and a GPU" * (self.gpus > 0 and self.resolved == "slurm")
+        return f"{nodes} x {ranks}, {self.threads} core{'s' * (self.threads > 1)}{gpu} each"
 
 
 def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path) -> list[Any]:

@@ -43,7 +43,7 @@ class Dispatcher:
         starting, self.waiting = self.waiting[: max(0, free)], self.waiting[max(0, free) :]
         if starting:
             jobs = submit(
-                self.settings, self.name, [TrainJob(run.directory.path, self.settings.cpus) for run in starting], self.logs
+                self.settings, self.name, [TrainJob(run.directory.path, self.settings.threads) for run in starting], self.logs
             )
             for run, job in zip(starting, jobs, strict=True):
                 self.jobs[run.name] = (run, job)

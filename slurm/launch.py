@@ -3,7 +3,7 @@
     python slurm/launch.py sweep=lr data.store=data/brats.zarr                  12 runs: 3 learning rates x 4 variants
     python slurm/launch.py sweep=lr dry_run=true                                only show the plan
     python slurm/launch.py variant=mimo method=tcmgan train.epochs=50           a single run
-    python slurm/launch.py sweep=lr cluster=slurm cluster.partition=gpu cluster.ranks=4
+    python slurm/launch.py sweep=lr cluster=slurm cluster.partition=gpu cluster.minutes=600
 
 Words are `group=name` (variant method data cluster sweep) or `key=value`. Started again, it goes on with the runs that have not finished.
 """
@@ -55,6 +55,8 @@ OWN = ("cluster", "sweep", "runs", "dry_run", "poll_seconds")
 def main(words: Sequence[str]) -> int:
     launch, shared = read_words(words)
     runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
+    for run in runs:
+        configuration.check_ranks(run.config, launch.cluster.nodes * launch.cluster.ranks)
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
@@ -87,14 +89,12 @@ def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    c = launch.cluster
-    size = f"{c.nodes} node{'s' * (c.nodes > 1)} x {c.ranks} rank{'s' * (c.ranks > 1)}, {c.cpus} core{'s' * (c.cpus > 1)}{' and a GPU' * c.gpus} each"
     table = Table(
         "run",
         "variant",
         "method",
         *runs[0].axes,
-        title=f"sweep {launch.sweep.name}: {len(runs)} runs on {c.resolved}, {size}",
+        title=f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}",
         title_justify="left",
     )
     for run in runs:
@@ -174,4 +174,4 @@ def conclude(folder: Path, states: Sequence[RunState]) -> int:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's TERM ends the runs as Ctrl-C does
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    command(main, __doc__, Launch)
+    command(main, (__doc__ or "").strip() + configuration.groups_help((*configuration.GROUPS, "cluster", "sweep")), Launch)

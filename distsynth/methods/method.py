@@ -74,6 +74,11 @@ class Method(nn.Module, ABC):
     def stride(cls, settings: Any, size: tuple[int, int]) -> int:
         """What H and W must be multiples of, for slices of h x w pixels; the feed pads to it."""
 
+    @classmethod
+    def batches(cls, settings: Any, train: TrainSettings) -> dict[str, int]:
+        """The settings that hold the global batch of each stage, and their values; all ranks share them."""
+        return {"train.batch": train.batch}
+
     @abstractmethod
     def __init__(self, settings: Any, variant: Variant, size: tuple[int, int], seed: int) -> None:
         """Networks for slices of H x W pixels, with the initial weights of the seed."""

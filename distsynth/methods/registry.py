@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from distsynth.methods.method import Method
 from preprocess.errors import SettingError
+
+if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help stays instant
+    from distsynth.methods.method import Method
 
 METHODS = {
     "tcmgan": "distsynth.methods.tcmgan:TCMGAN",

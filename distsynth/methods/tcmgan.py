@@ -98,6 +98,11 @@ class TCMGAN(Method):
     def stride(cls, settings: TCMGANSettings, size: tuple[int, int]) -> int:
         return 1 << generator_depth(settings, size)
 
+    @classmethod
+    def batches(cls, settings: TCMGANSettings, train: TrainSettings) -> dict[str, int]:
+        pretraining = {"method.segmentor.batch": settings.segmentor.batch} if settings.segmentor.epochs else {}
+        return {"train.batch": train.batch, **pretraining}
+
     def __init__(self, settings: TCMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings = settings.weights, settings

@@ -19,7 +19,7 @@ from distsynth.training.distributed import World
 from distsynth.training.precision import resolve
 from distsynth.training.schedule import share
 from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError, UserError
+from preprocess.errors import UserError
 
 
 class NonFinite(UserError):
@@ -43,10 +43,6 @@ class Engine:
 
     def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World) -> None:
         self.stage, self.train, self.world = stage, train, world
-        if stage.batch % world.size:
-            raise SettingError(
-                f"a batch of {stage.batch} in stage {stage.name} cannot be shared by {world.size} ranks: take a multiple of {world.size}"
-            )
         self.dtype = resolve(train.precision, world.device)
         chosen = {name: method.objectives()[name] for name in stage.objectives}
         self.losses = {name: self.wrap(objective) for name, objective in chosen.items()}

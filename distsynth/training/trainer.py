@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from distsynth.config import Config
+from distsynth.config import Config, check_ranks
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.method import Stage
@@ -48,6 +48,7 @@ class Trainer:
     def __init__(self, config: Config, run: RunDirectory, world: World, stop: StopRequest) -> None:
         """Open the cohort, build the method, take up the newest checkpoint. Raises UserError before any work is done."""
         self.config, self.run, self.world, self.stop = config, run, world, stop
+        check_ranks(config, world.size)
         self.cohort = Cohort.open(config.data.store)
         channels(self.cohort.modalities, [*config.variant.inputs, *config.variant.outputs])
         if not self.cohort.split("gan") or not self.cohort.split("val"):
