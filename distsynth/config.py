@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from distsynth.data.settings import DataSettings
 from distsynth.evaluation.settings import EvaluateSettings
 from distsynth.methods import registry
-from distsynth.modalities import Variant
+from distsynth.modalities import Variant, channels
 from distsynth.training.settings import TrainSettings
+from preprocess.cohort import Cohort
 from preprocess.errors import SettingError
 from preprocess.settings import dotlist, finish, merge, required, setting
 
@@ -90,11 +91,14 @@ def fragment(group: str, name: str) -> DictConfig:
     return read_yaml(path)
 
 
-def check_ranks(config: Config, ranks: int) -> None:
-    """Raise SettingError if a batch cannot be shared out evenly to so many ranks."""
+def check(config: Config, ranks: int) -> None:
+    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, or one lacks
+    a modality of the variant."""
     for name, batch in registry.method(config.method.name).batches(config.method, config.train).items():
         if batch % ranks:
             raise SettingError(f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, or other ranks")
+    for store in (config.data.store, *config.data.external.values()):
+        channels(Cohort.open(store).modalities, [*config.variant.inputs, *config.variant.outputs])
 
 
 def groups_help(groups: Sequence[str] = GROUPS) -> str:

@@ -32,7 +32,9 @@ from preprocess.settings import command
 def main(words: Sequence[str]) -> int:
     run, settings = run_of(words)
     if not run.config.is_file():
-        prepare(run, compose(settings))
+        config = compose(settings)
+        configuration.check(config, int(os.environ.get("WORLD_SIZE", 1)))
+        prepare(run, config)
     elif settings and configuration.to_yaml(compose(settings)) != run.config.read_text():
         raise SettingError(f"run={run.path} holds another configuration: give another run=, or run= alone to go on with it")
     train(run.path)

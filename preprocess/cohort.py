@@ -80,8 +80,8 @@ class Cohort:
         folder = Path(path)
         manifest_file = folder / "manifest.json"
         if not manifest_file.is_file():
-            what = "is not finished: run to_zarr again" if folder.is_dir() else "does not exist"
-            raise StoreError(f"cohort {folder} {what}: make it with python -m preprocess.to_zarr source=… store={folder}")
+            what = "is not finished, or no cohort" if folder.is_dir() else "does not exist"
+            raise StoreError(f"cohort {folder} {what}: run python -m preprocess.to_zarr source=… store={folder}")
         manifest = read_json(manifest_file)
         if manifest.get("schema") != SCHEMA:
             found = manifest.get("schema")

@@ -55,12 +55,11 @@ OWN = ("cluster", "sweep", "runs", "dry_run", "poll_seconds")
 def main(words: Sequence[str]) -> int:
     launch, shared = read_words(words)
     runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
-    for run in runs:
-        configuration.check_ranks(run.config, launch.cluster.nodes * launch.cluster.ranks)
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
-    check_stores(runs)
+    for run in runs:
+        configuration.check(run.config, launch.cluster.nodes * launch.cluster.ranks)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)
     with only_one(
@@ -100,14 +99,6 @@ def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
     for run in runs:
         table.add_row(run.name, run.config.variant.title, run.config.method.name, *run.axes.values())
     Console().print(table)
-
-
-def check_stores(runs: Sequence[Run]) -> None:
-    """Raise StoreError now if a cohort that a run names cannot be read, rather than on every node later."""
-    from preprocess.cohort import Cohort
-
-    for store in {path for run in runs for path in (run.config.data.store, *run.config.data.external.values())}:
-        Cohort.open(store)
 
 
 def prepare(launch: Launch, folder: Path, runs: Sequence[Run]) -> None:

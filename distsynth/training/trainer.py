@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 
-from distsynth.config import Config, check_ranks
+from distsynth.config import Config, check
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.method import Stage
-from distsynth.modalities import channels
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
@@ -48,20 +47,27 @@ class Trainer:
     def __init__(self, config: Config, run: RunDirectory, world: World, stop: StopRequest) -> None:
         """Open the cohort, build the method, take up the newest checkpoint. Raises UserError before any work is done."""
         self.config, self.run, self.world, self.stop = config, run, world, stop
-        check_ranks(config, world.size)
+        check(config, world.size)
         self.cohort = Cohort.open(config.data.store)
-        channels(self.cohort.modalities, [*config.variant.inputs, *config.variant.outputs])
-        if not self.cohort.split("gan") or not self.cohort.split("val"):
-            raise StoreError(
-                f"cohort {self.cohort.path} has no patients to train or to validate on: make it with split.test below 1"
-            )
+        self.patients("gan", "training")
+        self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
         self.model.method.to(world.device)
         self.stages = self.model.method.stages(config.train)
+        for stage in self.stages:
+            self.patients(stage.split, f"stage {stage.name}")
         self.at, self.engine_state, length = self.resume()
         self.journal = Journal(run.journal, length) if world.leads else None
         self.saved = time.monotonic()
         self.stepped = False
+
+    def patients(self, split: str, what: str) -> list[str]:
+        """The subjects of a split. Raises StoreError if there are none."""
+        if not (subjects := self.cohort.split(split)):
+            raise StoreError(
+                f"cohort {self.cohort.path} has no patients in split {split} for {what}: make it with other split.* settings"
+            )
+        return subjects
 
     def resume(self) -> tuple[Position, dict[str, Any] | None, int]:
         """Position, engine state and journal length of the newest good checkpoint, whose weights are taken up."""
@@ -90,9 +96,14 @@ class Trainer:
 
     def run_stage(self, stage: Stage) -> None:
         engine = Engine(self.model.method, stage, self.config.train, self.world)
-        subjects = self.cohort.split(stage.split)
         feed = Feed(
-            self.cohort, subjects, self.config.variant, self.model.mapping, self.config.data, self.model.size, self.world.share
+            self.cohort,
+            self.cohort.split(stage.split),
+            self.config.variant,
+            self.model.mapping,
+            self.config.data,
+            self.model.size,
+            self.world.share,
         )
         steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
         if self.engine_state is not None:

@@ -254,6 +254,21 @@ def test_what_cannot_work_is_one_sentence(
     assert sentence in failing(tmp_path / "run", store, *tiny, *words)
 
 
+def test_a_store_that_is_wrong_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    assert "is not finished, or no cohort" in failing(tmp_path / "run", tmp_path, *tiny)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cohort_without_patients_for_a_stage_is_refused(
+    phantoms: Path, tiny: tuple[str, ...], tmp_path: Path, run: Any
+) -> None:
+    made = run(
+        "preprocess.to_zarr", f"source={phantoms}", f"store={tmp_path / 'c.zarr'}", "recipe.n4.enabled=false", "split.segmentor=0"
+    )
+    assert made.returncode == 0
+    assert "has no patients in split segmentor for stage segmentor" in failing(tmp_path / "run", tmp_path / "c.zarr", *tiny)
+
+
 def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
     whole: Path, store: Path, phantoms: Path, tiny: tuple[str, ...], tmp_path: Path, run: Any
 ) -> None:
