@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,9 +219,15 @@ def ui_lines(sync: Sync) -> list[str]:
         return [f"runs in MLflow: {sync.uri.rstrip('/')}/{page}"]
     return [
         "compare the runs in the MLflow UI:",
-        f"  mlflow ui --backend-store-uri {sync.uri}",
+        f"  {mlflow_command()} ui --backend-store-uri {sync.uri}",
         f"  then open http://127.0.0.1:5000/{page}",
     ]
+
+
+def mlflow_command() -> str:
+    """`mlflow`, with its folder where the environment is not the shell's."""
+    beside = Path(sys.executable).with_name("mlflow")
+    return "mlflow" if not beside.is_file() or shutil.which("mlflow") == str(beside) else str(beside)
 
 
 if __name__ == "__main__":
