@@ -88,16 +88,10 @@ def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "run",
-        "variant",
-        "method",
-        *runs[0].axes,
-        title=f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}",
-        title_justify="left",
-    )
+    table = Table("run", "in -> out", "method", *runs[0].axes)
     for run in runs:
         table.add_row(run.name, run.config.variant.title, run.config.method.name, *run.axes.values())
+    print(f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}")
     Console().print(table)
 
 

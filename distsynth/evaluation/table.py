@@ -36,7 +36,8 @@ def write_table(sweep: Path) -> str:
     notes = footnotes(runs, without)
     (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""]))
     (sweep / "table.csv").write_text(as_csv(rows))
-    return "\n".join([*markdown([narrow(row) for row in rows]), *notes, f"More columns: {sweep / 'table.md'}"])
+    shown = [note for note in notes if not note.startswith("*")]
+    return "\n".join(["", *markdown([narrow(row) for row in rows]), "", *shown, f"All columns: {sweep / 'table.md'}", ""])
 
 
 def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
@@ -109,7 +110,7 @@ def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
     if runs:
         counts = ", ".join(f"{name} {len(cohort['subjects'])}" for name, cohort in runs[0].scores["cohorts"].items())
         notes = [
-            "PSNR (dB) / SSIM / NMAE of whole volumes, mean over patients; val: PSNR in the brain, which chose run and checkpoint.",
+            "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
             f"Patients: {counts}. Range: the clipped truth's own inside the brain. Floors see the training patients only.",
             "* the full volume, background included: for comparison with papers only.",
         ]
