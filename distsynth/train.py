@@ -13,8 +13,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distsynth import config as configuration
@@ -22,6 +22,7 @@ from distsynth.config import Config, compose
 from distsynth.evaluation.evaluate import evaluate, journal_scores
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
+from distsynth.training.distributed import World
 from distsynth.training.distributed import world as join
 from distsynth.training.preemption import Stopped, stop_request
 from distsynth.training.trainer import Trainer
@@ -66,15 +67,30 @@ def train(path: Path) -> None:
     run = RunDirectory(path)
     wait_for(run.config)
     config = configuration.load(run.config)
-    leads = int(os.environ.get("RANK", 0)) == 0
-    with run.lock() if leads else nullcontext():
-        train_or_tell(config, run, leads)
+    with join(config.train.device, config.train.stuck_minutes) as world, alone(run, world):
+        train_or_tell(config, run, world)
 
 
-def train_or_tell(config: Config, run: RunDirectory, leads: bool) -> None:
+@contextmanager
+def alone(run: RunDirectory, world: World) -> Iterator[None]:
+    """Hold the run's lock, on rank 0. Raises StoreError on every rank, so that none waits for the others, if another process trains it."""
+    failure = None
+    with ExitStack() as held:
+        if world.leads:
+            try:
+                held.enter_context(run.lock())
+            except StoreError as error:
+                failure = error
+        for found in world.gather(failure):
+            if found is not None:
+                raise found
+        yield
+
+
+def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
     """Train and evaluate; rank 0 leaves the journal's last line, whatever happens."""
     try:
-        with join(config.train.device, config.train.stuck_minutes) as world, stop_request() as stop:
+        with stop_request() as stop:
             trainer = Trainer(config, run, world, stop)
             trainer.fit()
             scores = evaluate(config, run, world)
@@ -82,12 +98,12 @@ def train_or_tell(config: Config, run: RunDirectory, leads: bool) -> None:
                 journal_scores(run, scores, trainer.at.total)
             world.barrier()
     except BaseException as error:
-        if leads:
+        if world.leads:
             end(run, *reason(error))
         if no_space(error):
             raise StoreError(reason(error)[1]) from error
         raise
-    if leads:
+    if world.leads:
         end(run, "finished", "")
 
 
