@@ -30,7 +30,9 @@ def main(words: Sequence[str]) -> int:
 
 def start(words: Sequence[str]) -> int:
     """Train one update in fresh processes, a few times; print median and spread."""
-    repeats = int(next((w.partition("=")[2] for w in words if w.startswith("repeats=")), 5))
+    asked = next((w.partition("=")[2] for w in words if w.startswith("repeats=")), "5")
+    if not asked.isdecimal() or not (repeats := int(asked)):
+        raise SettingError(f"repeats={asked} must be a whole number of at least 1")
     given = [w for w in words if not w.startswith("repeats=")]
     seconds = [first_step(["train.epochs=1", "train.steps_per_epoch=1", "evaluate.floors=false", *given]) for _ in range(repeats)]
     print(f"time to the first training step: median {statistics.median(seconds):.2f} s of {repeats}, "

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 
 from distsynth import config as configuration
@@ -38,8 +37,9 @@ def main(words: Sequence[str]) -> int:
             )
     run = RunDirectory(path[0])
     config = load_with(run, others)
-    device = choose_device(config.train.device, 0) if torch.cuda.is_available() else torch.device("cpu")
-    for name, value in flat(evaluate(config, run, World(0, 1, 0, device))).items():
+    with run.lock():
+        scores = evaluate(config, run, World(0, 1, 0, choose_device("auto", 0)))
+    for name, value in flat(scores).items():
         print(f"{name:<48} {value:.4f}")
     print(f"written: {run.scores} and {run.figures}")
     return 0

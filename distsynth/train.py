@@ -52,17 +52,18 @@ def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
     return RunDirectory(Path("runs") / "alone" / f"{config.variant.name}_{config.method.name}"), settings
 
 
-def prepare(run: RunDirectory, config: Config, sweep: str = "") -> None:
+def prepare(run: RunDirectory, config: Config) -> None:
     """Write a run's identity and configuration; ranks that do so at once write the same."""
     if int(os.environ.get("RANK", 0)) == 0:
-        run.create(run.path.name, sweep or run.path.parent.name)
+        run.create(run.path.name, run.path.parent.name)
         configuration.save(config, run.config)
 
 
 def train(path: Path) -> None:
     """Train the run at `path` on this rank, or go on with it, then evaluate its best checkpoint.
 
-    Raises UserError for what the user can mend and Stopped when asked to stop; the journal's last line says the same.
+    Raises UserError for what the user can mend and Stopped when asked to stop; the journal's last line says the same, once the ranks have
+    joined and no other process trains the run.
     """
     run = RunDirectory(path)
     wait_for(run.config)
@@ -137,10 +138,12 @@ def reason(error: BaseException) -> tuple[str, str]:
 
 
 def no_space(error: BaseException) -> bool:
+    """Whether a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def end(run: RunDirectory, status: str, why: str) -> None:
+    """The journal's last line; where even that cannot be written, a word on stderr in its place."""
     try:
         journal = Journal(run.journal)
         journal.write("end", status=status, reason=why)

@@ -69,8 +69,10 @@ def main(words: Sequence[str]) -> int:
         for state in states:
             state.update()
         todo = [s.run for s in states if s.state != "finished"]
-        carry_out(launch, folder, states, Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs"))
-        return conclude(folder, states)
+        sync = Sync(folder)
+        dispatcher = Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs")
+        carry_out(launch, states, dispatcher, sync)
+        return conclude(states, sync)
 
 
 def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:
@@ -105,9 +107,9 @@ def prepare(launch: Launch, folder: Path, runs: Sequence[Run]) -> None:
         configuration.save(run.config, run.directory.config)
 
 
-def carry_out(launch: Launch, folder: Path, states: Sequence[RunState], dispatcher: Dispatcher) -> None:
+def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher, sync: Sync) -> None:
     """Until every run has ended: start, watch, and replay the journals into MLflow."""
-    sync, said = Sync(folder), ""
+    said = ""
     try:
         with Display(states, f"sweep {launch.sweep.name}") as display:
             while dispatcher.busy:
@@ -119,8 +121,11 @@ def carry_out(launch: Launch, folder: Path, states: Sequence[RunState], dispatch
                 time.sleep(launch.poll_seconds)
     except BaseException:  # Ctrl-C above all; no run on this machine outlives its launcher unwatched
         dispatcher.cancel()
-        where = "stopped" if launch.cluster.resolved == "local" else "go on on Slurm (scancel stops them)"
-        print(f"\nthe runs {where}; the same command goes on watching, or: python -m distsynth.tracking.sync sweep={folder}")
+        if dispatcher.jobs:
+            where = "stopped" if launch.cluster.resolved == "local" else "go on on Slurm (scancel stops them)"
+            print(
+                f"\nthe runs {where}; the same command goes on watching, or: python -m distsynth.tracking.sync sweep={sync.sweep}"
+            )
         raise
 
 
@@ -135,15 +140,14 @@ def replay(sync: Sync, said: str) -> str:
     return ""
 
 
-def conclude(folder: Path, states: Sequence[RunState]) -> int:
+def conclude(states: Sequence[RunState], sync: Sync) -> int:
     """The sweep's table, the line that opens the UI, and the exit status."""
     from distsynth.evaluation.table import write_table
 
     for state in states:
         state.update()
-    print(write_table(folder))
+    print(write_table(sync.sweep))
     try:
-        sync = Sync(folder)
         sync.finish()
         print("\n".join(ui_lines(sync)))
     except UserError as error:

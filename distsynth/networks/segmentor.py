@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Segmentor(nn.Module):
-    """(B, inputs, H, W) -> (B, 1, H, W) probability of tumour, for any H and W of at least 2**levels."""
+    """(B, inputs, H, W) -> (B, 1, H, W) probability of tumour, for any H and W above 2**levels."""
 
     def __init__(self, inputs: int, width: int, norm: str, levels: int = 4) -> None:
         """`width` channels at the first of `levels` levels, doubled at each (published: 64).
@@ -45,4 +45,5 @@ def down_block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
 
 
 def normalise(channels: int, norm: str) -> nn.Module:
+    """`batch` or `instance` norm with a learnt scale and shift."""
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels, affine=True)

@@ -75,13 +75,15 @@ class Sync:
             self.finish_parent()
 
     def finish_parent(self) -> None:
+        """The parent ends when all its runs have; one that has not started yet has no child in MLflow, and counts."""
         for name in ("table.md", "table.csv"):
             if (self.sweep / name).is_file():
                 self.client.log_artifact(self.parent, str(self.sweep / name))
         if (table := self.sweep / "table.md").is_file():
             self.client.set_tag(self.parent, "mlflow.note.content", table.read_text()[:5000])  # the run's description in the UI
         states = [self.client.get_run(run).info.status for run in self.runs.values()]
-        if states and all(state in ("FINISHED", "FAILED") for state in states):
+        planned = len(list(self.sweep.glob("*/run.json")))
+        if planned == sum(state in ("FINISHED", "FAILED") for state in states):
             self.client.set_terminated(self.parent, "FAILED" if "FAILED" in states else "FINISHED")
         else:
             self.client.update_run(self.parent, status="RUNNING")

@@ -16,6 +16,7 @@ def test_start_prints_the_time_to_the_first_step(store: Path, tiny: tuple[str, .
 def test_an_unknown_bench_and_a_failing_training_are_one_sentence(run: Any) -> None:
     for words, sentence in (
         (["strat"], "name a bench first: start"),
+        (["start", "repeats=no"], "repeats=no must be a whole number"),
         (["start", "data.store=/nowhere", "repeats=1"], "/nowhere"),
     ):
         done = run("distsynth.bench", *words)

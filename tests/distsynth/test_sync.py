@@ -151,3 +151,13 @@ def test_a_store_that_breaks_under_way_is_said_and_loses_nothing(sweep: Path) ->
     database.write_bytes(good)
     sync.replay()
     assert len(sync.client.get_metric_history(children(sync)[0].info.run_id, "joint/g_loss")) == 5
+
+
+def test_the_parent_does_not_end_before_a_run_that_has_not_started(sweep: Path) -> None:
+    for name in ("a", "b"):
+        end(sweep, name)
+    RunDirectory(sweep / "later").create("later", "lr")
+    sync = Sync(sweep)
+    sync.finish()
+    assert len(children(sync)) == 2
+    assert sync.client.get_run(sync.parent).info.status == "RUNNING"
