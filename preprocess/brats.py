@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,17 +31,26 @@ class Case:
     patient: str
     grade: str  # "HGG", "LGG" or "unknown"
     files: dict[str, Path]
-    twice: tuple[Path, ...] = ()  # files of a modality that `files` has already
+    problem: str = ""  # the sentence why it cannot be used, where discovery knows one
 
-    def check(self) -> None:
-        """Raise CaseError if a modality is missing or there twice."""
-        if self.twice:
-            raise CaseError(f"{self.name}: {self.twice[0]} is a second file of one modality: remove one of the two")
-        if missing := [m for m in MODALITIES if m not in self.files]:
+    def check(self, require: Sequence[str] = MODALITIES) -> None:
+        """Raise CaseError if a required modality is missing, or if discovery found a problem with the case."""
+        if self.problem:
+            raise CaseError(self.problem)
+        if missing := [m for m in require if m not in self.files]:
             raise CaseError(f"{self.name}: no {', '.join(missing)} file beside {self.files[next(iter(self.files))].name}")
 
 
-def discover(source: Path) -> list[Case]:
+@dataclass(frozen=True)
+class Found:
+    """What discovery makes of a folder."""
+
+    cases: list[Case]
+    layout: str
+    why: str  # one or two lines for the user: what was found, and what was left out
+
+
+def discover(source: Path, layout: str = "auto", pattern: str = "", names: Mapping[str, str] | None = None) -> Found:
     """All cases below `source`, sorted by name; those that cannot be used are among them (see `Case.check`).
 
     Raises UserError if the folder is absent or holds no case.
@@ -49,21 +58,22 @@ def discover(source: Path) -> list[Case]:
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder: give the folder that holds the BRATS cases")
     found: dict[str, dict[str, Path]] = {}
-    twice: dict[str, tuple[Path, ...]] = {}
+    twice: dict[str, str] = {}
     for path in sorted(files_below(source)):
         if match := FILE_NAME.fullmatch(path.name):
             name, kind = match["case"], SUFFIXES[match["suffix"].lower()]
             if found.setdefault(name, {}).setdefault(kind, path) != path:
-                twice[name] = (*twice.get(name, ()), path)
+                twice[name] = f"{name}: {path} is a second file of one modality: remove one of the two"
     cases = {name: files for name, files in found.items() if set(files) & set(MODALITIES)}
     if not cases:
-        names = "NAME_t1.nii.gz, NAME_t1ce, NAME_t2, NAME_flair (BRATS 2018-2021) and NAME-t1n, -t1c, -t2w, -t2f (2023 on)"
-        raise UserError(f"source={source} holds no case: looked for {names}")
+        looked_for = "NAME_t1.nii.gz, NAME_t1ce, NAME_t2, NAME_flair (BRATS 2018-2021) and NAME-t1n, -t1c, -t2w, -t2f (2023 on)"
+        raise UserError(f"source={source} holds no case: looked for {looked_for}")
     grades = mapped_grades(source)
-    return [
-        Case(name, patient_of(name), grade_of(name, files, grades), files, twice.get(name, ()))
+    found_cases = [
+        Case(name, patient_of(name), grade_of(name, files, grades), files, twice.get(name, ""))
         for name, files in sorted(cases.items())
     ]
+    return Found(found_cases, "brats2018", f"{len(found_cases)} cases")
 
 
 def files_below(source: Path) -> Iterator[Path]:

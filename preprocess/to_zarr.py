@@ -31,6 +31,10 @@ from preprocess.subject import Recipe, Stopwatch, process
 @dataclass
 class Settings:
     source: str = setting("data/phantom", "the folder that holds the BRATS cases")
+    layout: str = setting("auto", "how the files are named: brats2015, brats2018, brats2023, bids, pattern, or auto")
+    pattern: str = setting("", "layout=pattern: path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")
+    names: dict[str, str] = setting(dict, "layout=pattern: its words for t1, t1c, t2, flair, seg and mask, e.g. names.T1post=t1c")
+    require: list[str] = setting(list(MODALITIES), "the contrasts that a case must have")
     store: str = setting("data/phantom.zarr", "the cohort to make or to go on with")
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
@@ -50,7 +54,11 @@ def main(words: Sequence[str]) -> int:
     settings = parse(Settings, words)
     if settings.workers < 0:
         raise SettingError(f"workers={settings.workers} must not be negative")
-    cases = discover(Path(settings.source))
+    if not settings.require or set(settings.require) - set(MODALITIES):
+        raise SettingError(f"require={settings.require} must name one or more of {', '.join(MODALITIES)}")
+    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    print(found.why)
+    cases = found.cases
     writer = CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
     try:
         with writer.lock():
@@ -77,7 +85,7 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
     try:
         with Progress(*columns) as progress:
             task = progress.add_task("subjects", total=len(cases))
-            waiting = [pool.submit(one, case, settings.recipe, writer) for case in cases]
+            waiting = [pool.submit(one, case, settings, writer) for case in cases]
             for future in as_completed(waiting):
                 yield future.result()
                 progress.advance(task)
@@ -100,11 +108,12 @@ def die_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def one(case: Case, recipe: Recipe, writer: CohortWriter) -> Outcome:
+def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
     """One case, in a worker."""
     watch = Stopwatch()
     try:
-        record, image, labels = process(case, recipe, watch)
+        case.check(settings.require)
+        record, image, labels = process(case, settings.recipe, watch)
         with watch.stage("write"):
             writer.write(record, image, labels)
     except CaseError as error:

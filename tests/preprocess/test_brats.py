@@ -25,7 +25,7 @@ def names_of(case: str, style: str = "2018", ext: str = ".nii.gz") -> list[str]:
 @pytest.mark.parametrize("style", ["2018", "2023"])
 def test_both_years_names_give_the_same_modalities(tmp_path: Path, style: str, ext: str) -> None:
     touch(tmp_path / "deep" / "er", *names_of("case 1 é", style, ext))
-    (case,) = discover(tmp_path)
+    (case,) = discover(tmp_path).cases
     assert case.name == "case 1 é"
     assert set(case.files) == {*MODALITIES, "seg"}
     assert case.files["t1c"].name == f"case 1 é{'_t1ce' if style == '2018' else '-t1c'}{ext}"
@@ -35,7 +35,7 @@ def test_both_years_names_give_the_same_modalities(tmp_path: Path, style: str, e
 def test_other_files_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path / "a", *names_of("a"), "a_notes.nii.gz", "a_t1.json", "._a_t1.nii.gz", "survival.csv")
     touch(tmp_path / "truth", "a.json", "a_log_bias.npz")
-    assert [case.name for case in discover(tmp_path)] == ["a"]
+    assert [case.name for case in discover(tmp_path).cases] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_time_points_share_a_patient(name: str, patient: str) -> None:
 
 def test_the_nearest_folder_names_the_grade(tmp_path: Path) -> None:
     touch(tmp_path / "HGG" / "LGG" / "a", *names_of("a"))
-    assert discover(tmp_path)[0].grade == "LGG"
+    assert discover(tmp_path).cases[0].grade == "LGG"
 
 
 def test_a_mapping_names_the_grade_where_no_folder_does(tmp_path: Path) -> None:
     header = "Grade,BraTS_2017_subject_ID,BraTS_2018_subject_ID,BraTS_2019_subject_ID,BraTS_2020_subject_ID\n"
     (tmp_path / "name_mapping.csv").write_text(header + "LGG,NA,NA,BraTS19_X_1,BraTS20_Training_001\n")
     touch(tmp_path, *names_of("BraTS20_Training_001"), *names_of("BraTS20_Training_002"))
-    assert [case.grade for case in discover(tmp_path)] == ["LGG", "unknown"]
+    assert [case.grade for case in discover(tmp_path).cases] == ["LGG", "unknown"]
 
 
 def test_linked_folders_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_linked_folders_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a").symlink_to(tmp_path / "elsewhere" / "a")
     (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
-    (case,) = discover(tmp_path / "source")
+    (case,) = discover(tmp_path / "source").cases
     case.check()
 
 
@@ -79,7 +79,7 @@ def test_a_missing_modality_and_a_second_file_are_told_by_check(tmp_path: Path) 
     touch(tmp_path / "1", *names_of("lacking")[1:])
     touch(tmp_path / "1", *names_of("twice"))
     touch(tmp_path / "2", "twice_t2.nii.gz")
-    lacking, twice = discover(tmp_path)
+    lacking, twice = discover(tmp_path).cases
     with pytest.raises(CaseError, match=r"lacking: no t1 file"):
         lacking.check()
     with pytest.raises(CaseError, match=r"twice_t2\.nii\.gz is a second file"):
