@@ -28,6 +28,25 @@ def to_canonical(array: Array, affine: Array) -> tuple[Array, Array, str]:
     return np.ascontiguousarray(turned.T), new_affine, "".join(nib.aff2axcodes(affine))
 
 
+def canonical_grid(affine: Array, shape: Sequence[int]) -> tuple[Array, list[int]]:
+    """The affine and the (z, y, x) shape that a scan of `shape` (x, y, z) has once it is canonical."""
+    import nibabel as nib
+
+    orientation = nib.io_orientation(affine)
+    turned = [0, 0, 0]
+    for axis, size in zip(orientation[:, 0].astype(int), shape, strict=True):
+        turned[axis] = size
+    return affine @ nib.orientations.inv_ornt_aff(orientation, shape), turned[::-1]
+
+
+def from_canonical(array: Array, affine: Array) -> Array:
+    """The inverse of `to_canonical`: (z, y, x) in RAS -> (x, y, z) in the orientation of the scan's `affine`."""
+    import nibabel as nib
+
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), nib.io_orientation(affine))
+    return np.ascontiguousarray(nib.apply_orientation(array.T, back))
+
+
 def spacing_of(affine: Array) -> tuple[float, float, float]:
     """Voxel size (z, y, x) in mm."""
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
@@ -57,6 +76,27 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = np.diag(factor[::-1]), offset[::-1]
     return out, inside, np.where(inside, read(labels, 0), 0).astype(labels.dtype), affine @ step
+
+
+def onto_grid(volume: Array, brain: Mask | None, affine: Array, target: Array, shape: Sequence[int]) -> Array:
+    """A (z, y, x) volume on the grid of `affine`, read on that of `target` (affines of x, y, z voxels) with `shape` (z, y, x).
+
+    With a brain mask, intensities are read linearly, from voxels of the brain alone, and are 0 where most of what is read is not
+    brain; without one, each voxel takes the nearest value, as labels must. 0 beyond the volume's grid.
+    """
+    from scipy.ndimage import affine_transform
+
+    flip = np.eye(4)[[2, 1, 0, 3]]
+    step = flip @ np.linalg.inv(affine) @ target @ flip
+
+    def read(array: Array, order: int) -> Array:
+        return np.asarray(affine_transform(array, step[:3, :3], step[:3, 3], tuple(shape), order=order, mode="constant"))
+
+    if brain is None:
+        return read(volume, 0)
+    share = read(brain.astype(np.float32), 1)
+    inside = share >= 0.5
+    return np.where(inside, read(np.where(brain, volume, 0).astype(np.float32), 1) / np.maximum(share, 0.5), 0)
 
 
 def crop_shape(size_mm: Sequence[float], spacing: Sequence[float]) -> tuple[int, int, int]:
