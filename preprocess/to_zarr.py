@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -66,18 +68,12 @@ class Outcome:
 
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, [aliased(word) for word in words])
-    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
-    print(found.why)
-    cases = found.cases
-    split(members(cases), settings.split)  # refuses what cannot be before any work is done
-    writer = CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
+    cases, writer = plan(settings)
     part = settings.part.replace("/", "-of-") if settings.part != "finish" else ""
     try:
         with writer.lock(part):
             done = writer.committed()
-            if strangers := sorted(done - {case.name for case in cases}):
-                held = f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not"
-                raise StoreError(f"{held}: give another store=")
+            refuse_strangers(settings, cases, done)
             mine = share(cases, settings.part)
             todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
@@ -96,6 +92,21 @@ def main(words: Sequence[str]) -> int:
         )
         return 1 if rejected else 0
     return summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
+
+
+def plan(settings: Settings) -> tuple[list[Case], CohortWriter]:
+    """The cases of the source and the writer of the store, with a word on how they were found. Raises UserError for what cannot be."""
+    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    print(found.why)
+    split(members(found.cases), settings.split)
+    return found.cases, CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
+
+
+def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) -> None:
+    """Raise StoreError if the store holds subjects of another source."""
+    if strangers := sorted(done - {case.name for case in cases}):
+        held = f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not"
+        raise StoreError(f"{held}: give another store=")
 
 
 def aliased(word: str) -> str:
@@ -135,7 +146,8 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
     try:
         with Progress(*columns) as progress:
             task = progress.add_task("subjects", total=len(cases))
-            waiting = [pool.submit(one, case, settings, writer) for case in cases]
+            with user_signal_held():
+                waiting = [pool.submit(one, case, settings, writer) for case in cases]
             for future in as_completed(waiting):
                 yield future.result()
                 progress.advance(task)
@@ -144,6 +156,17 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
         raise UserError(f"{what}: run again with fewer workers= and it goes on where it was") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def user_signal_held() -> Iterator[None]:
+    """Start the workers with USR2 blocked: Slurm sends it to every process before a time limit, and it would kill them, while the command
+    itself, whose turn comes after, is to be queued again by it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent() -> None:

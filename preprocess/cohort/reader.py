@@ -70,6 +70,11 @@ class Cohort:
             raise StoreError(f"split {name!r} is not known: choose from {', '.join(SPLITS)}")
         return list(self._split[name])
 
+    @property
+    def rejected(self) -> dict[str, str]:
+        """The cases that were set aside, with the reason."""
+        return read_json(self.path / "rejected.json")
+
     @cached_property
     def records(self) -> dict[str, Record]:
         """Every subject's record."""
