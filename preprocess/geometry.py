@@ -59,6 +59,13 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
     return out, inside, np.where(inside, read(labels, 0), 0).astype(labels.dtype), affine @ step
 
 
+def bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
+    """The mask's box with a voxel around it where the grid has one, so that an axis of the box is no thinner than two voxels."""
+    z, y, x = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    low = [max(0, int(inside[0]) - 1) for inside in (z, y, x)]
+    return slice(low[0], int(z[-1]) + 2), slice(low[1], int(y[-1]) + 2), slice(low[2], int(x[-1]) + 2)
+
+
 def crop_shape(size_mm: Sequence[float], spacing: Sequence[float]) -> tuple[int, int, int]:
     """`recipe.crop` (x, y, z in mm) as voxels (z, y, x), rounded up: 160 x 160 x 155 mm at 3 mm is 52 x 54 x 54."""
     z, y, x = (int(np.ceil(mm / s - 1e-3)) for mm, s in zip(reversed(size_mm), spacing, strict=True))
