@@ -3,7 +3,9 @@
     python -m preprocess.bench                  every bench
     python -m preprocess.bench n4 subjects=4    one of them, with settings (--help lists them)
 
+subjects: seconds of a subject by stage, peak memory of a worker, store against sources, two workers against one.
 n4: CPU time and residual of bias correction against the phantom's known field, over a grid of settings and against common practice.
+chunks: reading times of the two chunk layouts of the store.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from preprocess.bench import n4
+from preprocess.bench import chunks, n4, subjects
 from preprocess.errors import SettingError
 from preprocess.settings import command, parse
 
-BENCHES: dict[str, tuple[type, Callable[[Any], None]]] = {"n4": (n4.Settings, n4.run)}
+BENCHES: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "subjects": (subjects.Settings, subjects.run),
+    "n4": (n4.Settings, n4.run),
+    "chunks": (chunks.Settings, chunks.run),
+}
 
 
 def main(words: Sequence[str]) -> int:

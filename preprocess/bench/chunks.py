@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 
 from preprocess import to_zarr
-from preprocess.bench.cases import CasesSettings, cases_folder
+from preprocess.bench.cases import CasesSettings, folder_of_cases
 from preprocess.cohort import Cohort
-from preprocess.settings import parse, setting
+from preprocess.settings import setting
 
 CUBE = 72  # voxels along an edge: the patches of Dai et al. 2020
 
 
 @dataclass
 class Settings(CasesSettings):
-    subjects: int = setting(1, "how many phantoms are made")
+    subjects: int = setting(1, "how many cases")
     repeats: int = setting(15, "readings of each kind, of which the median is shown")
 
 
-def main(words: Sequence[str]) -> int:
+def run(settings: Settings) -> None:
+    """Measure and print the table."""
     from rich.console import Console
     from rich.table import Table
 
-    settings = parse(Settings, words)
     table = Table("recipe.chunks", "whole subject", "an axial slice", f"a {CUBE}-cube", "MB", title="ms to read, warm files")
-    with cases_folder(settings) as source, tempfile.TemporaryDirectory() as scratch:
+    with folder_of_cases(settings) as source, tempfile.TemporaryDirectory() as scratch:
         for chunks in ("slice", "patch"):
             store = Path(scratch) / f"{chunks}.zarr"
             words = [f"source={source}", f"store={store}", f"recipe.chunks={chunks}", "recipe.n4.enabled=false", "split.test=1"]
@@ -45,7 +45,6 @@ def main(words: Sequence[str]) -> int:
             table.add_row(chunks, *(f"{ms:.1f}" for ms in readings(cohort, settings.repeats)), f"{size / 1e6:.1f}")
     Console().print(table)
     print("slice is the default: training reads whole subjects once and serves slices from memory")
-    return 0
 
 
 def readings(cohort: Cohort, repeats: int) -> list[float]:

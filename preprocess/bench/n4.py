@@ -12,13 +12,13 @@ from statistics import mean, median
 
 import numpy as np
 
+from preprocess.bench.cases import phantoms
 from preprocess.bias import Mask, N4Settings, Volume, correct
-from preprocess.brats import MODALITIES, Case, discover
+from preprocess.brats import MODALITIES, Case
 from preprocess.errors import SettingError, UserError
 from preprocess.geometry import spacing_of, to_canonical
-from preprocess.phantom.write import claim, write_subject
+from preprocess.scans import read
 from preprocess.settings import setting
-from preprocess.subject import brain_mask, read
 
 Method = Callable[[Volume, Mask, Sequence[float]], Volume]  # volume, brain mask, voxel size in mm -> corrected volume
 CPU_GOAL, FULL_GOAL, RESIDUAL_GOAL = 1 / 4, 1 / 50, 1.05
@@ -83,29 +83,19 @@ def run(settings: Settings) -> None:
     rows = [Row("no correction", lambda volume, *_: volume), Row("common practice", common_practice)]
     rows += [Row(describe(n4), by(n4)) for n4 in settings.grid()]
     full = Row("full resolution", partial(common_practice, shrink=1))
-    scans = read_scans(phantoms(settings), Path(settings.phantoms) / "truth")
+    cases = phantoms(Path(settings.phantoms), settings.voxel, settings.first + settings.subjects)[settings.first :]
+    scans = read_scans(cases, Path(settings.phantoms) / "truth")
     for number, scan in enumerate(track(scans, "volumes", total=settings.subjects * len(MODALITIES))):
         for row in [*rows, full] if settings.full_resolution and not number else rows:
             row.measure(scan)
     report(rows, full)
 
 
-def phantoms(settings: Settings) -> list[Case]:
-    """The cases asked for, made if they are not there. Raises UserError."""
-    from rich.progress import track
-
-    out, last = Path(settings.phantoms), settings.first + settings.subjects
-    claim(out, {"seed": 0, "spacing": settings.voxel})
-    for number in track(range(last), "phantoms"):
-        write_subject(out, 0, settings.voxel, number)
-    return discover(out)[settings.first : last]
-
-
 def read_scans(cases: Sequence[Case], truth: Path) -> Iterator[Scan]:
     """Every contrast of every phantom, with what its truth folder holds. Raises UserError if an older phantom lacks a part."""
     for case in cases:
         scans = read(case)
-        mask, affine = brain_mask(case, scans.volumes), np.array(scans.original["original_affine"])
+        affine = np.array(scans.original["original_affine"])
         try:
             fields, white = np.load(truth / f"{case.name}_log_bias.npz"), np.load(truth / f"{case.name}_white.npz")["white"]
         except OSError as error:
@@ -113,7 +103,7 @@ def read_scans(cases: Sequence[Case], truth: Path) -> Iterator[Scan]:
         for modality, volume in zip(MODALITIES, scans.volumes, strict=True):
             kind = case.files[modality].name.removeprefix(f"{case.name}_").partition(".")[0]
             log_bias, inside = (to_canonical(array, affine)[0] for array in (fields[kind].astype(np.float32), white))
-            yield Scan(volume, mask, spacing_of(affine), log_bias, inside)
+            yield Scan(volume, scans.mask, spacing_of(affine), log_bias, inside)
 
 
 def by(settings: N4Settings) -> Method:

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from preprocess import to_zarr
-from preprocess.bench.cases import CasesSettings, cases_folder
+from preprocess.bench.cases import CasesSettings, folder_of_cases
 from preprocess.cohort import Cohort
 from preprocess.errors import UserError
 from preprocess.settings import parse, setting
@@ -32,9 +32,9 @@ class Settings(CasesSettings):
     repeats: int = setting(3, "pairs of runs with one and with two workers")
 
 
-def main(words: Sequence[str]) -> int:
-    settings = parse(Settings, words)
-    with cases_folder(settings) as source, tempfile.TemporaryDirectory() as scratch:
+def run(settings: Settings) -> None:
+    """Measure and print."""
+    with folder_of_cases(settings) as source, tempfile.TemporaryDirectory() as scratch:
         stages, peak, grid = in_a_fresh_process(source, Path(scratch) / "stages.zarr")
         print_seconds(stages)
         print(f"peak memory of a worker: {peak:.2f} GB on grids of {grid}; goal at most {MEMORY_GOAL} GB at 240x240x155")
@@ -47,7 +47,6 @@ def main(words: Sequence[str]) -> int:
             print(f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x")
         spread = f"median of {len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f}"
         print(f"two workers are {statistics.median(ratios):.2f} x as fast as one ({spread}); goal at least {WORKERS_GOAL}")
-    return 0
 
 
 def in_a_fresh_process(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:
