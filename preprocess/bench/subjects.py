@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -63,9 +63,15 @@ def work(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:
         if refused := [outcome.reason for outcome in outcomes if outcome.reason]:
             raise UserError(f"the cases must all go through: {refused[0]}")
         to_zarr.finish(cases, settings, writer, {})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     shape = Cohort.open(store).record(cases[0].name).original_shape
-    return [Counter(outcome.seconds) for outcome in outcomes], peak, "x".join(map(str, shape))
+    return [Counter(outcome.seconds) for outcome in outcomes], peak_memory(), "x".join(map(str, shape))
+
+
+def peak_memory() -> float:
+    """GB that this process has held at most. Not getrusage's, which begins with the memory of the process that started this one."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1e6
 
 
 def wall(source: Path, store: Path, workers: int) -> float:
