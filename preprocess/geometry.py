@@ -59,6 +59,30 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
     return out, inside, np.where(inside, read(labels, 0), 0).astype(labels.dtype), affine @ step
 
 
+def onto(volume: Array, affine: Array, target: Array, shape: Sequence[int], is_map: bool) -> tuple[Array, Mask]:
+    """A canonical (z, y, x) volume on the canonical grid of affine `target` and `shape`, and where its field of view reaches.
+
+    A map (labels, a mask) is read at the nearest voxel. Intensities are smoothed where the target's voxels are coarser and read
+    linearly; what is exactly 0 is background and takes no part, so that it stays 0 and does not bleed into the brain's edge.
+    """
+    from scipy.ndimage import affine_transform, gaussian_filter
+
+    step = np.linalg.inv(affine) @ target
+    matrix, offset = step[:3, :3][::-1, ::-1], step[:3, 3][::-1]
+    width = np.sqrt((matrix**2).sum(axis=1))  # voxels along each axis of the volume that one voxel of the target spans
+    sigma = np.where(width > 1.001, 0.425 * width, 0)
+
+    def read(part: Array, order: int = 1) -> Array:
+        return np.asarray(affine_transform(part, matrix, offset, tuple(shape), order=order, mode="grid-constant"))
+
+    seen = read(np.ones(volume.shape, np.float32)) >= 0.5
+    if is_map:
+        return read(volume, 0), seen
+    share = read(gaussian_filter((volume != 0).astype(np.float32), sigma))
+    smooth = read(gaussian_filter(volume, sigma))
+    return np.where(share >= 0.5, smooth / np.maximum(share, 0.5), 0).astype(volume.dtype), seen
+
+
 def crop_shape(size_mm: Sequence[float], spacing: Sequence[float]) -> tuple[int, int, int]:
     """`recipe.crop` (x, y, z in mm) as voxels (z, y, x), rounded up: 160 x 160 x 155 mm at 3 mm is 52 x 54 x 54."""
     z, y, x = (int(np.ceil(mm / s - 1e-3)) for mm, s in zip(reversed(size_mm), spacing, strict=True))

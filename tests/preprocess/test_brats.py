@@ -82,12 +82,12 @@ def test_a_missing_modality_and_a_second_file_are_told_by_check(tmp_path: Path) 
     lacking, twice = discover(tmp_path).cases
     with pytest.raises(CaseError, match=r"lacking: no t1 file"):
         lacking.check()
-    with pytest.raises(CaseError, match=r"twice_t2\.nii\.gz is a second file"):
+    with pytest.raises(CaseError, match=r"1/twice_t2\.nii\.gz and 2/twice_t2\.nii\.gz are both its t2"):
         twice.check()
 
 
 def test_a_wrong_folder_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         discover(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no case.*NAME_t1ce.*-t2f"):
+    with pytest.raises(UserError, match=r"holds no case.*CASE_t1ce.*-t2f"):
         discover(tmp_path)

@@ -99,7 +99,7 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
         "moved": "different affines",
         "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has one intensity", "two_volumes": "(28, 28, 28, 2)",
         "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape",
-        "fractions": "are no labels", "twice": "a second file",
+        "fractions": "are no labels", "twice": "are both its t1",
         "slice": "slice: bias correction failed",
     }  # fmt: skip
     assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
