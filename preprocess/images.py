@@ -130,7 +130,7 @@ def three_axes(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape without trailing axes of 1. Raises CaseError unless three axes are left that an MRI can have."""
     three = tuple(shape[:3]) if set(shape[3:]) <= {1} else tuple(shape)
     if len(three) != 3 or max(three) > LARGEST or min(three) < 1 or math.prod(three) > MOST:
-        limit = f"three axes of at most {LARGEST} voxels, {MOST // 2**20} million in all"
+        limit = f"three axes of at most {LARGEST} voxels, {MOST // 10**6} million in all"
         raise CaseError(f"has shape {tuple(shape)}: expected {limit}")
     return three
 
