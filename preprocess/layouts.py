@@ -12,7 +12,7 @@ A kind is a modality, `seg` (the labels) or `mask` (the brain). Letters' case do
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from preprocess.errors import SettingError
@@ -132,28 +132,35 @@ def candidates(layout: str, pattern: str, names: Mapping[str, str]) -> tuple[Lay
 
 
 def from_pattern(pattern: str, names: Mapping[str, str]) -> Layout:
-    """The layout of a path template below the source. {case} and {modality} must stand in it, {patient} and {grade} may, `*` is any
-    part of a name and `**/` any folders; a field that stands twice must say the same twice. `names` adds words for the kinds to
-    their own. Raises SettingError."""
+    """The layout of a path template below the source. Raises SettingError.
+
+    {case} and {modality} must stand in it, {patient} and {grade} may; each is the shortest text without a slash that fits, and one
+    that stands twice says the same twice. `*` is any part of a name, `**/` any folders. `names` adds words for kinds to their own.
+    """
     parts = re.split(FIELD, pattern.removeprefix("./"))
-    fields = [part[1:-1] for part in parts if part.startswith("{")]
+    fields = [part[1:-1] for part in parts[1::2] if part.startswith("{")]
     if unknown := [field for field in fields if field not in FIELDS]:
-        raise SettingError(
-            f"pattern={pattern} has the unknown field {{{unknown[0]}}}: known are {{case}}, {{modality}}, {{patient}}, {{grade}}"
-        )
+        known = ", ".join(f"{{{field}}}" for field in FIELDS)
+        raise SettingError(f"pattern={pattern} has the unknown field {{{unknown[0]}}}: known are {known}")
     if missing := [field for field in FIELDS[:2] if field not in fields]:
         raise SettingError(f"pattern={pattern} lacks {{{missing[0]}}}: write for example {{case}}/*_{{modality}}.nii.gz")
     if wrong := [word for word, kind in names.items() if kind not in KINDS or not word]:
         raise SettingError(f"names.{wrong[0]}={names[wrong[0]]} must be one of {', '.join(KINDS)}")
-    regex, seen = SOURCE, set()
-    for part in parts:
-        field = part[1:-1] if part.startswith("{") else ""
-        if field in seen:
-            regex += f"(?P={'word' if field == 'modality' else field})"
-        elif field:
-            regex += WORD if field == "modality" else f"(?P<{field}>[^/]+?)"
-            seen.add(field)
-        else:
-            regex += {"*": "[^/]*", "**/": BELOW}.get(part, re.escape(part))
     kinds = {kind: kind for kind in KINDS} | {word.lower(): kind for word, kind in names.items()}
-    return Layout("pattern", pattern, (rule(regex, kinds),))
+    return Layout("pattern", pattern, (rule(SOURCE + "".join(pieces(parts)), kinds),))
+
+
+def pieces(parts: Sequence[str]) -> Iterator[str]:
+    """A pattern, split at its fields and stars, as pieces of a regular expression."""
+    seen = set()
+    for number, part in enumerate(parts):
+        field = part[1:-1]
+        if number % 2 == 0:
+            yield re.escape(part)
+        elif part in seen:
+            yield f"(?P={'word' if field == 'modality' else field})"
+        elif field in FIELDS:
+            seen.add(part)
+            yield WORD if field == "modality" else f"(?P<{field}>[^/]+?)"
+        else:
+            yield "[^/]*" if part == "*" else BELOW

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -84,3 +86,20 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], move: float 
 @pytest.fixture(name="rewrite")
 def rewrite_fixture() -> Callable[..., None]:
     return rewrite
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], Path]]:
+    """read_only(folder): the folder, mounted so that nobody can write into it."""
+    mounted: list[Path] = []
+
+    def protect(folder: Path) -> Path:
+        if os.geteuid() or subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+            pytest.skip("needs root to mount a folder read-only")
+        mounted.append(folder)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        return folder
+
+    yield protect
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)

@@ -89,6 +89,7 @@ def test_a_pattern_is_what_it_says(pattern: str, names: dict, path: str, match: 
         ("pattern", "{case}.nii", {}, "lacks {modality}"),
         ("pattern", "*_{modality}.nii", {}, "lacks {case}"),
         ("pattern", "{case}_{modality}_{visit}.nii", {}, "unknown field {visit}"),
+        ("pattern", "{case_{modality}.nii", {}, "lacks {case}"),
         ("pattern", "{case}_{modality}.nii", {"a": "t3"}, "names.a=t3 must be one of t1,"),
     ],
 )
