@@ -11,7 +11,7 @@ from pathlib import Path
 
 from preprocess.errors import CaseError, UserError
 from preprocess.grades import GRADES, grade_in, listed_grades
-from preprocess.layouts import LAYOUTS, Layout, Match, candidates
+from preprocess.layouts import KINDS, LAYOUTS, Layout, Match, candidates
 from preprocess.layouts import MODALITIES as MODALITIES
 
 # Time points of a patient are numbered in the last part of a case's name, but in 2020 and 2021 the last number is the patient's.
@@ -114,13 +114,15 @@ def gather(source: Path, matches: Mapping[Path, Match], grades: Mapping[str, str
 
 
 def case_of(source: Path, name: str, matches: Mapping[Path, Match], grades: Mapping[str, str]) -> Case:
-    files: dict[str, Path] = {}
+    """The files that one name goes with as a case."""
+    said = {match.kind: (path, match) for path, match in reversed(matches.items())}
+    files = {kind: said[kind][0] for kind in KINDS if kind in said}
     problem = "" if is_safe(name) else f"{shown(name)}: a case cannot have this name: rename its files"
-    for path, match in matches.items():
-        if (first := files.setdefault(match.kind, path)) != path and not problem:
-            both = " and ".join(shown(p.relative_to(source)) for p in (first, path))
-            problem = f"{shown(name)}: {both} are both its {match.kind}: keep one, or say which with pattern="
-    path, match = next(iter(matches.items()))
+    if second := [path for path, match in matches.items() if path != files[match.kind]]:
+        kind = matches[second[0]].kind
+        both = " and ".join(shown(path.relative_to(source)) for path in (files[kind], second[0]))
+        problem = problem or f"{shown(name)}: {both} are both its {kind}: keep one, or say which with pattern="
+    path, match = said[next(iter(files))]
     patient = match.patient or patient_of(name)
     grade = GRADES.get(match.grade.upper()) or grade_in(path) or grades.get(name) or grades.get(patient) or "unknown"
     return Case(shown(name), shown(patient), grade, files, problem)

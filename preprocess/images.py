@@ -16,7 +16,7 @@ import numpy.typing as npt
 from preprocess.errors import CaseError
 
 LARGEST = 1024  # voxels along an axis: more is a lying header
-MOST = 512**3  # voxels in all: 0.5 GB as float32
+MOST = 2**28  # voxels in all: 1 GB as float32
 INFLATION = 1032  # deflate makes nothing shorter than by this factor (zlib.net/zlib_tech.html)
 SLACK = 2**20  # bytes that a file may hold after its voxels
 LONGEST_HEADER = 2**24  # bytes before the voxels, extensions included

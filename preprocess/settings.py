@@ -106,7 +106,7 @@ def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     for name in config:
         key = prefix + str(name)
         yield key
-        unknown = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)
+        unknown = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)  # type: ignore[arg-type]
         if not unknown and isinstance(config[name], DictConfig):
             yield from keys(config[name], f"{key}.")
 

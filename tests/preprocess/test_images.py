@@ -69,7 +69,7 @@ def hostile(folder: Path) -> dict[str, str]:
     bomb = zlib.compress(bytes(2**28))
     files = {
         "dimensions.nii.gz": (gzip.compress(header((30000,) * 3) + bytes(100)), "has shape (30000, 30000, 30000)"),
-        "voxels.nii": (header((1000,) * 3), "134 million"),
+        "voxels.nii": (header((1000,) * 3), "268 million"),
         "absent.nii.gz": (gzip.compress(header((500,) * 3)), "its header lies"),
         "absent.nii": (header((500,) * 3) + bytes(10**6), "its header lies"),
         "far.nii.gz": (gzip.compress(header((5, 5, 5), 3e9)) + endless(), "puts the voxels at byte 3"),
