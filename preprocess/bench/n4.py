@@ -28,6 +28,7 @@ CPU_GOAL, FULL_GOAL, RESIDUAL_GOAL = 1 / 4, 1 / 50, 1.05
 class Settings:
     phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; those that it lacks are made")
     voxel: float = setting(1.0, "their voxel size in mm")
+    seed: int = setting(0, "their seed")
     first: int = setting(0, "number of the first phantom")
     subjects: int = setting(2, "how many phantoms, of four contrasts each")
     spacings: list[float] = setting([6.0, 8.0, 10.0, 12.0], "values of n4.spacing to try")
@@ -95,9 +96,9 @@ def phantoms(settings: Settings) -> list[Case]:
     from rich.progress import track
 
     out, last = Path(settings.phantoms), settings.first + settings.subjects
-    claim(out, {"seed": 0, "spacing": settings.voxel})
+    claim(out, {"seed": settings.seed, "spacing": settings.voxel})
     for number in track(range(last), "phantoms"):
-        write_subject(out, 0, settings.voxel, number)
+        write_subject(out, settings.seed, settings.voxel, number)
     return discover(out)[settings.first : last]
 
 
