@@ -84,12 +84,16 @@ def run(settings: Settings) -> None:
     rows = [Row("no correction", lambda volume, *_: volume), Row("common practice", common_practice)]
     rows += [Row(describe(n4), by(n4)) for n4 in settings.grid()]
     full = Row("full resolution", partial(common_practice, shrink=1))
-    cases = phantoms(Path(settings.phantoms), settings.voxel, settings.first + settings.subjects, settings.seed)[settings.first :]
-    scans = read_scans(cases, Path(settings.phantoms) / "truth")
+    scans = read_scans(asked_for(settings), Path(settings.phantoms) / "truth")
     for number, scan in enumerate(track(scans, "volumes", total=settings.subjects * len(MODALITIES))):
         for row in [*rows, full] if settings.full_resolution and not number else rows:
             row.measure(scan)
     report(rows, full)
+
+
+def asked_for(settings: Settings) -> list[Case]:
+    last = settings.first + settings.subjects
+    return phantoms(Path(settings.phantoms), settings.voxel, last, settings.seed)[settings.first :]
 
 
 def read_scans(cases: Sequence[Case], truth: Path) -> Iterator[Scan]:

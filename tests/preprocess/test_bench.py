@@ -17,7 +17,7 @@ ONE = ["voxel=5", "seed=3", "subjects=1"]
 
 @pytest.fixture(scope="module")
 def scans(phantoms: Path) -> list[n4.Scan]:
-    cases = n4.phantoms(parse(n4.Settings, [f"phantoms={phantoms}", *ONE]))
+    cases = n4.asked_for(parse(n4.Settings, [f"phantoms={phantoms}", *ONE]))
     return list(n4.read_scans(cases, phantoms / "truth"))
 
 
@@ -82,13 +82,13 @@ def test_what_cannot_be_measured_is_refused_before_any_work(words: list[str]) ->
 
 
 def test_phantoms_without_truth_are_refused(phantoms: Path, tmp_path: Path) -> None:
-    cases = n4.phantoms(parse(n4.Settings, [f"phantoms={phantoms}", *ONE, "first=1"]))
+    cases = n4.asked_for(parse(n4.Settings, [f"phantoms={phantoms}", *ONE, "first=1"]))
     assert [case.name for case in cases] == ["Brats18_PHANTOM_001_1"]
     with pytest.raises(UserError, match=r"lacks the truth of Brats18_PHANTOM_001_1"):
         next(n4.read_scans(cases, tmp_path / "truth"))
 
 
 def test_phantoms_that_are_not_there_are_made(tmp_path: Path) -> None:
-    cases = n4.phantoms(n4.Settings(phantoms=str(tmp_path / "new"), voxel=8.0, subjects=1))
+    cases = n4.asked_for(n4.Settings(phantoms=str(tmp_path / "new"), voxel=8.0, subjects=1))
     assert [case.name for case in cases] == ["Brats18_PHANTOM_000_1"]
     assert len(list(n4.read_scans(cases, tmp_path / "new" / "truth"))) == 4
