@@ -16,11 +16,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distsynth.data.settings import DataSettings
+from distsynth.data.volumes import open_cohort
 from distsynth.evaluation.settings import EvaluateSettings
 from distsynth.methods import registry
-from distsynth.modalities import Variant, channels
+from distsynth.modalities import Variant
 from distsynth.training.settings import TrainSettings
-from preprocess.cohort import Cohort
 from preprocess.errors import SettingError
 from preprocess.settings import dotlist, finish, merge, required, setting
 
@@ -92,13 +92,13 @@ def fragment(group: str, name: str) -> DictConfig:
 
 
 def check(config: Config, ranks: int) -> None:
-    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, or one lacks
-    a modality of the variant."""
+    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, or none of
+    its subjects has the variant's modalities."""
     for name, batch in registry.method(config.method.name).batches(config.method, config.train).items():
         if batch % ranks:
             raise SettingError(f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, or other ranks")
     for store in (config.data.store, *config.data.external.values()):
-        channels(Cohort.open(store).modalities, [*config.variant.inputs, *config.variant.outputs])
+        open_cohort(store, config.variant, config.data.fold if store == config.data.store else 0)
 
 
 def groups_help(groups: Sequence[str] = GROUPS) -> str:

@@ -46,6 +46,11 @@ class Variant:
             raise SettingError(f"variant {self.name}: {', '.join(sorted(both))} is both an input and an output")
 
     @property
+    def modalities(self) -> list[str]:
+        """All that a subject must have: the inputs, then the outputs."""
+        return [*self.inputs, *self.outputs]
+
+    @property
     def kind(self) -> str:
         """`siso`, `simo`, `miso` or `mimo`: single or multiple inputs and outputs."""
         return f"{'s' if len(self.inputs) == 1 else 'm'}i{'s' if len(self.outputs) == 1 else 'm'}o"
@@ -57,7 +62,7 @@ class Variant:
 
 
 def channels(stored: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Where each wanted modality lies on the image's first axis. Raises StoreError if the cohort lacks one."""
+    """Where each wanted modality lies on the image's first axis. Raises StoreError if one is absent."""
     if absent := [m for m in wanted if m not in stored]:
-        raise StoreError(f"the cohort holds {', '.join(stored)} and lacks {', '.join(absent)}: choose another variant or cohort")
+        raise StoreError(f"there are {', '.join(stored)} and no {', '.join(absent)}: choose another variant or cohort")
     return [list(stored).index(m) for m in wanted]

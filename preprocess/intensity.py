@@ -57,4 +57,21 @@ def normalise(volume: Volume, mask: Mask, stats: Statistics, dtype: Any) -> npt.
 def clip_share(volume: Volume, labels: npt.NDArray[np.uint8], stats: Statistics) -> dict[str, float]:
     """Per label, the share of its voxels that the clip changes: in real gliomas most of the 1 % is lesion."""
     outside = (volume < stats.raw_low) | (volume > stats.raw_high)
-    return {str(label): float(outside[labels == label].mean()) for label in np.unique(labels) if label}
+    return {str(label): float(outside[labels == label].mean()) for label in present(labels)}
+
+
+def present(labels: npt.NDArray[np.uint8]) -> list[int]:
+    """The labels above 0 that occur, in order."""
+    return [int(label) for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=1)) if label]
+
+
+def quality(volume: Volume, mask: Mask) -> dict[str, float]:
+    """What betrays an odd contrast, from its intensities as scanned and the brain mask of all contrasts, both (z, y, x).
+
+    `maximum`; `outside`, the share of the brain where this contrast is exactly 0, as if it had another mask; `constant_slices`, the
+    number of axial slices with brain in which it has one intensity throughout.
+    """
+    inside = [volume[z][mask[z]] for z in np.flatnonzero(mask.any(axis=(1, 2)))]
+    constant = sum(len(values) > 1 and bool(np.ptp(values) == 0) for values in inside)
+    brain = np.concatenate(inside)
+    return {"maximum": float(brain.max()), "outside": float((brain == 0).mean()), "constant_slices": float(constant)}

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from preprocess.errors import StoreError
 
 
 @contextmanager
-def only_one(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path`, whose folder exists. Raises StoreError with the text `refusal` if another process holds it."""
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(refusal) from error
-        except OSError:  # some cluster file systems are mounted without locks; there the user must not start two
-            pass
-        yield
+def only_one(path: Path, refusal: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`; its folder is made where it is absent.
+
+    With `shared` others may hold it so too; with `wait` the holder is waited for. Raises StoreError with the text `refusal` if another
+    process holds it.
+    """
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as handle:
+            try:
+                fcntl.flock(handle, how)
+            except BlockingIOError as error:
+                raise StoreError(refusal) from error
+            except OSError:  # some cluster file systems are mounted without locks; there the user must not start two
+                pass
+            if still_there(path, handle):
+                yield
+                return
+
+
+def still_there(path: Path, handle: IO[Any]) -> bool:
+    """Whether the open file is the one at `path`: its last holder may have removed it, and then another could lock a new one."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False

@@ -14,10 +14,12 @@ import numpy.typing as npt
 from preprocess.bias import N4Settings, correct
 from preprocess.brats import MODALITIES, Case
 from preprocess.cohort import Record
+from preprocess.cohort.arrays import array_digest
+from preprocess.cohort.files import file_digest
 from preprocess.errors import CaseError, SettingError
-from preprocess.geometry import crop, crop_offset, crop_shape, resample, spacing_of
-from preprocess.intensity import BACKGROUND, clip_share, normalise, statistics
-from preprocess.scans import read, sha256
+from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, resample, spacing_of
+from preprocess.intensity import BACKGROUND, clip_share, normalise, present, quality, statistics
+from preprocess.scans import read
 from preprocess.settings import setting
 
 
@@ -33,6 +35,9 @@ class Recipe:
     )
     crop: list[float] = setting([160.0, 160.0, 155.0], "size x, y, z in mm of the box around the brain that is kept")
     dtype: Literal["float16", "float32"] = setting("float16", "how z-scores are stored")
+    chunks: Literal["slice", "patch"] = setting(
+        "slice", "what is read at once: axial slices, or cubes of 32 voxels for 3-D methods"
+    )
 
     def __post_init__(self) -> None:
         if self.resample not in ("", *MODALITIES):
@@ -59,7 +64,9 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
     """The record, image (modality, z, y, x) and labels (z, y, x) of a case. Raises CaseError if its files cannot be used."""
     with watch.stage("read"):
         scans = read(case, recipe.resample)
-        source = {kind: {"file": path.name, "sha256": sha256(path)} for kind, path in case.files.items()}
+        source = {kind: {"file": path.name, "sha256": file_digest(path)} for kind, path in case.files.items()}
+        checks = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}
+        counts = {str(label): int((scans.labels == label).sum()) for label in present(scans.labels)}
     volumes, mask, labels, affine = scans.volumes, scans.mask, scans.labels, scans.affine
     if recipe.spacing:
         with watch.stage("resample"):
@@ -69,23 +76,28 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
     spacing = spacing_of(affine)
     shape = crop_shape(recipe.crop, spacing)
     offset = crop_offset(mask, shape)
+    box = bounding_box(mask)  # what lies beyond is background, and three quarters of a scan
+    inside, lesions = mask[box], labels[box]
+    within = [o - side.start for o, side in zip(offset, box, strict=True)]
     stored, intensity, shares = [], {}, {}
     for modality, volume in zip(scans.modalities, volumes, strict=True):
         with watch.stage("n4"):
-            corrected = correct(volume, mask, spacing, recipe.n4)
+            corrected = correct(volume[box], inside, spacing, recipe.n4)
         with watch.stage("normalise"):
             try:
-                stats = statistics(corrected, mask, recipe.clip_percent)
+                stats = statistics(corrected, inside, recipe.clip_percent)
             except ValueError as error:
                 raise CaseError(f"{case.name}: {case.files[modality].name}: {error}") from error
-            intensity[modality], shares[modality] = stats.record(), clip_share(corrected, labels, stats)
-            stored.append(crop(normalise(corrected, mask, stats, recipe.dtype), offset, shape, BACKGROUND))
+            intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
+            stored.append(crop(normalise(corrected, inside, stats, recipe.dtype), within, shape, BACKGROUND))
     kept = int((stored[0] != BACKGROUND).sum())
     step = np.eye(4)
     step[:3, 3] = offset[::-1]
+    content = {modality: array_digest(channel) for modality, channel in zip(scans.modalities, stored, strict=True)}
     record = Record(
         subject=case.name, patient=case.patient, grade=case.grade, modalities=scans.modalities, shape=list(shape), spacing=list(spacing),
-        affine=(affine @ step).tolist(), source=source, canonical_shape=list(mask.shape), crop_offset=list(offset), brain_voxels=kept,
-        brain_voxels_lost=int(mask.sum()) - kept, intensity=intensity, clip_share=shares, has_labels="seg" in case.files, **scans.original,
+        affine=(affine @ step).tolist(), source=source, dtypes=scans.dtypes, scaling=scans.scaling, content=content,
+        canonical_shape=list(mask.shape), crop_offset=list(offset), brain_voxels=kept, brain_voxels_lost=int(mask.sum()) - kept,
+        intensity=intensity, quality=checks, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, **scans.original,
     )  # fmt: skip
     return record, np.stack(stored), crop(labels, offset, shape, 0)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections import Counter
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,8 +25,11 @@ from preprocess.brats import MODALITIES, Case, discover
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.settings import command, parse, setting
-from preprocess.splits import SPLITS, SplitSettings, split
+from preprocess.splits import Fold, Member, SplitSettings, split
 from preprocess.subject import Recipe, Stopwatch, process
+from preprocess.summary import summarise
+
+ALIASES = {"split": "split.file", "resample": "recipe.resample"}
 
 
 @dataclass
@@ -39,6 +43,18 @@ class Settings:
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
     workers: int = setting(0, "processes, each with one thread and about 1.5 GB at 240x240x155 (0: one per core)")
+    part: str = setting(
+        "", "K/N: only the K-th of N parts, which may run at once on many nodes; finish: the manifest of what they made"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.require or set(self.require) - set(MODALITIES):
+            raise SettingError(f"require={self.require} must name one or more of {', '.join(MODALITIES)}")
+        if self.workers < 0:
+            raise SettingError(f"workers={self.workers} must not be negative")
+        number, _, parts = self.part.partition("/")
+        if self.part not in ("", "finish") and not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+            raise SettingError(f"part={self.part} must be K/N with K from 1 to N, for example 3/16, or finish")
 
 
 @dataclass
@@ -51,28 +67,70 @@ class Outcome:
 
 
 def main(words: Sequence[str]) -> int:
-    settings = parse(Settings, words)
-    if settings.workers < 0:
-        raise SettingError(f"workers={settings.workers} must not be negative")
-    if not settings.require or set(settings.require) - set(MODALITIES):
-        raise SettingError(f"require={settings.require} must name one or more of {', '.join(MODALITIES)}")
-    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
-    print(found.why)
-    cases = found.cases
-    writer = CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
+    settings = parse(Settings, [aliased(word) for word in words])
+    cases, writer = plan(settings)
+    part = settings.part.replace("/", "-of-") if settings.part != "finish" else ""
     try:
-        with writer.lock():
+        with writer.lock(part):
             done = writer.committed()
-            if strangers := sorted(done - {case.name for case in cases}):
-                held = f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not"
-                raise StoreError(f"{held}: give another store=")
-            todo = [case for case in cases if case.name not in done]
+            refuse_strangers(settings, cases, done)
+            mine = share(cases, settings.part)
+            todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
             rejected = {o.case.name: o.reason for o in outcomes if o.reason}
-            finish(cases, settings, writer, rejected)
+            if part:
+                writer.set_aside(part, rejected)
+            else:
+                if settings.part:
+                    rejected = left_over(cases, done, writer.parts_rejected())
+                finish(cases, settings, writer, rejected)
     except OSError as error:
         raise StoreError(disk_sentence(error, settings.store)) from error
-    return summarise(Cohort.open(settings.store), len(cases) - len(todo), outcomes, rejected)
+    if part:
+        print(
+            f"part {settings.part}: {len(mine) - len(rejected)} of {len(mine)} cases are in {settings.store}; part=finish completes it"
+        )
+        return 1 if rejected else 0
+    return summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
+
+
+def plan(settings: Settings) -> tuple[list[Case], CohortWriter]:
+    """The cases of the source and the writer of the store, with a word on how they were found. Raises UserError for what cannot be."""
+    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    print(found.why)
+    split(members(found.cases), settings.split)
+    return found.cases, CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
+
+
+def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) -> None:
+    """Raise StoreError if the store holds subjects of another source."""
+    if strangers := sorted(done - {case.name for case in cases}):
+        held = f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not"
+        raise StoreError(f"{held}: give another store=")
+
+
+def aliased(word: str) -> str:
+    """The word with a short name written out: `split=my.csv`, `resample=t1`."""
+    key, equals, value = word.partition("=")
+    return f"{ALIASES.get(key, key)}{equals}{value}"
+
+
+def members(cases: Sequence[Case]) -> list[Member]:
+    return [Member(case.name, case.patient, case.grade) for case in cases]
+
+
+def share(cases: Sequence[Case], part: str) -> Sequence[Case]:
+    """The cases of a part: every N-th, so that it is the same whatever is finished. None for the step that finishes."""
+    if part in ("", "finish"):
+        return [] if part else cases
+    number, parts = (int(n) for n in part.split("/"))
+    return cases[number - 1 :: parts]
+
+
+def left_over(cases: Sequence[Case], done: set[str], rejected: dict[str, str]) -> dict[str, str]:
+    """The reasons why cases are not in the store, those of parts that did not end included."""
+    lost = {case.name: f"{case.name}: its part has not finished: run the same parts again" for case in cases}
+    return {name: rejected.get(name, reason) for name, reason in lost.items() if name not in done}
 
 
 def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iterator[Outcome]:
@@ -80,12 +138,16 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), len(cases)))
+    if workers == 1:
+        yield from (one(case, settings, writer) for case in cases)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:
             task = progress.add_task("subjects", total=len(cases))
-            waiting = [pool.submit(one, case, settings, writer) for case in cases]
+            with user_signal_held():
+                waiting = [pool.submit(one, case, settings, writer) for case in cases]
             for future in as_completed(waiting):
                 yield future.result()
                 progress.advance(task)
@@ -94,6 +156,17 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
         raise UserError(f"{what}: run again with fewer workers= and it goes on where it was") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def user_signal_held() -> Iterator[None]:
+    """Start the workers with USR2 blocked: Slurm sends it to every process before a time limit, and it would kill them, while the command
+    itself, whose turn comes after, is to be queued again by it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent() -> None:
@@ -130,51 +203,21 @@ def finish(cases: Sequence[Case], settings: Settings, writer: CohortWriter, reje
     committed = writer.committed()
     if not committed:
         raise UserError(f"no case of {settings.source} could be used; the first: {next(iter(rejected.values()))}")
-    used = sorted((case for case in cases if case.name in committed), key=lambda case: case.name)
-    patients = split({case.patient: case.grade for case in used}, settings.split)
-    home = {patient: name for name, members in patients.items() for patient in members}
-    writer.finish({name: [case.name for case in used if home[case.patient] == name] for name in SPLITS}, rejected)
+    writer.finish(folds_of(cases, committed, settings.split), rejected)
+
+
+def folds_of(cases: Sequence[Case], committed: set[str], settings: SplitSettings) -> list[Fold]:
+    """The split of the committed subjects. An own list may name cases that were set aside, so it is read for all and then thinned."""
+    if not settings.file:
+        return split(members([case for case in cases if case.name in committed]), settings)
+    (fold,) = split(members(cases), settings)
+    return [{name: [s for s in subjects if s in committed] for name, subjects in fold.items()}]
 
 
 def disk_sentence(error: OSError, store: str) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for store={store}: free some and run again, it goes on where it was"
     return f"cannot read or write: {error.strerror} ({error.filename or store})"
-
-
-def summarise(cohort: Cohort, kept: int, outcomes: Sequence[Outcome], rejected: dict[str, str]) -> int:
-    """Print the tables; the exit status."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table("split", "subjects", "HGG", "LGG", "unknown", title=f"{cohort.path}")
-    for name in SPLITS:
-        grades = Counter(cohort.record(s).grade for s in cohort.split(name))
-        table.add_row(name, *(str(n) for n in (len(cohort.split(name)), grades["HGG"], grades["LGG"], grades["unknown"])))
-    console.print(table)
-    lost = {s: r.brain_voxels_lost / (r.brain_voxels + r.brain_voxels_lost) for s, r in cohort.records.items()}
-    worst = max(lost, key=lambda s: lost[s])
-    mean = sum(lost.values()) / len(lost)
-    console.print(f"brain outside the crop: mean {mean:.2%}, most {lost[worst]:.2%} ({worst})", highlight=False, soft_wrap=True)
-    if cut := sum(share > 0.01 for share in lost.values()):
-        console.print(f"[yellow]warning[/yellow] {cut} subjects lose over 1 % of their brain: a larger recipe.crop= keeps it")
-    total: Counter[str] = Counter()
-    for outcome in outcomes:
-        total.update(outcome.seconds)
-    if seconds := sum(total.values()):
-        stages = ", ".join(f"{name} {value / seconds:.0%}" for name, value in total.items())
-        console.print(f"{len(outcomes)} subjects, {seconds / len(outcomes):.1f} s of one core each: {stages}", highlight=False)
-    if kept:
-        console.print(f"{kept} subjects were finished before and kept", highlight=False)
-    for reason in rejected.values():
-        console.print(f"[red]set aside[/red] {reason}", highlight=False, soft_wrap=True)
-    console.print(f"next: python slurm/launch.py sweep=lr data.store={cohort.path}", highlight=False, soft_wrap=True)
-    if rejected:
-        where = cohort.path / "rejected.json"
-        message = f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}"
-        console.print(message, highlight=False, soft_wrap=True)
-    return 1 if rejected else 0
 
 
 if __name__ == "__main__":

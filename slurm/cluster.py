@@ -29,10 +29,11 @@ class ClusterSettings:
     account: str = setting("", "Slurm's account")
     constraint: str = setting("", "Slurm's node constraint")
     parallel: int = setting(0, "runs at once (0: Slurm without a limit; on this machine one)")
+    array: int = setting(8, "job=preprocess: so many parts, each with `cpus` workers (Slurm)")
     extra: dict[str, str] = setting({}, "any other sbatch option, name: value")
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "ranks", "cpus", "minutes"):
+        for name in ("nodes", "ranks", "cpus", "minutes", "array"):
             if getattr(self, name) < 1:
                 raise SettingError(f"cluster.{name}={getattr(self, name)} must be at least 1")
         if self.gpus not in (0, 1):

@@ -1,4 +1,5 @@
-"""What runs on every rank of a job: submitit's environment becomes torchrun's variables, then the run is trained."""
+"""What runs in a job: on every rank, submitit's environment becomes torchrun's variables, then the run is trained; or a part of a cohort
+is preprocessed."""
 
 from __future__ import annotations
 
@@ -20,6 +21,24 @@ class TrainJob:
 
         train(self.run)
         return str(self.run)
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again after a time limit or a pre-emption: the same job."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class PartJob:
+    """One call of to_zarr, as submitit pickles it: what is finished lies in the store, so that a queued-again part goes on."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __call__(self) -> int:
+        from preprocess.to_zarr import main
+
+        return main(self.words)
 
     def checkpoint(self) -> Any:
         """What submitit queues again after a time limit or a pre-emption: the same job."""

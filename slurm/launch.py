@@ -4,6 +4,7 @@
     python slurm/launch.py sweep=lr dry_run=true                                only show the plan
     python slurm/launch.py variant=mimo method=tcmgan train.epochs=50           a single run
     python slurm/launch.py sweep=lr cluster=slurm cluster.partition=gpu cluster.minutes=600
+    python slurm/launch.py job=preprocess cluster=slurm cluster.array=16 source=/data/BraTS store=data/brats.zarr
 
 Words are `group=name` (variant method data cluster sweep) or `key=value`. Started again, it goes on with the runs that have not finished.
 """
@@ -18,12 +19,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 # Run as a script, this folder comes first on the path, and its modules must not stand in for others of the same name.
 sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != Path(__file__).parent.resolve()]
 
 try:
     from distsynth import config as configuration
+    from distsynth.data.volumes import left_out
     from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.errors import UserError
@@ -31,6 +34,7 @@ try:
     from preprocess.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
+    from slurm.preprocessing import launch_preprocessing
     from slurm.sweep import Run, SweepSettings, plan
     from slurm.watch import Display, RunState
 except ModuleNotFoundError as error:
@@ -45,21 +49,29 @@ class Launch:
     cluster: ClusterSettings = setting(ClusterSettings, "where the runs go")
     sweep: SweepSettings = setting(SweepSettings, "which runs there are")
     runs: str = setting("runs", "the folder of all runs")
+    job: Literal["train", "preprocess"] = setting(
+        "train", "preprocess: make a cohort; the other words are to_zarr's and cluster.*"
+    )
     dry_run: bool = setting(False, "show the plan and stop")
     poll_seconds: float = setting(2.0, "seconds between two looks at the runs")
 
 
-OWN = ("cluster", "sweep", "runs", "dry_run", "poll_seconds")
+OWN = ("cluster", "sweep", "runs", "job", "dry_run", "poll_seconds")
 
 
 def main(words: Sequence[str]) -> int:
     launch, shared = read_words(words)
+    if launch.job == "preprocess":
+        logs = Path(launch.runs).absolute() / "preprocess" / "logs"
+        return launch_preprocessing(launch.cluster, shared, logs, launch.poll_seconds, launch.dry_run)
     runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
     for run in runs:
         configuration.check(run.config, launch.cluster.nodes * launch.cluster.ranks)
+    for sentence in sorted({left_out(run.config.data.store, run.config.variant, run.config.data.fold) for run in runs} - {""}):
+        print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)
     with only_one(

@@ -36,7 +36,7 @@ class Feed:
                  size: tuple[int, int], share: Share) -> None:  # fmt: skip
         """`size` is the H x W that the slices are padded to; `share` is `World.share`. Raises StoreError if an array is damaged."""
         self.variant, self.settings = variant, settings
-        self.modalities = [*variant.inputs, *variant.outputs]
+        self.modalities = variant.modalities
         self.slices = share(lambda: write_shared(slices_of(cohort, subjects, self.modalities, mapping, settings)), open_shared)
         self.size = size
 

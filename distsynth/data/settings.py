@@ -10,6 +10,7 @@ class DataSettings:
     """Which cohort, and how its slices reach the networks."""
 
     store: str = required("the cohort, as made by python -m preprocess.to_zarr")
+    fold: int = setting(0, "which fold of a cohort that was split in several (split.folds= of to_zarr)")
     external: dict[str, str] = setting({}, "other cohorts, name: store, on whose every subject the best checkpoint is scored too")
     clip: bool = setting(True, "clip the intensities at the record's bounds on reading (the report: 1 % at each end)")
     flip: bool = setting(True, "augment by left-right flips")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distsynth.config import Config
-from distsynth.data.volumes import read_image
+from distsynth.data.volumes import open_cohort, read_image
 from distsynth.evaluation import floors
 from distsynth.evaluation.metrics import CARD, METRICS, score, summarise
 from distsynth.run_directory import RunDirectory, write_json
@@ -41,7 +41,7 @@ def evaluate(config: Config, run: RunDirectory, world: World) -> dict[str, Any]:
     """
     model = restore(config, checkpoint.load(run.checkpoints / "best.pt"))
     model.method.to(world.device)
-    cohort = Cohort.open(config.data.store)
+    cohort = open_cohort(config.data.store, config.variant, config.data.fold)
     tasks = list(all_tasks(config, cohort))
     fitted = None
     if config.evaluate.floors:
@@ -67,7 +67,7 @@ def all_tasks(config: Config, cohort: Cohort) -> Iterator[Task]:
     for split in ("val", "test"):
         yield from ((split, cohort, subject) for subject in cohort.split(split))
     for name, path in config.data.external.items():
-        other = Cohort.open(path)
+        other = open_cohort(path, config.variant)
         yield from ((name, other, subject) for subject in other.subjects)
 
 
@@ -83,8 +83,7 @@ class Patient:
     def __init__(self, config: Config, cohort: Cohort, subject: str, model: Model) -> None:
         variant = self.variant = config.variant
         self.subject = subject
-        names = [*variant.inputs, *variant.outputs]
-        image = read_image(cohort, subject, names, config.data.clip)
+        image = read_image(cohort, subject, variant.modalities, config.data.clip)
         inputs = len(variant.inputs)
         self.sources, self.truth = image[:inputs], image[inputs:]
         self.raw_truth = read_image(cohort, subject, variant.outputs, clip=False)

@@ -62,7 +62,7 @@ def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, s
     inputs = len(variant.inputs)
     sampled, total, count = [], None, None
     for subject in subjects:
-        image = read_image(cohort, subject, [*variant.inputs, *variant.outputs], clip)
+        image = read_image(cohort, subject, variant.modalities, clip)
         brain = image[0] != BACKGROUND
         voxels = image[:, brain].T
         rng = np.random.default_rng(key(seed, "floors", subject))

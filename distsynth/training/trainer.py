@@ -17,6 +17,7 @@ import torch
 from distsynth.config import Config, check
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
+from distsynth.data.volumes import left_out, open_cohort
 from distsynth.methods.method import Stage
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
@@ -26,7 +27,6 @@ from distsynth.training.engine import Engine
 from distsynth.training.model import build
 from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.validation import validate
-from preprocess.cohort import Cohort
 from preprocess.errors import StoreError, UserError
 
 
@@ -48,7 +48,9 @@ class Trainer:
         """Open the cohort, build the method, take up the newest checkpoint. Raises UserError before any work is done."""
         self.config, self.run, self.world, self.stop = config, run, world, stop
         check(config, world.size)
-        self.cohort = Cohort.open(config.data.store)
+        self.cohort = open_cohort(config.data.store, config.variant, config.data.fold)
+        if world.leads and (sentence := left_out(config.data.store, config.variant, config.data.fold)):
+            print(sentence, flush=True)
         self.patients("gan", "training")
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))

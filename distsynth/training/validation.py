@@ -16,11 +16,10 @@ from preprocess.cohort import Cohort
 def validate(model: Model, stage: Stage, cohort: Cohort, subjects: Sequence[str], clip: bool, world: World) -> dict[str, float]:
     """The stage's scores, averaged over the subjects, the same on every rank."""
     model.method.eval()
-    modalities = [*model.variant.inputs, *model.variant.outputs]
     mine = {}
     with torch.no_grad():
         for subject in subjects[world.rank :: world.size]:
-            patient = model.patient(read_image(cohort, subject, modalities, clip), cohort.labels(subject))
+            patient = model.patient(read_image(cohort, subject, model.variant.modalities, clip), cohort.labels(subject))
             mine[subject] = stage.validate(patient.to(world.device))
     found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
     names = next(iter(found.values()))

@@ -40,7 +40,7 @@ def test_a_variant_that_makes_no_sense_is_refused(inputs: list[str], outputs: li
 
 def test_channels_are_looked_up_by_name() -> None:
     assert channels(["flair", "t1", "t2"], ["t2", "flair"]) == [2, 0]
-    with pytest.raises(StoreError, match="lacks t1c"):
+    with pytest.raises(StoreError, match="no t1c"):
         channels(["t1", "t2"], ["t1c"])
 
 

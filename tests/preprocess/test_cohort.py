@@ -20,7 +20,8 @@ def record(subject: str) -> Record:
         subject=subject, patient=subject, grade="HGG", modalities=MODALITIES, shape=list(SHAPE), spacing=[1.0] * 3,
         affine=np.eye(4).tolist(), source={}, original_shape=[10, 8, 6], original_affine=np.eye(4).tolist(),
         original_orientation="RAS", canonical_shape=list(SHAPE),
-        crop_offset=[0, 0, 0], brain_voxels=1, brain_voxels_lost=0, intensity={}, clip_share={}, has_labels=True,
+        crop_offset=[0, 0, 0], brain_voxels=1, brain_voxels_lost=0, clip_share={}, label_voxels={}, has_labels=True,
+        intensity={m: {"clip_low": -2.0, "clip_high": 3.0} for m in MODALITIES}, quality={}, dtypes={}, scaling={}, content={},
     )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def make(path: Path, names: tuple[str, ...] = ("a", "b"), labels: np.ndarray | N
         for seed, name in enumerate(names):
             image, drawn = arrays(seed)
             writer.write(record(name), image, drawn if labels is None else labels)
-        writer.finish({"segmentor": [], "gan": list(names), "val": [], "test": []}, {"bad": "bad: no t1"})
+        writer.finish([{"segmentor": [], "gan": list(names), "val": [], "test": []}], {"bad": "bad: no t1"})
     return path
 
 
@@ -62,7 +63,7 @@ def test_one_shard_file_an_array_and_one_chunk_a_slice(tmp_path: Path) -> None:
     store = make(tmp_path / "c.zarr", ("a",))
     assert [str(p.relative_to(store / "subjects/a")) for p in sorted((store / "subjects/a").rglob("c/**/*")) if p.is_file()] == [
         "image/c/0/0/0/0",
-        "labels/seg/c/0/0/0",
+        "labels/seg/0/c/0/0/0",
     ]
     codec = json.loads((store / "subjects/a/image/zarr.json").read_text())["codecs"][0]["configuration"]
     assert codec["chunk_shape"] == [4, 1, 8, 10]
@@ -100,7 +101,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-@pytest.mark.parametrize(("read", "shard"), [("image", "image/c/0/0/0/0"), ("labels", "labels/seg/c/0/0/0")])
+@pytest.mark.parametrize(("read", "shard"), [("image", "image/c/0/0/0/0"), ("labels", "labels/seg/0/c/0/0/0")])
 def test_a_damaged_array_is_refused_with_its_path(tmp_path: Path, what: str, read: str, shard: str) -> None:
     store = make(tmp_path / "c.zarr")
     DAMAGE[what](store / "subjects" / "a" / shard)

@@ -1,0 +1,88 @@
+"""Looking at a cohort, and holding every byte of it against its manifest.
+
+python -m preprocess.cohort info COHORT.zarr       what is in it
+python -m preprocess.cohort tree COHORT.zarr       its groups and arrays
+python -m preprocess.cohort verify COHORT.zarr     names a flipped byte, a missing or cut file, a stranger; exit status 1
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from preprocess.cohort.files import IMAGE, SEG, shard_path, subject_path
+from preprocess.cohort.reader import Cohort
+from preprocess.cohort.verify import verify
+from preprocess.errors import SettingError
+from preprocess.settings import command
+
+
+def main(words: Sequence[str]) -> int:
+    verbs: dict[str, Callable[[Cohort], int]] = {"info": info, "tree": tree, "verify": verify_all}
+    if len(words) != 2 or words[0] not in verbs:
+        raise SettingError(f"give one of {', '.join(verbs)} and a cohort, for example: info data/brats.zarr")
+    return verbs[words[0]](Cohort.open(words[1]))
+
+
+def info(cohort: Cohort) -> int:
+    """Print the recipe, the subjects by split and grade, and how much of everything there is."""
+    from preprocess.summary import print_splits
+
+    records = list(cohort.records.values())
+    files = [path for path in cohort.path.rglob("*") if path.is_file()]
+    print(f"{cohort.path}: {len(records)} subjects of {len({r.patient for r in records})} patients, {size(files)}")
+    print_splits(cohort)
+    print("contrasts: " + ", ".join(f"{m} {sum(m in r.modalities for r in records)}" for m in cohort.modalities)
+          + f"; segmentations {sum(r.has_labels for r in records)}")  # fmt: skip
+    for name, shapes in (
+        (
+            "stored grids (z, y, x)",
+            Counter(f"{'x'.join(map(str, r.shape))} of {'x'.join(f'{s:g}' for s in r.spacing)} mm" for r in records),
+        ),
+        ("scanned (x, y, z)", Counter(f"{'x'.join(map(str, r.original_shape))} {r.original_orientation}" for r in records)),
+    ):
+        print(f"{name}: " + ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(5)))
+    print(f"digest {cohort.digest}")
+    for key, value in cohort.recipe.items():
+        print(f"recipe.{key}={value}")
+    return 0
+
+
+def tree(cohort: Cohort) -> int:
+    """Print each subject's arrays with their type, shape, chunks and bytes."""
+    import zarr
+    from rich.console import Console
+    from rich.tree import Tree
+
+    root = Tree(f"{cohort.path} (Zarr v3, OME-Zarr 0.5 images)")
+    for subject in cohort.subjects:
+        branch = root.add(f"subjects/{subject}")
+        for name, dimensions in ((IMAGE, 4), (SEG, 3)):
+            path = subject_path(cohort.path, subject) / name
+            array = zarr.open_array(path, mode="r")
+            branch.add(f"{name}  {array.dtype}  {array.shape}  chunks {array.chunks}  {size([shard_path(path, dimensions)])}")
+    Console(highlight=False, soft_wrap=True, markup=False).print(root)
+    return 0
+
+
+def verify_all(cohort: Cohort) -> int:
+    """Print one line for each thing that is wrong; the exit status."""
+    wrong = 0
+    for sentence in verify(cohort):
+        wrong += 1
+        print(sentence)
+    print(
+        f"{cohort.path}: {len(cohort.subjects)} subjects, " + (f"{wrong} faults" if wrong else "every byte is as it was written")
+    )
+    return 1 if wrong else 0
+
+
+def size(paths: Sequence[Path]) -> str:
+    from rich.filesize import decimal
+
+    return decimal(sum(path.stat().st_size for path in paths))
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

@@ -1,0 +1,69 @@
+"""A subject's arrays: one shard file each, chunks behind crc32c, whole arrays checked on reading."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.cohort.files import shard_path
+from preprocess.errors import StoreError
+
+REMEDY = "restore it, or remove the subject's file in records/ and run to_zarr again"
+CUBE = 32  # voxels along an edge of a `patch` chunk
+
+
+def read_array(folder: Path, name: str, shape: Sequence[int]) -> npt.NDArray[Any]:
+    """A subject's whole array, checked. Raises StoreError naming the file."""
+    shard = shard_path(folder / name, len(shape))
+    array = open_array(folder, name, shape)
+    try:
+        return np.asarray(array[...])
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{shard} is damaged ({reason}): {REMEDY}") from error
+
+
+def open_array(folder: Path, name: str, shape: Sequence[int]) -> Any:
+    """A subject's zarr array, of which nothing is read yet. Raises StoreError naming the file that is missing, empty or of another shape."""
+    import zarr
+
+    shard = shard_path(folder / name, len(shape))
+    if not shard.is_file():
+        raise StoreError(f"{shard} is missing: {REMEDY}")
+    if not shard.stat().st_size:  # zarr would read it as the fill value; a power cut can leave one
+        raise StoreError(f"{shard} is empty: {REMEDY}")
+    try:
+        array = zarr.open_array(folder / name, mode="r")
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{folder / name} has no usable metadata ({reason}): {REMEDY}") from error
+    if list(array.shape) != list(shape):
+        raise StoreError(f"{folder / name} has shape {list(array.shape)} and its record says {list(shape)}")
+    return array
+
+
+def write_array(path: Path, array: npt.NDArray[Any], chunks: str) -> None:
+    """One shard file; `slice` chunks are axial slices, `patch` chunks cubes of 32 voxels, both of all modalities together."""
+    import zarr
+    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+
+    channels, grid = array.shape[:-3], array.shape[-3:]
+    inner = (*channels, *((1, *grid[1:]) if chunks == "slice" else (CUBE,) * 3))
+    shard = tuple(-(-n // c) * c for n, c in zip(array.shape, inner, strict=True))
+    codecs = (BloscCodec(cname="lz4", clevel=5, typesize=array.itemsize), Crc32cCodec())
+    made = zarr.create_array(
+        path, shape=array.shape, dtype=array.dtype, chunks=inner, shards=shard,
+        dimension_names=("c", "z", "y", "x")[-array.ndim:], serializer=BytesCodec(), compressors=codecs,
+        config={"write_empty_chunks": True},  # else labels that are 0 throughout have no shard file, as if it were lost
+    )  # fmt: skip
+    made[...] = array
+
+
+def array_digest(array: npt.NDArray[Any]) -> str:
+    """The sha256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,0 +1,113 @@
+"""The reading side of a cohort: only what the manifest names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.cohort.arrays import REMEDY, array_digest, open_array, read_array
+from preprocess.cohort.files import IMAGE, SCHEMA, SEG, json_digest, read_json, subject_path
+from preprocess.cohort.record import Record, read_record
+from preprocess.errors import StoreError
+from preprocess.splits import SPLITS
+
+
+class Cohort:
+    """The subjects of a store, of one fold of it, or of those that have certain contrasts (see `having`)."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], fold: int = 0) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.recipe: dict[str, Any] = manifest["recipe"]
+        self.modalities: list[str] = manifest["modalities"]
+        self.subjects: list[str] = sorted(manifest["subjects"])
+        self._split: dict[str, list[str]] = manifest["folds"][fold]
+
+    @classmethod
+    def open(cls, path: str | Path, fold: int = 0) -> Cohort:
+        """Raises StoreError if there is no finished cohort at `path`, its manifest is damaged, another version of distsynth made it, or it
+        has no such fold."""
+        folder = Path(path)
+        manifest_file = folder / "manifest.json"
+        if not manifest_file.is_file():
+            what = "is not finished, or no cohort" if folder.is_dir() else "does not exist"
+            raise StoreError(f"cohort {folder} {what}: run python -m preprocess.to_zarr source=… store={folder}")
+        manifest = read_json(manifest_file)
+        if manifest.get("schema") != SCHEMA:
+            found = manifest.get("schema")
+            raise StoreError(f"cohort {folder} has schema {found} and this version reads {SCHEMA}: make it again with to_zarr")
+        if manifest.pop("sha256", None) != json_digest(manifest):
+            raise StoreError(f"{manifest_file} is not as it was written: run to_zarr again, it keeps the finished subjects")
+        if not 0 <= fold < len(manifest["folds"]):
+            raise StoreError(f"cohort {folder} has folds 0 to {len(manifest['folds']) - 1} and fold {fold} is asked for")
+        return cls(folder, manifest, fold)
+
+    @property
+    def digest(self) -> str:
+        """Names the data: a hash of the manifest, which holds every array's own, and of the split."""
+        return json_digest([self.manifest, self._split])
+
+    def having(self, modalities: Iterable[str]) -> Cohort:
+        """The same cohort without the subjects that lack one of the contrasts."""
+        wanted = set(modalities)
+        if all(wanted <= set(record.modalities) for record in self.records.values()):
+            return self
+        fewer = copy.copy(self)
+        fewer.subjects = [subject for subject in self.subjects if wanted <= set(self.records[subject].modalities)]
+        kept = set(fewer.subjects)
+        fewer._split = {name: [s for s in members if s in kept] for name, members in self._split.items()}
+        return fewer
+
+    def split(self, name: str) -> list[str]:
+        """The subjects of `segmentor`, `gan`, `val` or `test`."""
+        if name not in SPLITS:
+            raise StoreError(f"split {name!r} is not known: choose from {', '.join(SPLITS)}")
+        return list(self._split[name])
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """The cases that were set aside, with the reason."""
+        return read_json(self.path / "rejected.json")
+
+    @cached_property
+    def records(self) -> dict[str, Record]:
+        """Every subject's record."""
+        return {subject: read_record(self.path, subject) for subject in self.subjects}
+
+    def record(self, subject: str) -> Record:
+        """Raises StoreError if the cohort does not hold the subject."""
+        if subject not in self.records:
+            raise StoreError(f"{subject} is not in the manifest of {self.path}")
+        return self.records[subject]
+
+    def image(self, subject: str) -> npt.NDArray[np.float32]:
+        """(modality, z, y, x) z-scores of the contrasts in the subject's record, unclipped; background exactly -9.
+
+        Raises StoreError if the array is damaged.
+        """
+        return self._array(subject, IMAGE).astype(np.float32, copy=False)
+
+    def labels(self, subject: str) -> npt.NDArray[np.uint8]:
+        """(z, y, x) BRATS labels, all 0 where the case had no segmentation. Raises StoreError if the array is damaged."""
+        return self._array(subject, SEG)
+
+    def lazy_image(self, subject: str) -> Any:
+        """The zarr array of `image`, to read parts of; each chunk is checked as it is read. Raises StoreError."""
+        return open_array(subject_path(self.path, subject), IMAGE, self._shape(subject, IMAGE))
+
+    def _array(self, subject: str, name: str) -> npt.NDArray[Any]:
+        folder = subject_path(self.path, subject)
+        array = read_array(folder, name, self._shape(subject, name))
+        if array_digest(array) != self.manifest["subjects"][subject][name]:
+            raise StoreError(f"{folder / name} is not the array that the manifest names: {REMEDY}")
+        return array
+
+    def _shape(self, subject: str, name: str) -> list[int]:
+        record = self.record(subject)
+        return record.shape if name == SEG else [len(record.modalities), *record.shape]

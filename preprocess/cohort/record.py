@@ -1,0 +1,56 @@
+"""What the store knows of one subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.cohort.files import read_json, record_path
+from preprocess.errors import StoreError
+
+
+@dataclass
+class Record:
+    """One subject; enough to take a volume back to the patient's own grid, type and units, and to find odd cases without the images.
+
+    The dictionaries hold one entry for each modality that the subject has; `source`, `dtypes` and `scaling` also one for `seg` where there is one.
+    """
+
+    subject: str
+    patient: str
+    grade: str
+    modalities: list[str]  # those that exist, in the order of the image's channels
+    shape: list[int]  # (z, y, x) as stored
+    spacing: list[float]  # (z, y, x) in mm as stored
+    affine: list[list[float]]  # of the stored grid: voxel (x, y, z) -> mm
+    source: dict[str, dict[str, str]]  # file name, its sha256
+    dtypes: dict[str, str]  # of the source's voxels as stored
+    scaling: dict[str, list[float]]  # slope and intercept that turn them into intensities
+    content: dict[str, str]  # sha256 of the stored channel: equal ones are one image under two names
+    original_shape: list[int]  # (x, y, z) of the files
+    original_affine: list[list[float]]
+    original_orientation: str
+    canonical_shape: list[int]  # (z, y, x) before the crop
+    crop_offset: list[int]  # (z, y, x) of the crop in the canonical grid
+    brain_voxels: int
+    brain_voxels_lost: int
+    intensity: dict[str, dict[str, float]]  # see preprocess.intensity.Statistics.record
+    quality: dict[str, dict[str, float]]  # see preprocess.intensity.quality
+    clip_share: dict[str, dict[str, float]]  # by modality and label
+    label_voxels: dict[str, int]  # by label, before the crop
+    has_labels: bool
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        z, y, x = self.spacing
+        return z * y * x / 1000
+
+
+def read_record(store: Path, subject: str) -> Record:
+    """Raises StoreError if the record is absent or damaged."""
+    path = record_path(store, subject)
+    try:
+        return Record(**read_json(path)["record"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} is no record of this version: remove it and run to_zarr again") from error

@@ -1,0 +1,94 @@
+"""Holding every byte of a cohort against what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from preprocess.cohort.files import (
+    IMAGE,
+    METADATA,
+    SEG,
+    STORE_FILES,
+    file_digest,
+    json_digest,
+    read_json,
+    record_path,
+    shard_path,
+)
+from preprocess.cohort.reader import Cohort
+from preprocess.errors import StoreError
+
+
+def verify(cohort: Cohort) -> Iterator[str]:
+    """One sentence for each thing that is damaged, missing or a stranger; none for a sound cohort."""
+    expected = {Path("manifest.json"), *map(Path, STORE_FILES)}
+    for name, digest in cohort.manifest["files"].items():
+        yield from changed(cohort.path / name, digest)
+    for subject in cohort.subjects:
+        expected |= files_of(subject)
+        yield from verify_subject(cohort, subject)
+    yield from strangers(cohort, expected)
+
+
+def verify_subject(cohort: Cohort, subject: str) -> Iterator[str]:
+    """What is wrong with one subject: its record, its metadata, its arrays."""
+    hashes = cohort.manifest["subjects"][subject]
+    try:
+        if json_digest(read_json(record_path(cohort.path, subject)).get("record")) != hashes["record"]:
+            yield f"{record_path(cohort.path, subject)} is not as it was written"
+            return
+    except StoreError as error:
+        yield str(error)
+        return
+    folder = cohort.path / "subjects" / subject
+    for name in METADATA:
+        yield from changed(folder / name, hashes[name])
+    for read in (cohort.image, cohort.labels):
+        try:
+            read(subject)
+        except StoreError as error:
+            yield str(error)
+
+
+def changed(path: Path, digest: str) -> Iterator[str]:
+    """A sentence if the file is missing, unreadable or has another sha256."""
+    try:
+        if file_digest(path) != digest:
+            yield f"{path} is not as it was written"
+    except OSError as error:
+        yield f"{path} cannot be read ({error.strerror})"
+
+
+def files_of(subject: str) -> set[Path]:
+    """The files that a subject has in its store."""
+    folder = Path("subjects") / subject
+    shards = (shard_path(folder / IMAGE, 4), shard_path(folder / SEG, 3))
+    return {Path("records") / f"{subject}.json", *shards, *(folder / name for name in METADATA)}
+
+
+def strangers(cohort: Cohort, expected: set[Path]) -> Iterator[str]:
+    """Files that the manifest does not account for; a subject is told once."""
+    told = set()
+    for path in sorted(path for path in cohort.path.rglob("*") if not path.is_dir()):
+        place = path.relative_to(cohort.path)
+        if place in expected:
+            continue
+        subject = (
+            place.parts[1].removesuffix(".json") if place.parts[0] in ("records", "subjects") and len(place.parts) > 1 else ""
+        )
+        if subject in cohort.subjects or not subject:
+            yield f"{path} does not belong to the cohort: remove it"
+        elif subject not in told:
+            told.add(subject)
+            yield f"subject {subject} is in {cohort.path} and not in its manifest: run to_zarr again, or remove its files"
+
+
+def repeats(cohort: Cohort) -> Iterator[tuple[str, str, str]]:
+    """(modality, subject, other subject) of images that are equal to the last bit under two names."""
+    first: dict[tuple[str, str], str] = {}
+    for subject, record in cohort.records.items():
+        for modality, digest in record.content.items():
+            other = first.setdefault((modality, digest), subject)
+            if other != subject:
+                yield modality, other, subject

@@ -1,0 +1,142 @@
+"""The writing side of a cohort: subjects are staged, read back, renamed into the store and committed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.cohort import ome
+from preprocess.cohort.arrays import array_digest, read_array, write_array
+from preprocess.cohort.files import (
+    IMAGE,
+    METADATA,
+    SCHEMA,
+    SEG,
+    STORE_FILES,
+    differences,
+    file_digest,
+    json_digest,
+    read_json,
+    record_path,
+    subject_path,
+    write_json,
+)
+from preprocess.cohort.record import Record
+from preprocess.errors import StoreError
+from preprocess.locks import only_one
+
+
+class CohortWriter:
+    """`lock` it, `write` subjects from any process, then `finish`."""
+
+    def __init__(self, path: str | Path, recipe: dict[str, Any], modalities: Sequence[str]) -> None:
+        self.path = Path(path)
+        if not self.path.name or self.path.is_file():
+            raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
+        self.recipe, self.modalities = recipe, list(modalities)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.staging = self.partial / "whole"
+
+    @contextmanager
+    def lock(self, part: str = "") -> Iterator[None]:
+        """Be the only writer or, with the name of a `part`, the only one of it beside the writers of other parts.
+
+        Clears what a killed one left. Raises StoreError if another is at work or the recipe differs.
+        """
+        busy = f"another to_zarr is writing {self.path}: wait for it, or give another store="
+        self.staging = self.partial / (part or "whole")
+        with ExitStack() as held:
+            held.enter_context(only_one(self.partial / ".lock", busy, shared=bool(part)))
+            if part:
+                held.enter_context(only_one(self.partial / f".lock-{part}", busy))
+            mine = [self.staging] if part else [path for path in self.partial.iterdir() if path.is_dir()]
+            for leftover in mine:
+                shutil.rmtree(leftover, ignore_errors=True)
+            try:
+                with only_one(self.partial / ".lock-create", busy, wait=True):
+                    self._create()
+                self.staging.mkdir()
+                yield
+            finally:  # on a full disk above all, what is half-written must not stay
+                shutil.rmtree(self.staging if part else self.partial, ignore_errors=True)
+
+    def _create(self) -> None:
+        import zarr
+
+        if not (self.path / "zarr.json").is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise StoreError(f"store={self.path} exists and is no cohort: give another path")
+            attributes = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities}
+            zarr.create_group(self.path, attributes=attributes)  # in one write: a kill must not leave a store without a recipe
+        attributes = read_json(self.path / "zarr.json").get("attributes", {})
+        if attributes.get("schema") != SCHEMA:
+            raise StoreError(f"store={self.path} is no cohort of this version (schema {SCHEMA}): give another store=")
+        if differing := differences(attributes["recipe"], self.recipe, "recipe."):
+            what = "; ".join(differing)
+            raise StoreError(f"store={self.path} was made by another recipe ({what}): give another store=, or the old settings")
+        zarr.open_group(self.path, mode="a").require_group("subjects")
+        (self.path / "records").mkdir(exist_ok=True)
+
+    def committed(self) -> set[str]:
+        """The subjects that are finished."""
+        return {path.stem for path in (self.path / "records").glob("*.json")}
+
+    def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
+        """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
+
+        Raises StoreError if the name is no plain file name or an array does not read back, OSError on a full disk.
+        """
+        commit = record_path(self.path, record.subject)  # first: it refuses names that lead out, and what is staged gets removed
+        staged = self.staging / record.subject
+        shutil.rmtree(staged, ignore_errors=True)
+        hashes = self._stage(staged, record, image, labels)
+        target = subject_path(self.path, record.subject)
+        shutil.rmtree(target, ignore_errors=True)  # of a run killed between renaming and committing
+        staged.replace(target)
+        write_json(commit, {"record": dataclasses.asdict(record), "sha256": hashes})
+
+    def _stage(self, staged: Path, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> dict[str, str]:
+        """Write a subject's groups and arrays and read them back; the sha256 of each array and metadata file."""
+        import zarr
+
+        group = zarr.create_group(staged, attributes=ome.image_attributes(record))
+        group.create_group("labels", attributes=ome.labels_attributes()).create_group(
+            "seg", attributes=ome.seg_attributes(record)
+        )
+        hashes = {}
+        for name, array in ((IMAGE, image), (SEG, labels)):
+            write_array(staged / name, array, self.recipe.get("chunks", "slice"))
+            if read_array(staged, name, array.shape).tobytes() != array.tobytes():
+                raise StoreError(f"{staged / name} does not read back as it was written: the disk is not to be trusted")
+            hashes[name] = array_digest(array)
+        return hashes | {name: file_digest(staged / name) for name in METADATA}
+
+    def set_aside(self, part: str, rejected: Mapping[str, str]) -> None:
+        """Leave the cases that a part could not use, with the reasons, for the step that finishes."""
+        write_json(self.partial / f"rejected-{part}.json", rejected)
+
+    def parts_rejected(self) -> dict[str, str]:
+        """What the parts could not use."""
+        found: dict[str, str] = {}
+        for path in sorted(self.partial.glob("rejected-*.json")):
+            found |= read_json(path)
+        return found
+
+    def finish(self, folds: Sequence[Mapping[str, Sequence[str]]], rejected: Mapping[str, str]) -> None:
+        """Write the manifest from the committed subjects, and the cases set aside. Each fold holds subjects by split."""
+        write_json(self.path / "rejected.json", dict(rejected))
+        subjects = {}
+        for subject in sorted(self.committed()):
+            commit = read_json(record_path(self.path, subject))
+            subjects[subject] = {**commit["sha256"], "record": json_digest(commit["record"])}
+        files = {name: file_digest(self.path / name) for name in STORE_FILES}
+        manifest = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities, "folds": list(folds), "subjects": subjects,
+                    "files": files}  # fmt: skip
+        write_json(self.path / "manifest.json", {**manifest, "sha256": json_digest(manifest)})

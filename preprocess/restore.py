@@ -1,0 +1,183 @@
+"""The way back: arrays in recipe space (stored grid, z-scores) onto the patient's own grid, orientation, type and intensity units.
+
+    python -m preprocess.restore store=data/brats.zarr subject=BraTS19_X_1 out=restored                       its stored contrasts
+    python -m preprocess.restore store=data/brats.zarr subject=BraTS19_X_1 out=restored array=made.npy modality=flair
+
+Writes SUBJECT_MODALITY.nii.gz and, beside each, a .json that says where its units come from. The bias field stays removed.
+Voxels outside the stored crop, and outside the brain, are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.brats import MODALITIES
+from preprocess.cohort import BACKGROUND, Cohort, Record
+from preprocess.cohort.files import write_json
+from preprocess.errors import SettingError, StoreError, UserError
+from preprocess.geometry import canonical_grid, from_canonical, onto_grid, uncrop
+from preprocess.settings import command, parse, required, setting
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Units:
+    """How z-scores of a modality become intensities of one patient."""
+
+    mean: float
+    std: float
+    dtype: str  # of the file's voxels
+    slope: float
+    intercept: float
+    source: str  # for people: where mean and std come from
+
+
+def units_of(cohort: Cohort, subject: str, modality: str) -> Units:
+    """The patient's own units or, for a contrast that the patient never had, the cohort's typical ones (medians over its training
+    subjects, or over all where there are none). Raises StoreError if no subject has the contrast."""
+    record = cohort.record(subject)
+    if modality in record.intensity:
+        own = record.intensity[modality]
+        slope, intercept = record.scaling[modality]
+        return Units(own["mean"], own["std"], record.dtypes[modality], slope, intercept, "the patient's own scan")
+    training = {*cohort.split("gan"), *cohort.split("segmentor")} or set(cohort.subjects)
+    found = [cohort.record(s).intensity[modality] for s in sorted(training) if modality in cohort.record(s).intensity]
+    if not found:
+        raise StoreError(f"no training subject of {cohort.path} has {modality}: its intensities have no units to return to")
+    mean, std = (float(np.median([f[name] for f in found])) for name in ("mean", "std"))
+    return Units(
+        mean, std, "float32", 1.0, 0.0, f"the median of {len(found)} training subjects: this patient has no {modality} scan"
+    )
+
+
+def restore(z_scores: Array, record: Record, units: Units) -> Any:
+    """(z, y, x) z-scores on the record's stored grid, background -9, as a nibabel image on the patient's grid.
+
+    Affine and shape are the scan's to the last bit. Where `recipe.spacing` resampled the scan, intensities are read linearly from the
+    coarser grid. Raises StoreError if the array has another shape than the record's.
+    """
+    import nibabel as nib
+
+    if list(z_scores.shape) != record.shape:
+        raise StoreError(f"{record.subject}: an array of shape {list(z_scores.shape)} is not on the stored grid {record.shape}")
+    brain = uncrop(z_scores != BACKGROUND, record.crop_offset, record.canonical_shape, False)
+    values = uncrop(
+        z_scores.astype(np.float32) * np.float32(units.std) + np.float32(units.mean),
+        record.crop_offset,
+        record.canonical_shape,
+        0,
+    )
+    values = to_patient(np.where(brain, values, 0), brain, record)
+    dtype = np.dtype(units.dtype)
+    stored = (values - units.intercept) / units.slope
+    if dtype.kind in "iu":
+        stored = np.clip(np.round(stored), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    image = nib.Nifti1Image(stored.astype(dtype), np.array(record.original_affine))
+    for code in (image.set_sform, image.set_qform):
+        code(image.affine, 1)
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(units.slope, units.intercept)
+    return image
+
+
+def restore_labels(labels: Array, record: Record) -> Any:
+    """(z, y, x) labels on the stored grid as a nibabel image on the patient's grid; each voxel takes the nearest label."""
+    import nibabel as nib
+
+    whole = uncrop(labels, record.crop_offset, record.canonical_shape, 0)
+    return nib.Nifti1Image(to_patient(whole, None, record).astype(np.uint8), np.array(record.original_affine))
+
+
+def to_patient(volume: Array, brain: Array | None, record: Record) -> Array:
+    """(z, y, x) on the record's canonical grid to (x, y, z) as the scanner had it; intensities with `brain`, labels without."""
+    affine = np.array(record.original_affine)
+    wanted, shape = canonical_grid(affine, record.original_shape)
+    step = np.eye(4)
+    step[:3, 3] = [-o for o in reversed(record.crop_offset)]
+    grid = np.array(record.affine) @ step
+    if shape != record.canonical_shape or not np.allclose(grid, wanted, atol=1e-4):  # recipe.spacing made it coarser
+        volume = onto_grid(volume, brain, grid, wanted, shape)
+    return from_canonical(volume, affine)
+
+
+@dataclass
+class Settings:
+    store: str = required("the cohort")
+    subject: str = required("the subject's name in the cohort")
+    out: str = required("the folder to write to")
+    array: str = setting("", "an .npy of (z, y, x) z-scores on the stored grid in place of the stored contrasts; needs modality=")
+    modality: str = setting("", "the one contrast to restore (empty: all that are stored, and the segmentation)")
+
+    def __post_init__(self) -> None:
+        if self.modality not in ("", *MODALITIES):
+            raise SettingError(f"modality={self.modality} is not known: choose from {', '.join(MODALITIES)}")
+        if self.array and not self.modality:
+            raise SettingError(f"array={self.array} needs modality=, the contrast that it is in")
+
+
+def main(words: Sequence[str]) -> int:
+    settings = parse(Settings, words)
+    cohort = Cohort.open(settings.store)
+    record = cohort.record(settings.subject)
+    volumes = {settings.modality: read_npy(settings.array)} if settings.array else stored(cohort, settings)
+    out = Path(settings.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for modality, volume in volumes.items():
+            units = units_of(cohort, settings.subject, modality)
+            write(
+                out / f"{settings.subject}_{modality}", restore(volume, record, units), {"recipe": cohort.recipe, **vars(units)}
+            )
+        if record.has_labels and not settings.modality:
+            write(
+                out / f"{settings.subject}_seg",
+                restore_labels(cohort.labels(settings.subject), record),
+                {"recipe": cohort.recipe},
+            )
+    except OSError as error:
+        raise UserError(f"cannot write to out={out}: {error.strerror}") from error
+    return 0
+
+
+def stored(cohort: Cohort, settings: Settings) -> dict[str, Array]:
+    """The stored contrasts that are asked for. Raises SettingError if the subject lacks the one."""
+    record = cohort.record(settings.subject)
+    if settings.modality and settings.modality not in record.modalities:
+        raise SettingError(
+            f"modality={settings.modality}: {settings.subject} has {', '.join(record.modalities)}; give array= to restore another"
+        )
+    volumes = dict(zip(record.modalities, cohort.image(settings.subject), strict=True))
+    return {settings.modality: volumes[settings.modality]} if settings.modality else volumes
+
+
+def read_npy(path: str) -> Array:
+    """Raises SettingError if the file holds no (z, y, x) numbers."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"array={path} cannot be read ({str(error).splitlines()[0]}): give an .npy file") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "fiu":
+        raise SettingError(f"array={path} must hold numbers of shape (z, y, x)")
+    return array
+
+
+def write(path: Path, image: Any, sidecar: dict[str, Any]) -> None:
+    """The image and its sidecar, each whole or not at all."""
+    import nibabel as nib
+
+    partial = path.with_name(f".{path.name}.partial.nii.gz")
+    nib.save(image, partial)
+    partial.replace(path.with_name(f"{path.name}.nii.gz"))
+    write_json(path.with_name(f"{path.name}.json"), sidecar)
+    print(f"{path}.nii.gz")
+
+
+if __name__ == "__main__":
+    command(main, __doc__, Settings)
