@@ -115,7 +115,7 @@ def gather(source: Path, matches: Mapping[Path, Match], grades: Mapping[str, str
 
 def case_of(source: Path, name: str, matches: dict[Path, Match], grades: Mapping[str, str]) -> Case:
     """The files that one name goes with as a case."""
-    said = {match.kind: (path, match) for path, match in reversed(matches.items())}
+    said = {match.kind: (path, match) for path, match in reversed(list(matches.items()))}
     files = {kind: said[kind][0] for kind in KINDS if kind in said}
     problem = "" if is_safe(name) else f"{shown(name)}: a case cannot have this name: rename its files"
     if second := [path for path, match in matches.items() if path != files[match.kind]]:

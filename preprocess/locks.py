@@ -13,18 +13,17 @@ from preprocess.errors import StoreError
 
 
 @contextmanager
-def only_one(path: Path, refusal: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`; its folder is made where it is absent.
+def only_one(path: Path, refusal: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`, with `shared` beside others that hold it so too; its folder is made where it is absent.
 
-    With `shared` others may hold it so too; with `wait` the holder is waited for. Raises StoreError with the text `refusal` if another
-    process holds it.
+    The only holder may remove the file before it lets go. Raises StoreError with the text `refusal` if another process holds it.
     """
-    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
+        with path.open("a+") as handle:  # to be read as well, without which NFS grants no shared lock
             try:
-                fcntl.flock(handle, how)
+                fcntl.flock(handle, how | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError(refusal) from error
             except OSError:  # some cluster file systems are mounted without locks; there the user must not start two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from preprocess.brats import MODALITIES, Case
 from preprocess.errors import CaseError
-from preprocess.geometry import onto_grid, spacing_of, to_canonical
+from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.images import load
 from preprocess.layouts import KINDS
 
@@ -90,10 +91,8 @@ def one_grid(case: Case, files: Mapping[str, Canonical], grid: str, resample: bo
         if not resample:
             raise CaseError(f"{case.name}: {difference(file, target)}: register them, or set recipe.resample={grid}")
         is_map = kind not in MODALITIES
-        place = (file.affine, target.affine, target.volume.shape)
-        if not is_map:
-            seen &= onto_grid(np.ones(file.volume.shape, np.uint8), None, *place) > 0
-        file.volume = onto_grid(file.volume, None if is_map else file.volume != 0, *place)  # 0 is background: none bleeds in
+        file.volume, reached = onto(file.volume, file.affine, target.affine, target.volume.shape, is_map)
+        seen &= reached | is_map
         moved.append(kind)
     return moved, seen
 
@@ -137,3 +136,8 @@ def check_brain(case: Case, modalities: list[str], volumes: npt.NDArray[Any], ma
     for modality, volume in zip(modalities, volumes, strict=True):
         if np.ptp(volume[mask]) == 0:
             raise CaseError(f"{case.name}: {case.files[modality].name} has one intensity everywhere in the brain")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

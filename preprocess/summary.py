@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -17,28 +18,29 @@ GRADES = ("HGG", "LGG", "unknown")
 def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]], rejected: Mapping[str, str]) -> int:
     """Print what to_zarr made: `kept` subjects were there before, `seconds` by stage of the new ones; the exit status."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(highlight=False, soft_wrap=True)
     print_splits(cohort)
     print_clip_share(cohort)
     lost = {s: r.brain_voxels_lost / (r.brain_voxels + r.brain_voxels_lost) for s, r in cohort.records.items()}
     worst = max(lost, key=lambda s: lost[s])
-    console.print(f"brain outside the crop: mean {np.mean(list(lost.values())):.2%}, most {lost[worst]:.2%} ({worst})")
+    console.print(f"brain outside the crop: mean {np.mean(list(lost.values())):.2%}, most {lost[worst]:.2%} ({escape(worst)})")
     if cut := sum(share > 0.01 for share in lost.values()):
         console.print(f"[yellow]warning[/yellow] {cut} subjects lose over 1 % of their brain: a larger recipe.crop= keeps it")
     for modality, first, second in repeats(cohort):
         console.print(
-            f"[yellow]warning[/yellow] {first} and {second} have the same {modality} image: one patient under two names?"
+            f"[yellow]warning[/yellow] {escape(first)} and {escape(second)} have the same {modality} image: one patient under two names?"
         )
     print_seconds(seconds)
     if kept:
         console.print(f"{kept} subjects were finished before and kept")
     for reason in rejected.values():
-        console.print(f"[red]set aside[/red] {reason}")
-    console.print(f"next: python slurm/launch.py sweep=lr data.store={cohort.path}")
+        console.print(f"[red]set aside[/red] {escape(reason)}")
+    print(f"next: python slurm/launch.py sweep=lr {shlex.quote(f'data.store={cohort.path}')}")
     if rejected:
         where = cohort.path / "rejected.json"
-        console.print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}")
+        print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}")
     return 1 if rejected else 0
 
 
@@ -46,9 +48,10 @@ def print_splits(cohort: Cohort) -> None:
     """A table of subjects by split and grade; of the first fold, where there are several."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     folds = len(cohort.manifest["folds"])
-    table = Table("split", "subjects", *GRADES, title=f"{cohort.path}" + f", fold 0 of {folds}" * (folds > 1))
+    table = Table("split", "subjects", *GRADES, title=Text(f"{cohort.path}" + f", fold 0 of {folds}" * (folds > 1)))
     assigned = {name: cohort.split(name) for name in SPLITS}
     in_none = sorted(set(cohort.subjects) - {s for members in assigned.values() for s in members})
     for name, members in (*assigned.items(), *([("none", in_none)] if in_none else [])):

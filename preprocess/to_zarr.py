@@ -23,6 +23,7 @@ from threading import Thread
 
 from preprocess.brats import MODALITIES, Case, discover
 from preprocess.cohort import Cohort, CohortWriter
+from preprocess.cohort.files import record_path
 from preprocess.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.settings import command, parse, setting
 from preprocess.splits import Fold, Member, SplitSettings, split
@@ -186,6 +187,7 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
     watch = Stopwatch()
     try:
         case.check(settings.require)
+        record_path(writer.path, case.name)  # refuses a name before the work, not after it
         record, image, labels = process(case, settings.recipe, watch)
         with watch.stage("write"):
             writer.write(record, image, labels)

@@ -28,13 +28,13 @@ class CasesSettings:
             raise SettingError(f"subjects={self.subjects} must be at least 1")
 
 
-def phantoms(out: Path, voxel: float, count: int) -> list[Case]:
+def phantoms(out: Path, voxel: float, count: int, seed: int = 0) -> list[Case]:
     """The first phantoms of a folder, made if they are not there. Raises UserError if it holds others."""
     from rich.progress import track
 
-    claim(out, {"seed": 0, "spacing": voxel})
+    claim(out, {"seed": seed, "spacing": voxel})
     for number in track(range(count), "phantoms"):
-        write_subject(out, 0, voxel, number)
+        write_subject(out, seed, voxel, number)
     return discover(out).cases[:count]
 
 

@@ -28,6 +28,7 @@ CPU_GOAL, FULL_GOAL, RESIDUAL_GOAL = 1 / 4, 1 / 50, 1.05
 class Settings:
     phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; those that it lacks are made")
     voxel: float = setting(1.0, "their voxel size in mm")
+    seed: int = setting(0, "their seed")
     first: int = setting(0, "number of the first phantom")
     subjects: int = setting(2, "how many phantoms, of four contrasts each")
     spacings: list[float] = setting([6.0, 8.0, 10.0, 12.0], "values of n4.spacing to try")
@@ -83,7 +84,7 @@ def run(settings: Settings) -> None:
     rows = [Row("no correction", lambda volume, *_: volume), Row("common practice", common_practice)]
     rows += [Row(describe(n4), by(n4)) for n4 in settings.grid()]
     full = Row("full resolution", partial(common_practice, shrink=1))
-    cases = phantoms(Path(settings.phantoms), settings.voxel, settings.first + settings.subjects)[settings.first :]
+    cases = phantoms(Path(settings.phantoms), settings.voxel, settings.first + settings.subjects, settings.seed)[settings.first :]
     scans = read_scans(cases, Path(settings.phantoms) / "truth")
     for number, scan in enumerate(track(scans, "volumes", total=settings.subjects * len(MODALITIES))):
         for row in [*rows, full] if settings.full_resolution and not number else rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort.arrays import REMEDY, array_digest, open_array, read_array
-from preprocess.cohort.files import IMAGE, SCHEMA, SEG, json_digest, read_json, subject_path
+from preprocess.cohort.files import IMAGE, SCHEMA, SEG, json_digest, read_json, read_sealed, subject_path
 from preprocess.cohort.record import Record, read_record
 from preprocess.errors import StoreError
 from preprocess.splits import SPLITS
@@ -28,6 +27,7 @@ class Cohort:
         self.modalities: list[str] = manifest["modalities"]
         self.subjects: list[str] = sorted(manifest["subjects"])
         self._split: dict[str, list[str]] = manifest["folds"][fold]
+        self._records: dict[str, Record] = {}  # those that were read
 
     @classmethod
     def open(cls, path: str | Path, fold: int = 0) -> Cohort:
@@ -42,8 +42,7 @@ class Cohort:
         if manifest.get("schema") != SCHEMA:
             found = manifest.get("schema")
             raise StoreError(f"cohort {folder} has schema {found} and this version reads {SCHEMA}: make it again with to_zarr")
-        if manifest.pop("sha256", None) != json_digest(manifest):
-            raise StoreError(f"{manifest_file} is not as it was written: run to_zarr again, it keeps the finished subjects")
+        manifest = read_sealed(manifest_file)
         if not 0 <= fold < len(manifest["folds"]):
             raise StoreError(f"cohort {folder} has folds 0 to {len(manifest['folds']) - 1} and fold {fold} is asked for")
         return cls(folder, manifest, fold)
@@ -75,16 +74,18 @@ class Cohort:
         """The cases that were set aside, with the reason."""
         return read_json(self.path / "rejected.json")
 
-    @cached_property
+    @property
     def records(self) -> dict[str, Record]:
         """Every subject's record."""
-        return {subject: read_record(self.path, subject) for subject in self.subjects}
+        return {subject: self.record(subject) for subject in self.subjects}
 
     def record(self, subject: str) -> Record:
-        """Raises StoreError if the cohort does not hold the subject."""
-        if subject not in self.records:
+        """Raises StoreError if the cohort does not hold the subject, or its record is damaged."""
+        if subject not in self.subjects:
             raise StoreError(f"{subject} is not in the manifest of {self.path}")
-        return self.records[subject]
+        if subject not in self._records:
+            self._records[subject] = read_record(self.path, subject, self.manifest["subjects"][subject]["record"])
+        return self._records[subject]
 
     def image(self, subject: str) -> npt.NDArray[np.float32]:
         """(modality, z, y, x) z-scores of the contrasts in the subject's record, unclipped; background exactly -9.

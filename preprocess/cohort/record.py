@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.cohort.files import read_json, record_path
+from preprocess.cohort.files import REMEDY, file_digest, read_json, record_path
 from preprocess.errors import StoreError
 
 
@@ -47,10 +47,14 @@ class Record:
         return z * y * x / 1000
 
 
-def read_record(store: Path, subject: str) -> Record:
-    """Raises StoreError if the record is absent or damaged."""
+def read_record(store: Path, subject: str, digest: str) -> Record:
+    """Raises StoreError if the record's file is absent or has another sha256 than `digest`."""
     path = record_path(store, subject)
     try:
+        if file_digest(path) != digest:
+            raise StoreError(f"{path} is not as it was written: {REMEDY}")
         return Record(**read_json(path)["record"])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
     except (KeyError, TypeError) as error:
         raise StoreError(f"{path} is no record of this version: remove it and run to_zarr again") from error

@@ -11,10 +11,8 @@ from preprocess.cohort.files import (
     SEG,
     STORE_FILES,
     file_digest,
-    json_digest,
-    read_json,
-    record_path,
     shard_path,
+    subject_path,
 )
 from preprocess.cohort.reader import Cohort
 from preprocess.errors import StoreError
@@ -32,18 +30,15 @@ def verify(cohort: Cohort) -> Iterator[str]:
 
 
 def verify_subject(cohort: Cohort, subject: str) -> Iterator[str]:
-    """What is wrong with one subject: its record, its metadata, its arrays."""
-    hashes = cohort.manifest["subjects"][subject]
+    """What is wrong with one subject: its metadata, its record, and, where that is sound, its arrays."""
+    folder, hashes = subject_path(cohort.path, subject), cohort.manifest["subjects"][subject]
+    for name in METADATA:
+        yield from changed(folder / name, hashes[name])
     try:
-        if json_digest(read_json(record_path(cohort.path, subject)).get("record")) != hashes["record"]:
-            yield f"{record_path(cohort.path, subject)} is not as it was written"
-            return
+        cohort.record(subject)
     except StoreError as error:
         yield str(error)
         return
-    folder = cohort.path / "subjects" / subject
-    for name in METADATA:
-        yield from changed(folder / name, hashes[name])
     for read in (cohort.image, cohort.labels):
         try:
             read(subject)
@@ -74,14 +69,22 @@ def strangers(cohort: Cohort, expected: set[Path]) -> Iterator[str]:
         place = path.relative_to(cohort.path)
         if place in expected:
             continue
-        subject = (
-            place.parts[1].removesuffix(".json") if place.parts[0] in ("records", "subjects") and len(place.parts) > 1 else ""
-        )
+        subject = owner(place)
         if subject in cohort.subjects or not subject:
             yield f"{path} does not belong to the cohort: remove it"
         elif subject not in told:
             told.add(subject)
             yield f"subject {subject} is in {cohort.path} and not in its manifest: run to_zarr again, or remove its files"
+
+
+def owner(place: Path) -> str:
+    """The subject that a file of a store would belong to; none where it lies elsewhere."""
+    match place.parts:
+        case ("subjects", subject, _, *_):
+            return subject
+        case ("records", file) if file.endswith(".json"):
+            return file.removesuffix(".json")
+    return ""
 
 
 def repeats(cohort: Cohort) -> Iterator[tuple[str, str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from preprocess.cohort.files import (
     STORE_FILES,
     differences,
     file_digest,
-    json_digest,
     read_json,
+    read_sealed,
     record_path,
     subject_path,
     write_json,
+    write_sealed,
 )
 from preprocess.cohort.record import Record
 from preprocess.errors import StoreError
@@ -41,8 +43,11 @@ class CohortWriter:
         if not self.path.name or self.path.is_file():
             raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
         self.recipe, self.modalities = recipe, list(modalities)
+        if self.path.is_symlink():
+            self.path = self.path.resolve()  # staged and locked beside it, where each who writes it looks, and on its file system
         self.partial = self.path.with_name(self.path.name + ".partial")
-        self.staging = self.partial / "whole"
+        self.staging = self.partial / "staged" / "whole"
+        self.reasons = self.partial / "rejected"
 
     @contextmanager
     def lock(self, part: str = "") -> Iterator[None]:
@@ -51,38 +56,48 @@ class CohortWriter:
         Clears what a killed one left. Raises StoreError if another is at work or the recipe differs.
         """
         busy = f"another to_zarr is writing {self.path}: wait for it, or give another store="
-        self.staging = self.partial / (part or "whole")
+        self.staging = self.partial / "staged" / (part or "whole")
+        mine = self.staging if part else self.staging.parent
+        lock = self.path.with_name(self.path.name + ".lock")
         with ExitStack() as held:
-            held.enter_context(only_one(self.partial / ".lock", busy, shared=bool(part)))
+            held.enter_context(only_one(lock, busy, shared=bool(part)))
             if part:
-                held.enter_context(only_one(self.partial / f".lock-{part}", busy))
-            mine = [self.staging] if part else [path for path in self.partial.iterdir() if path.is_dir()]
-            for leftover in mine:
-                shutil.rmtree(leftover, ignore_errors=True)
+                held.enter_context(only_one(self.partial / "locks" / part, busy))
+            shutil.rmtree(mine, ignore_errors=True)
             try:
-                with only_one(self.partial / ".lock-create", busy, wait=True):
-                    self._create()
-                self.staging.mkdir()
+                self.staging.mkdir(parents=True)
+                self._create()
                 yield
             finally:  # on a full disk above all, what is half-written must not stay
-                shutil.rmtree(self.staging if part else self.partial, ignore_errors=True)
+                shutil.rmtree(mine, ignore_errors=True)
+                if not part:
+                    shutil.rmtree(self.partial / "locks", ignore_errors=True)
+                    with suppress(OSError):
+                        self.partial.rmdir()  # stays where parts have left their reasons and no manifest was written since
+                    lock.unlink(missing_ok=True)  # last: who comes now must find nothing that is still being cleared
 
     def _create(self) -> None:
+        """Make an empty store, by one rename so that a kill leaves none without a recipe; or see that the one there is of this recipe."""
         import zarr
 
+        expected = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities}
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            empty = self.staging / "empty"
+            zarr.create_group(empty, attributes=expected).create_group("subjects")
+            (empty / "records").mkdir()
+            try:
+                empty.replace(self.path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another part was first
+                    raise
         if not (self.path / "zarr.json").is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
-                raise StoreError(f"store={self.path} exists and is no cohort: give another path")
-            attributes = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities}
-            zarr.create_group(self.path, attributes=attributes)  # in one write: a kill must not leave a store without a recipe
+            raise StoreError(f"store={self.path} exists and is no cohort: give another path")
         attributes = read_json(self.path / "zarr.json").get("attributes", {})
         if attributes.get("schema") != SCHEMA:
             raise StoreError(f"store={self.path} is no cohort of this version (schema {SCHEMA}): give another store=")
         if differing := differences(attributes["recipe"], self.recipe, "recipe."):
             what = "; ".join(differing)
             raise StoreError(f"store={self.path} was made by another recipe ({what}): give another store=, or the old settings")
-        zarr.open_group(self.path, mode="a").require_group("subjects")
-        (self.path / "records").mkdir(exist_ok=True)
 
     def committed(self) -> set[str]:
         """The subjects that are finished."""
@@ -91,7 +106,7 @@ class CohortWriter:
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
 
-        Raises StoreError if the name is no plain file name or an array does not read back, OSError on a full disk.
+        Raises CaseError if the name is no plain file name, StoreError if an array does not read back, OSError on a full disk.
         """
         commit = record_path(self.path, record.subject)  # first: it refuses names that lead out, and what is staged gets removed
         staged = self.staging / record.subject
@@ -100,7 +115,7 @@ class CohortWriter:
         target = subject_path(self.path, record.subject)
         shutil.rmtree(target, ignore_errors=True)  # of a run killed between renaming and committing
         staged.replace(target)
-        write_json(commit, {"record": dataclasses.asdict(record), "sha256": hashes})
+        write_sealed(commit, {"record": dataclasses.asdict(record), "written": hashes})
 
     def _stage(self, staged: Path, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> dict[str, str]:
         """Write a subject's groups and arrays and read them back; the sha256 of each array and metadata file."""
@@ -120,23 +135,30 @@ class CohortWriter:
 
     def set_aside(self, part: str, rejected: Mapping[str, str]) -> None:
         """Leave the cases that a part could not use, with the reasons, for the step that finishes."""
-        write_json(self.partial / f"rejected-{part}.json", rejected)
+        self.reasons.mkdir(exist_ok=True)
+        write_json(self.reasons / f"{part}.json", rejected)
 
     def parts_rejected(self) -> dict[str, str]:
         """What the parts could not use."""
         found: dict[str, str] = {}
-        for path in sorted(self.partial.glob("rejected-*.json")):
+        for path in sorted(self.reasons.glob("*.json")):
             found |= read_json(path)
         return found
 
     def finish(self, folds: Sequence[Mapping[str, Sequence[str]]], rejected: Mapping[str, str]) -> None:
-        """Write the manifest from the committed subjects, and the cases set aside. Each fold holds subjects by split."""
+        """Write the manifest from the committed subjects, and the cases set aside. Each fold holds subjects by split.
+
+        Raises StoreError if a subject's record is damaged.
+        """
         write_json(self.path / "rejected.json", dict(rejected))
         subjects = {}
         for subject in sorted(self.committed()):
-            commit = read_json(record_path(self.path, subject))
-            subjects[subject] = {**commit["sha256"], "record": json_digest(commit["record"])}
+            commit = record_path(self.path, subject)
+            subjects[subject] = {**read_sealed(commit)["written"], "record": file_digest(commit)}
         files = {name: file_digest(self.path / name) for name in STORE_FILES}
         manifest = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities, "folds": list(folds), "subjects": subjects,
                     "files": files}  # fmt: skip
-        write_json(self.path / "manifest.json", {**manifest, "sha256": json_digest(manifest)})
+        write_sealed(self.path / "manifest.json", manifest)
+        shutil.rmtree(self.reasons, ignore_errors=True)
+        for leftover in (self.path / "records").glob("*.partial"):  # of a killed run, of a case that is no longer there
+            leftover.unlink()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocess.cohort import BACKGROUND, Cohort, CohortWriter, Record
-from preprocess.errors import StoreError
+from preprocess.errors import CaseError, StoreError
 
 MODALITIES = ["t1", "t1c", "t2", "flair"]
 SHAPE = (6, 8, 10)
@@ -180,9 +180,9 @@ def test_a_failed_writer_leaves_nothing_staged(tmp_path: Path) -> None:
     assert not writer.staging.exists()
 
 
-@pytest.mark.parametrize("name", ["../a", "a/b", "..", ""])
+@pytest.mark.parametrize("name", ["../a", "a/b", "..", "", "zarr.json", "a" * 241])
 def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreError, match="cannot name a subject"):
+    with pytest.raises(CaseError, match="cannot name a subject"):
         make(tmp_path / "c.zarr", (name,))
 
 

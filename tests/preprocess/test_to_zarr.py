@@ -32,7 +32,7 @@ def test_a_folder_becomes_a_cohort(tmp_path: Path, write_case) -> None:
         files = write_case(source / ("HGG" if i % 2 else "LGG"), f"Brats18_{i} é_1", seed=i)
     done = to_zarr(f"source={source}", f"store={store}", *FAST)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"next: python slurm/launch.py sweep=lr data.store={store}"
+    assert done.stdout.splitlines()[-1] == f"next: python slurm/launch.py sweep=lr 'data.store={store}'"
     cohort = Cohort.open(store)
     assert len(cohort.subjects) == 6
     assert sorted(s for name in ("segmentor", "gan", "val", "test") for s in cohort.split(name)) == cohort.subjects
