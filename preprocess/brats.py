@@ -113,7 +113,7 @@ def gather(source: Path, matches: Mapping[Path, Match], grades: Mapping[str, str
     return [case_of(source, name, found[name], grades) for name in sorted(found) if images(found[name])]
 
 
-def case_of(source: Path, name: str, matches: Mapping[Path, Match], grades: Mapping[str, str]) -> Case:
+def case_of(source: Path, name: str, matches: dict[Path, Match], grades: Mapping[str, str]) -> Case:
     """The files that one name goes with as a case."""
     said = {match.kind: (path, match) for path, match in reversed(list(matches.items()))}
     files = {kind: said[kind][0] for kind in KINDS if kind in said}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from preprocess.errors import CaseError
 
+SUFFIXES = (".nii", ".nii.gz", ".mha")
 LARGEST = 1024  # voxels along an axis: more is a lying header
 MOST = 2**28  # voxels in all: 1 GB as float32
 INFLATION = 1032  # deflate makes nothing shorter than by this factor (zlib.net/zlib_tech.html)
@@ -35,6 +36,8 @@ class Image:
 
 def load(case: str, path: Path) -> Image:
     """The image of a .nii, .nii.gz or .mha file. Raises CaseError naming the file and what is wrong with it."""
+    if not path.name.lower().endswith(SUFFIXES):
+        raise CaseError(f"{case}: {path.name} is neither {', '.join(SUFFIXES[:-1])} nor {SUFFIXES[-1]}: convert it")
     try:
         image = load_mha(path) if path.suffix.lower() == ".mha" else load_nifti(path)
     except CaseError as error:
@@ -61,6 +64,8 @@ def load_nifti(path: Path) -> Image:
         second = nib.Nifti2Header.sizeof_hdr in (int.from_bytes(head[:4], order) for order in ("little", "big"))
         kind = nib.Nifti2Image if second else nib.Nifti1Image
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
+        if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+            raise CaseError("is no NIfTI file that holds its own voxels: convert it")
         dtype, start = header.get_data_dtype(), int(header.get_data_offset())
         shape = three_axes(header.get_data_shape())
         size = start + believable(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)

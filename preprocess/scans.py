@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +135,3 @@ def check_brain(case: Case, modalities: list[str], volumes: npt.NDArray[Any], ma
     for modality, volume in zip(modalities, volumes, strict=True):
         if np.ptp(volume[mask]) == 0:
             raise CaseError(f"{case.name}: {case.files[modality].name} has one intensity everywhere in the brain")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

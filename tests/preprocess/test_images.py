@@ -139,7 +139,7 @@ def test_no_flipped_byte_of_the_voxels_goes_unnoticed(tmp_path: Path, save, name
         ("a.mha", lambda b: b"", "keeps its voxels in no file"),
         ("a.nii.gz", lambda b: b"", "cannot be read"),
         ("a.nii.gz", lambda b: b"GIF89a" * 99, r"cannot be read \(Not a gzipped file"),
-        ("a.nii", lambda b: b"GIF89a" * 99, "cannot be read"),
+        ("a.nii", lambda b: b"GIF89a" * 99, "is no NIfTI file"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, save, name: str, change, sentence: str) -> None:
@@ -157,6 +157,14 @@ def test_what_is_not_finite_is_refused(tmp_path: Path, save, value: float) -> No
     save(volume, np.eye(4), tmp_path / "a.nii")
     with pytest.raises(CaseError, match=r"a\.nii holds NaN or infinite intensities"):
         load("case", tmp_path / "a.nii")
+
+
+def test_other_formats_are_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(counted(), np.eye(4)), tmp_path / "pair.img")
+    with pytest.raises(CaseError, match=r"case: pair\.img is neither \.nii, \.nii\.gz nor \.mha: convert it"):
+        load("case", tmp_path / "pair.img")
+    with pytest.raises(CaseError, match="is no NIfTI file that holds its own voxels"):
+        load("case", (tmp_path / "pair.hdr").rename(tmp_path / "header.nii"))
 
 
 def test_colours_and_missing_affines_are_refused(tmp_path: Path, save) -> None:

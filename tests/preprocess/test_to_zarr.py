@@ -142,6 +142,20 @@ def test_a_pattern_with_the_users_own_words(tmp_path: Path, write_case) -> None:
     assert Cohort.open(tmp_path / "c.zarr").labels("a").any()
 
 
+def test_a_case_with_what_is_required_goes_in_on_the_grid_that_is_asked_for(tmp_path: Path, write_case, save) -> None:
+    for name, lacking in (("a", "t1"), ("b", "t2")):
+        write_case(tmp_path / "source", name)[lacking].unlink()
+    flair = tmp_path / "source" / "a" / "a_flair.nii.gz"
+    save(np.asanyarray(nib.load(flair).dataobj)[::2, ::2, ::2], np.diag([-8.0, -8.0, 8.0, 1.0]), flair)
+    words = (f"source={tmp_path / 'source'}", "split.test=1", "require=[t2]", *FAST)
+    refused = to_zarr(*words, f"store={tmp_path / 'none.zarr'}")
+    assert (refused.returncode, "register them, or set recipe.resample=t1c" in refused.stderr) == (2, True)
+    done = to_zarr(*words, f"store={tmp_path / 'c.zarr'}", "recipe.resample=t2")
+    assert (done.returncode, "set aside b: no t2 file" in done.stdout) == (1, True)
+    record = Cohort.open(tmp_path / "c.zarr").record("a")
+    assert (record.modalities, record.original_shape) == (["t1c", "t2", "flair"], [28, 28, 28])
+
+
 def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> None:
     write_case(tmp_path / "source", "a")
     source = read_only(tmp_path / "source")
