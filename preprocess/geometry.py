@@ -78,25 +78,35 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
     return out, inside, np.where(inside, read(labels, 0), 0).astype(labels.dtype), affine @ step
 
 
-def onto_grid(volume: Array, brain: Mask | None, affine: Array, target: Array, shape: Sequence[int]) -> Array:
-    """A (z, y, x) volume on the grid of `affine`, read on that of `target` (affines of x, y, z voxels) with `shape` (z, y, x).
+def bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
+    """The mask's box with a voxel around it where the grid has one, so that an axis of the box is no thinner than two voxels."""
+    z, y, x = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    low = [max(0, int(inside[0]) - 1) for inside in (z, y, x)]
+    return slice(low[0], int(z[-1]) + 2), slice(low[1], int(y[-1]) + 2), slice(low[2], int(x[-1]) + 2)
 
-    With a brain mask, intensities are read linearly, from voxels of the brain alone, and are 0 where most of what is read is not
-    brain; without one, each voxel takes the nearest value, as labels must. 0 beyond the volume's grid.
+
+def onto(volume: Array, affine: Array, target: Array, shape: Sequence[int], is_map: bool) -> tuple[Array, Mask]:
+    """A canonical (z, y, x) volume on the canonical grid of affine `target` and `shape`, and where its field of view reaches.
+
+    A map (labels, a mask) is read at the nearest voxel. Intensities are smoothed where the target's voxels are coarser and read
+    linearly; what is exactly 0 is background and takes no part, so that it stays 0 and does not bleed into the brain's edge.
     """
-    from scipy.ndimage import affine_transform
+    from scipy.ndimage import affine_transform, gaussian_filter
 
-    flip = np.eye(4)[[2, 1, 0, 3]]
-    step = flip @ np.linalg.inv(affine) @ target @ flip
+    step = np.linalg.inv(affine) @ target
+    matrix, offset = step[:3, :3][::-1, ::-1], step[:3, 3][::-1]
+    width = np.sqrt((matrix**2).sum(axis=1))  # voxels along each axis of the volume that one voxel of the target spans
+    sigma = np.where(width > 1.001, 0.425 * width, 0)
 
-    def read(array: Array, order: int) -> Array:
-        return np.asarray(affine_transform(array, step[:3, :3], step[:3, 3], tuple(shape), order=order, mode="constant"))
+    def read(part: Array, order: int = 1) -> Array:
+        return np.asarray(affine_transform(part, matrix, offset, tuple(shape), order=order, mode="grid-constant"))
 
-    if brain is None:
-        return read(volume, 0)
-    share = read(brain.astype(np.float32), 1)
-    inside = share >= 0.5
-    return np.where(inside, read(np.where(brain, volume, 0).astype(np.float32), 1) / np.maximum(share, 0.5), 0)
+    seen = read(np.ones(volume.shape, np.float32)) >= 0.5
+    if is_map:
+        return read(volume, 0), seen
+    share = read(gaussian_filter((volume != 0).astype(np.float32), sigma))
+    smooth = read(gaussian_filter(volume, sigma))
+    return np.where(share >= 0.5, smooth / np.maximum(share, 0.5), 0).astype(volume.dtype), seen
 
 
 def crop_shape(size_mm: Sequence[float], spacing: Sequence[float]) -> tuple[int, int, int]:

@@ -57,7 +57,12 @@ def normalise(volume: Volume, mask: Mask, stats: Statistics, dtype: Any) -> npt.
 def clip_share(volume: Volume, labels: npt.NDArray[np.uint8], stats: Statistics) -> dict[str, float]:
     """Per label, the share of its voxels that the clip changes: in real gliomas most of the 1 % is lesion."""
     outside = (volume < stats.raw_low) | (volume > stats.raw_high)
-    return {str(label): float(outside[labels == label].mean()) for label in np.unique(labels) if label}
+    return {str(label): float(outside[labels == label].mean()) for label in present(labels)}
+
+
+def present(labels: npt.NDArray[np.uint8]) -> list[int]:
+    """The labels above 0 that occur, in order."""
+    return [int(label) for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=1)) if label]
 
 
 def quality(volume: Volume, mask: Mask) -> dict[str, float]:

@@ -21,7 +21,7 @@ from preprocess.brats import MODALITIES
 from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.cohort.files import write_json
 from preprocess.errors import SettingError, StoreError, UserError
-from preprocess.geometry import canonical_grid, from_canonical, onto_grid, uncrop
+from preprocess.geometry import canonical_grid, from_canonical, onto, uncrop
 from preprocess.settings import command, parse, required, setting
 
 Array = npt.NDArray[Any]
@@ -74,7 +74,7 @@ def restore(z_scores: Array, record: Record, units: Units) -> Any:
         record.canonical_shape,
         0,
     )
-    values = to_patient(np.where(brain, values, 0), brain, record)
+    values = to_patient(np.where(brain, values, 0), record, is_map=False)
     dtype = np.dtype(units.dtype)
     stored = (values - units.intercept) / units.slope
     if dtype.kind in "iu":
@@ -92,18 +92,18 @@ def restore_labels(labels: Array, record: Record) -> Any:
     import nibabel as nib
 
     whole = uncrop(labels, record.crop_offset, record.canonical_shape, 0)
-    return nib.Nifti1Image(to_patient(whole, None, record).astype(np.uint8), np.array(record.original_affine))
+    return nib.Nifti1Image(to_patient(whole, record, is_map=True).astype(np.uint8), np.array(record.original_affine))
 
 
-def to_patient(volume: Array, brain: Array | None, record: Record) -> Array:
-    """(z, y, x) on the record's canonical grid to (x, y, z) as the scanner had it; intensities with `brain`, labels without."""
+def to_patient(volume: Array, record: Record, is_map: bool) -> Array:
+    """(z, y, x) intensities, or a map of labels, on the record's canonical grid to (x, y, z) as the scanner had it."""
     affine = np.array(record.original_affine)
     wanted, shape = canonical_grid(affine, record.original_shape)
     step = np.eye(4)
     step[:3, 3] = [-o for o in reversed(record.crop_offset)]
     grid = np.array(record.affine) @ step
     if shape != record.canonical_shape or not np.allclose(grid, wanted, atol=1e-4):  # recipe.spacing made it coarser
-        volume = onto_grid(volume, brain, grid, wanted, shape)
+        volume, _ = onto(volume, grid, wanted, shape, is_map)
     return from_canonical(volume, affine)
 
 

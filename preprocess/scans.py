@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import numpy.typing as npt
 
 from preprocess.brats import MODALITIES, Case
 from preprocess.errors import CaseError
-from preprocess.geometry import to_canonical
+from preprocess.geometry import onto, spacing_of, to_canonical
+from preprocess.images import load
+from preprocess.layouts import KINDS
 
-LARGEST = 1024  # voxels along an axis: more is a lying header
+LARGEST_BRAIN = 3.5  # litres; an adult's brain has 1 to 2, a head 4 and more
+SAME = 1e-3  # mm by which the affines of one grid may differ
 
 
 @dataclass
@@ -24,73 +27,85 @@ class Scans:
     modalities: list[str]  # those that exist, in the order of MODALITIES
     volumes: npt.NDArray[Any]  # (modality, z, y, x) float32
     mask: npt.NDArray[np.bool_]  # the brain
-    labels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]  # all 0 where there is no segmentation
     affine: npt.NDArray[Any]  # of the canonical grid
-    original: dict[str, Any]  # shape, affine and orientation of the files
+    original: dict[str, Any]  # shape, affine and orientation of the file whose grid it is
     dtypes: dict[str, str]  # by kind: numpy's name of the type that the file stores voxels in
     scaling: dict[str, list[float]]  # by kind: slope and intercept that turn stored voxels into intensities
+    resampled: list[str]  # kinds that were on another grid
+
+
+@dataclass
+class Canonical:
+    """One file in canonical orientation, and what it was before."""
+
+    file: str
+    volume: npt.NDArray[Any]  # (z, y, x)
+    affine: npt.NDArray[Any]
+    original: dict[str, Any]
+    dtype: str
+    scaling: list[float]
 
 
 def read(case: Case, resample: str = "") -> Scans:
-    """All files of a case. Raises CaseError naming the file that is unreadable, not finite, or on another grid than the first."""
-    volumes, first, first_file, affine, shape = [], None, "", None, None
-    labels = None
-    modalities: list[str] = []
-    dtypes, scaling = {}, {}
-    for kind in (*MODALITIES, "seg"):
-        if kind not in case.files:
+    """All files of a case on the grid of its first contrast, or of the contrast `resample`, onto which the others are then brought.
+
+    Raises CaseError naming the file that is unreadable, not finite, or on another grid.
+    """
+    files = {kind: canonical(case.name, case.files[kind]) for kind in KINDS if kind in case.files}
+    if "seg" in files:
+        files["seg"].volume = label_map(case, files["seg"].volume)
+    modalities = [kind for kind in MODALITIES if kind in files]
+    grid = resample or modalities[0]
+    if grid not in files:
+        raise CaseError(f"{case.name}: no {grid} file, onto whose grid recipe.resample={grid} brings the others")
+    moved, seen = one_grid(case, files, grid, bool(resample))
+    volumes = np.stack([files[kind].volume for kind in modalities])
+    mask = seen & (files["mask"].volume != 0 if "mask" in files else brain_mask(case, volumes, files[grid].affine))
+    check_brain(case, modalities, volumes, mask)
+    labels = files["seg"].volume if "seg" in files else np.zeros(mask.shape, np.uint8)
+    dtypes, scaling = {k: f.dtype for k, f in files.items()}, {k: f.scaling for k, f in files.items()}
+    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved)
+
+
+def canonical(case: str, path: Path) -> Canonical:
+    image = load(case, path)
+    volume, affine, orientation = to_canonical(image.array, image.affine)
+    original = {
+        "original_shape": list(image.array.shape), "original_affine": image.affine.tolist(), "original_orientation": orientation,
+    }  # fmt: skip
+    return Canonical(path.name, volume, affine, original, image.dtype, image.scaling)
+
+
+def one_grid(case: Case, files: Mapping[str, Canonical], grid: str, resample: bool) -> tuple[list[str], npt.NDArray[np.bool_]]:
+    """Bring the files onto the grid of one of them: which were moved, and the voxels that every contrast's field of view reaches.
+
+    Raises CaseError for the first file on another grid unless `resample`.
+    """
+    target, moved = files[grid], []
+    seen = np.ones(target.volume.shape, bool)
+    for kind, file in files.items():
+        if file.volume.shape == target.volume.shape and np.allclose(file.affine, target.affine, atol=SAME):
             continue
-        array, this, dtypes[kind], scaling[kind] = load(case.name, case.files[kind])
-        if first is None or affine is None:
-            first, first_file, affine, shape = array, case.files[kind].name, this, array.shape
-        if array.shape != shape:
-            raise CaseError(
-                f"{case.name}: {case.files[kind].name} has shape {array.shape} and {first_file} {shape}: register them first"
-            )
-        if not np.allclose(this, affine, atol=1e-3):
-            raise CaseError(f"{case.name}: {case.files[kind].name} and {first_file} have different affines: register them first")
-        if kind == "seg":
-            labels = label_map(case, array)
-        else:
-            modalities.append(kind)
-            volumes.append(array)
-    assert affine is not None
-    assert first is not None
-    labels = np.zeros(first.shape, np.uint8) if labels is None else labels
-    turned = [to_canonical(v, affine) for v in volumes]
-    stacked = np.stack([t[0] for t in turned])
-    original = {"original_shape": list(first.shape), "original_affine": affine.tolist(), "original_orientation": turned[0][2]}
-    mask = brain_mask(case, modalities, stacked)
-    return Scans(modalities, stacked, mask, to_canonical(labels, affine)[0], turned[0][1], original, dtypes, scaling)
+        if not resample:
+            raise CaseError(f"{case.name}: {difference(file, target)}: register them, or set recipe.resample={grid}")
+        is_map = kind not in MODALITIES
+        file.volume, reached = onto(file.volume, file.affine, target.affine, target.volume.shape, is_map)
+        seen &= reached | is_map
+        moved.append(kind)
+    return moved, seen
 
 
-def load(case: str, path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], str, list[float]]:
-    """(x, y, z) intensities and affine of a file, the type of its stored voxels, and their slope and intercept. Raises CaseError."""
-    import nibabel as nib
-
-    try:
-        file = nib.load(path)
-        shape = file.shape
-        if len(shape) > 3 and set(shape[3:]) == {1}:
-            shape = shape[:3]
-        if len(shape) != 3 or max(shape) > LARGEST or min(shape) < 1:
-            raise CaseError(f"{case}: {path.name} has shape {file.shape}: expected three axes of at most {LARGEST} voxels")
-        array = np.asanyarray(file.dataobj).reshape(shape).astype(np.float32)
-    except CaseError:
-        raise
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CaseError(f"{case}: {path.name} cannot be read as NIfTI ({reason}): copy it again") from error
-    if not np.isfinite(array).all():
-        raise CaseError(f"{case}: {path.name} holds NaN or infinite intensities: export it again")
-    if file.affine is None or not np.isfinite(file.affine).all() or abs(np.linalg.det(file.affine[:3, :3])) < 1e-6:
-        raise CaseError(f"{case}: {path.name} has no usable affine in its header")
-    return array, file.affine.astype(np.float64), file.get_data_dtype().name, [file.dataobj.slope, file.dataobj.inter]
+def difference(one: Canonical, other: Canonical) -> str:
+    if one.volume.shape == other.volume.shape:
+        return f"{one.file} and {other.file} have different affines"
+    return f"{one.file} has shape {one.original['original_shape']} and {other.file} {other.original['original_shape']}"
 
 
-def label_map(case: Case, array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def label_map(case: Case, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Raises CaseError if a label is not a whole number from 0 to 255."""
-    labels = array.astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        labels = array.astype(np.uint8)
     if not np.array_equal(labels, array):
         raise CaseError(
             f"{case.name}: {case.files['seg'].name} holds values that are no labels: expected whole numbers from 0 to 255"
@@ -98,18 +113,25 @@ def label_map(case: Case, array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint
     return labels
 
 
-def brain_mask(case: Case, modalities: list[str], volumes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Where any contrast is not exactly 0; real brains hold a few negative intensities. Raises CaseError if that is nowhere, or
-    everywhere, or if a contrast is constant inside it."""
+def brain_mask(case: Case, volumes: npt.NDArray[Any], affine: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where any contrast is not exactly 0; real brains hold a few negative intensities.
+
+    Raises CaseError where no voxel is background or the brain would be larger than any: the skull is still there. Voxels on the
+    border prove nothing (a crop of a brain has them), and a few zeros do not either (air has them by chance).
+    """
     mask: npt.NDArray[np.bool_] = (volumes != 0).any(axis=0)
-    if not mask.any():
-        raise CaseError(f"{case.name}: every contrast is 0 everywhere: the brain mask is empty")
-    for modality, volume in zip(modalities, volumes, strict=True):
-        if np.ptp(volume[mask]) == 0:
-            raise CaseError(f"{case.name}: {case.files[modality].name} has one intensity everywhere in the brain")
+    litres = float(mask.sum() * np.prod(spacing_of(affine))) / 1e6
+    if mask.all() or litres > LARGEST_BRAIN:
+        what = "no voxel is 0" if mask.all() else f"{litres:.1f} litres are not 0"
+        raise CaseError(f"{case.name}: {what}, so this is more than a brain: extract the brain first, or give a mask of it")
     return mask
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_brain(case: Case, modalities: list[str], volumes: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
+    """Raise CaseError if the brain is nowhere or a contrast is constant in it."""
+    if not mask.any():
+        what = f"{case.files['mask'].name}" if "mask" in case.files else "every contrast"
+        raise CaseError(f"{case.name}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
+    for modality, volume in zip(modalities, volumes, strict=True):
+        if np.ptp(volume[mask]) == 0:
+            raise CaseError(f"{case.name}: {case.files[modality].name} has one intensity everywhere in the brain")

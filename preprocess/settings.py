@@ -45,14 +45,18 @@ def parse(schema: type[T], words: Sequence[str]) -> T:
 
 
 def dotlist(words: Sequence[str]) -> DictConfig:
-    """`["a.b=1", "c=[x,y]"]` as a nested config."""
+    """`["a.b=1", "c=[x,y]"]` as a nested config; a value that is no YAML, such as `{case}/*.nii`, is the text that it is."""
+    config = OmegaConf.create()
     for word in words:
         if "=" not in word or word.startswith("="):
             raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
-    try:
-        return OmegaConf.from_dotlist(list(words))
-    except Exception as error:
-        raise SettingError(f"cannot read the settings {' '.join(words)}: {first_line(error)}") from error
+        try:
+            config.merge_with_dotlist([word])
+        except OmegaConfBaseException as error:
+            raise SettingError(f"cannot read the setting {word}: {first_line(error)}") from error
+        except Exception:  # YAML's
+            OmegaConf.update(config, *word.split("=", 1))
+    return config
 
 
 def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
@@ -102,7 +106,8 @@ def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     for name in config:
         key = prefix + str(name)
         yield key
-        if not OmegaConf.is_missing(config, name) and isinstance(config[name], DictConfig):
+        unknown = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)  # type: ignore[arg-type]
+        if not unknown and isinstance(config[name], DictConfig):
             yield from keys(config[name], f"{key}.")
 
 

@@ -17,8 +17,8 @@ from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
 from preprocess.cohort.files import file_digest
 from preprocess.errors import CaseError, SettingError
-from preprocess.geometry import crop, crop_offset, crop_shape, resample, spacing_of
-from preprocess.intensity import BACKGROUND, clip_share, normalise, quality, statistics
+from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, resample, spacing_of
+from preprocess.intensity import BACKGROUND, clip_share, normalise, present, quality, statistics
 from preprocess.scans import read
 from preprocess.settings import setting
 
@@ -66,7 +66,7 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
         scans = read(case, recipe.resample)
         source = {kind: {"file": path.name, "sha256": file_digest(path)} for kind, path in case.files.items()}
         checks = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}
-        counts = {str(label): int((scans.labels == label).sum()) for label in np.unique(scans.labels) if label}
+        counts = {str(label): int((scans.labels == label).sum()) for label in present(scans.labels)}
     volumes, mask, labels, affine = scans.volumes, scans.mask, scans.labels, scans.affine
     if recipe.spacing:
         with watch.stage("resample"):
@@ -76,17 +76,20 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
     spacing = spacing_of(affine)
     shape = crop_shape(recipe.crop, spacing)
     offset = crop_offset(mask, shape)
+    box = bounding_box(mask)  # what lies beyond is background, and three quarters of a scan
+    inside, lesions = mask[box], labels[box]
+    within = [o - side.start for o, side in zip(offset, box, strict=True)]
     stored, intensity, shares = [], {}, {}
     for modality, volume in zip(scans.modalities, volumes, strict=True):
         with watch.stage("n4"):
-            corrected = correct(volume, mask, spacing, recipe.n4)
+            corrected = correct(volume[box], inside, spacing, recipe.n4)
         with watch.stage("normalise"):
             try:
-                stats = statistics(corrected, mask, recipe.clip_percent)
+                stats = statistics(corrected, inside, recipe.clip_percent)
             except ValueError as error:
                 raise CaseError(f"{case.name}: {case.files[modality].name}: {error}") from error
-            intensity[modality], shares[modality] = stats.record(), clip_share(corrected, labels, stats)
-            stored.append(crop(normalise(corrected, mask, stats, recipe.dtype), offset, shape, BACKGROUND))
+            intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
+            stored.append(crop(normalise(corrected, inside, stats, recipe.dtype), within, shape, BACKGROUND))
     kept = int((stored[0] != BACKGROUND).sum())
     step = np.eye(4)
     step[:3, 3] = offset[::-1]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.spline import spline_basis
+
 Volume = npt.NDArray[np.float32]
 EXTENT = (244.0, 244.0, 164.0)  # mm of head that fields cover, x, y, z, centred on the head
 
@@ -35,23 +37,14 @@ def smooth_field(rng: np.random.Generator, scale: float, grid: Grid) -> Volume:
 
     Random coefficients of a cubic B-spline with knots `scale` mm apart, evaluated one axis at a time by small matrix products.
     """
-    bases = [spline_basis(axis, scale, extent) for axis, extent in zip(grid.axes, EXTENT, strict=True)]
+    bases = [
+        spline_basis((axis + extent / 2) / scale, int(np.ceil(extent / scale)) + 4).astype(np.float32)
+        for axis, extent in zip(grid.axes, EXTENT, strict=True)
+    ]
     field = rng.standard_normal([basis.shape[1] for basis in bases]).astype(np.float32)
     for basis in bases:
         field = np.tensordot(field, basis, axes=(0, 1))  # contracts the first axis, appends the evaluated one
     return np.asarray(field / 0.479**1.5, np.float32)  # the mean square of a cubic B-spline's weights is .479 an axis
-
-
-def spline_basis(points: npt.NDArray[np.float64], scale: float, extent: float) -> Volume:
-    """(points, coefficients) weights of a uniform cubic B-spline whose knots are `scale` mm apart."""
-    position = (points + extent / 2) / scale
-    first = np.floor(position).astype(int)
-    t = position - first
-    weights = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]
-    basis = np.zeros((len(points), int(np.ceil(extent / scale)) + 4), np.float32)
-    for shift, weight in enumerate(weights):
-        basis[np.arange(len(points)), first + shift] = weight
-    return basis
 
 
 def step(value: npt.NDArray[Any]) -> Volume:

@@ -24,6 +24,7 @@ class Phantom:
     scans: dict[str, npt.NDArray[np.int16]]
     labels: npt.NDArray[np.uint8]
     log_bias: dict[str, npt.NDArray[np.float32]]
+    white: npt.NDArray[np.bool_]  # nearly pure, healthy white matter
     truth: dict[str, Any]
 
 
@@ -59,11 +60,13 @@ def make(seed: int, number: int, spacing: float) -> Phantom:
     )
     truth = {"grade": plan.grade, "centre_mm": plan.centre, "radius_mm": plan.radius, "signals": signals,
              "thickness_mm": {k: s.thickness for k, s in scans.items()}, "noise": {k: s.noise for k, s in scans.items()}}  # fmt: skip
+    white = mask & (scanner.block_mean(fractions["white"], factor) > 0.95)
     whole = {kind: place(scanner.whole_numbers(s, mask), shape, corner) for kind, s in scans.items()}
     return Phantom(
         whole,
         place(labels.astype(np.uint8), shape, corner),
         {k: place(s.log_bias, shape, corner) for k, s in scans.items()},
+        place(white, shape, corner),
         truth,
     )
 

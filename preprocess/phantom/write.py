@@ -46,6 +46,7 @@ def write_subject(out: Path, seed: int, spacing: float, number: int) -> bool:
     (out / "truth" / f"{name}.json").write_text(json.dumps(phantom.truth, indent=1))
     bias = {kind: field[::-1, ::-1].astype(np.float16) for kind, field in phantom.log_bias.items()}
     np.savez_compressed(out / "truth" / f"{name}_log_bias.npz", **bias)  # type: ignore[arg-type]
+    np.savez_compressed(out / "truth" / f"{name}_white.npz", white=phantom.white[::-1, ::-1])
     folder.parent.mkdir(exist_ok=True)
     partial.replace(folder)
     return True

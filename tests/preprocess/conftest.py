@@ -1,42 +1,78 @@
-"""Small real NIfTI cases, written as BRATS names them."""
+"""Small real cases, written as each layout names them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-BRATS_2018 = {"t1": "_t1", "t1c": "_t1ce", "t2": "_t2", "flair": "_flair", "seg": "_seg"}
-BRATS_2023 = {"t1": "-t1n", "t1c": "-t1c", "t2": "-t2w", "flair": "-t2f", "seg": "-seg"}
+KINDS = ("t1", "t1c", "t2", "flair", "seg")
+
+
+def of(template: str, *words: str) -> dict[str, str]:
+    return {kind: template.format(word=word) for kind, word in zip(KINDS, words, strict=True)}
+
+
+LAYOUTS = {
+    "brats2015": of(
+        "{{name}}/VSD.Brain.XX.O.{word}/VSD.Brain.XX.O.{word}.mha", "MR_T1.1", "MR_T1c.2", "MR_T2.3", "MR_Flair.4", "OT.5"
+    ),
+    "brats2018": of("{{name}}/{{name}}_{word}.nii.gz", "t1", "t1ce", "t2", "flair", "seg"),
+    "brats2023": of("{{name}}/{{name}}-{word}.nii.gz", "t1n", "t1c", "t2w", "t2f", "seg"),
+    "bids": of("{{name}}/anat/{{name}}_{word}.nii.gz", "T1w", "ce-gadolinium_T1w", "T2w", "FLAIR", "dseg")
+    | {"seg": "derivatives/masks/{name}/anat/{name}_dseg.nii.gz"},
+}
 CaseWriter = Callable[..., dict[str, Path]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_case() -> CaseWriter:
     """write_case(folder, name) -> files by modality: a ball of a brain with a bright ball of a lesion, 4 mm voxels, LPS."""
 
     def write(
-        folder: Path, name: str, seed: int = 0, size: int = 28, seg: bool = True, names: dict[str, str] = BRATS_2018
+        folder: Path, name: str, seed: int = 0, size: int = 28, seg: bool = True, layout: str = "brats2018"
     ) -> dict[str, Path]:
         rng = np.random.default_rng(seed)
         centred = np.stack(np.meshgrid(*[np.arange(size) - (size - 1) / 2] * 3, indexing="ij"))
         brain = np.sqrt((centred**2).sum(axis=0)) < 0.4 * size
         lesion = np.sqrt(((centred - 0.15 * size) ** 2).sum(axis=0)) < 0.1 * size
         files = {}
-        for kind, suffix in names.items():
+        for kind, template in LAYOUTS[layout].items():
             if kind == "seg" and not seg:
                 continue
             noise = 10 * rng.normal(size=brain.shape)
             array = (2 * lesion).astype(np.uint8) if kind == "seg" else (brain * (100 + noise + 80 * lesion)).astype(np.float32)
-            files[kind] = folder / name / f"{name}{suffix}.nii.gz"
+            files[kind] = folder / template.format(name=name)
             files[kind].parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.diag([-4.0, -4.0, 4.0, 1.0])), files[kind])
+            save(array, np.diag([-4.0, -4.0, 4.0, 1.0]), files[kind])
         return files
 
     return write
+
+
+def save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """An (x, y, z) array as NIfTI or, compressed as BRATS 2015's are, MetaImage."""
+    if path.suffix != ".mha":
+        nib.save(nib.Nifti1Image(array, affine), path)
+        return
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.sqrt((lps[:3, :3] ** 2).sum(axis=0))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(path), True)
+
+
+@pytest.fixture(name="save", scope="session")
+def save_fixture() -> Callable[[np.ndarray, np.ndarray, Path], None]:
+    return save
 
 
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], move: float = 0.0) -> None:
@@ -50,3 +86,20 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], move: float 
 @pytest.fixture(name="rewrite")
 def rewrite_fixture() -> Callable[..., None]:
     return rewrite
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], Path]]:
+    """read_only(folder): the folder, mounted so that nobody can write into it."""
+    mounted: list[Path] = []
+
+    def protect(folder: Path) -> Path:
+        if os.geteuid() or subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+            pytest.skip("needs root to mount a folder read-only")
+        mounted.append(folder)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        return folder
+
+    yield protect
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from threadpoolctl import threadpool_limits
 
 from preprocess.bias import N4Settings, correct, log_bias_field
 from preprocess.errors import SettingError
@@ -37,6 +39,52 @@ def test_the_same_volume_gives_the_same_bytes() -> None:
     assert first.tobytes() == second.tobytes()
 
 
+@pytest.mark.parametrize(("levels", "control_points"), [(1, 4), (2, 4), (2, 5), (4, 4)])
+def test_the_field_is_itks_own_to_half_a_part_in_ten_thousand(levels: int, control_points: int) -> None:
+    volume, mask, _ = biased_brain(41)  # every fourth voxel ends at both edges, where ITK's stretched spline lies as ours
+    settings = N4Settings(spacing=4.0, iterations=[20] * levels, control_points=control_points)
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(settings.iterations)
+    n4.SetNumberOfControlPoints([control_points] * 3)
+    whole = np.maximum(volume, 1e-3 * np.median(volume[mask]))
+    n4.Execute(sitk.GetImageFromArray(whole[::4, ::4, ::4]), sitk.GetImageFromArray(mask[::4, ::4, ::4].astype(np.uint8)))
+    itk = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(sitk.GetImageFromArray(whole)))
+    assert itk.std() > 0.05
+    np.testing.assert_allclose(log_bias_field(volume, mask, (1.0,) * 3, settings), itk, rtol=0, atol=5e-5)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_blas_threads() -> None:
+    volume, mask, _ = biased_brain(120)
+    stored = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            stored.append(correct(volume, mask, (1.0,) * 3, N4Settings(iterations=[2, 2])).tobytes())
+    assert stored[0] == stored[1]
+
+
+def test_air_around_the_head_changes_nothing() -> None:
+    volume, mask, _ = biased_brain(24)
+    margins = ((2, 9), (5, 1), (0, 17))
+    wide = correct(np.pad(volume, margins), np.pad(mask, margins), (3.0,) * 3, N4Settings(iterations=[5]))
+    assert np.array_equal(wide, np.pad(correct(volume, mask, (3.0,) * 3, N4Settings(iterations=[5])), margins))
+
+
+@pytest.mark.parametrize("where", [(20, 20, 20), (20, slice(5, 35), slice(5, 35)), ([3, 38], [3, 38], [3, 38])])
+def test_masks_too_small_for_a_spline_go_through(where: tuple) -> None:
+    mask = np.zeros((40, 40, 40), bool)
+    mask[where] = True
+    volume = (mask * np.random.default_rng(0).normal(100, 5, mask.shape)).astype(np.float32)
+    after = correct(volume, mask, (1.0, 1.0, 1.0), N4Settings())
+    assert np.isfinite(after).all()
+    assert (after[mask] > 0).all()
+
+
+def test_what_itk_cannot_fit_is_a_runtime_error() -> None:
+    """The command sets such a case aside."""
+    with pytest.raises(RuntimeError, match="spacing"):
+        correct(np.full((1, 30, 30), 100, np.float32), np.ones((1, 30, 30), bool), (1.0, 1.0, 1.0), N4Settings())
+
+
 def test_negative_intensities_in_the_brain_keep_their_sign_and_stay_finite() -> None:
     volume, mask, _ = biased_brain(24)
     volume[12, 12, 12] = -3
@@ -56,7 +104,7 @@ def test_switched_off_it_changes_nothing() -> None:
     assert correct(volume, mask, (1.0,) * 3, N4Settings(enabled=False)) is volume
 
 
-@pytest.mark.parametrize("bad", [{"spacing": 0.0}, {"iterations": []}, {"iterations": [0]}])
+@pytest.mark.parametrize("bad", [{"spacing": 0.0}, {"iterations": []}, {"iterations": [0]}, {"control_points": 3}])
 def test_impossible_settings_are_refused(bad: dict) -> None:
     with pytest.raises(SettingError, match=next(iter(bad))):
         N4Settings(**bad)

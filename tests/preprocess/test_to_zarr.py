@@ -71,12 +71,15 @@ def with_nan(volume: np.ndarray) -> np.ndarray:
 
 
 def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, rewrite) -> None:
-    names = "cut nan lacking moved empty constant two_volumes lying smaller fractions twice slice"
-    bad = {name: write_case(tmp_path / "source", name) for name in names.split()}
+    names = "cut nan infinite lacking moved empty zero constant two_volumes lying endless smaller fractions twice slice .."
+    bad = {name: write_case(tmp_path / "source" / "deep", name) for name in names.split()}
     for i in range(2):
-        write_case(tmp_path / "source", f"good{i}", seed=i)
+        write_case(tmp_path / "source", f"good {i} ü 脑", seed=i)
     bad["cut"]["t2"].write_bytes(bad["cut"]["t2"].read_bytes()[:5000])
     rewrite(bad["nan"]["t1"], with_nan)
+    rewrite(bad["infinite"]["t1c"], lambda v: np.where(v > 190, np.inf, v))
+    rewrite(bad["zero"]["t1c"], np.zeros_like)
+    bad["endless"]["flair"].write_bytes(bad["endless"]["flair"].read_bytes() + gzip.compress(bytes(2**24)) * 1024)
     bad["lacking"]["t2"].unlink()
     rewrite(bad["moved"]["flair"], lambda v: v, move=0.1)
     for kind in ("t1", "t1c", "t2", "flair"):
@@ -92,19 +95,21 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
     (tmp_path / "source" / "again" / "twice_t1.nii.gz").write_bytes(bad["twice"]["t1"].read_bytes())
     done = to_zarr(f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", *FAST)
     assert done.returncode == 1, done.stderr
-    assert Cohort.open(tmp_path / "c.zarr").subjects == ["good0", "good1"]
+    assert Cohort.open(tmp_path / "c.zarr").subjects == ["good 0 ü 脑", "good 1 ü 脑"]
     reasons = json.loads((tmp_path / "c.zarr" / "rejected.json").read_text())
     wanted = {
         "cut": "cut_t2.nii.gz cannot be read", "nan": "nan_t1.nii.gz holds NaN", "lacking": "no t2 file",
+        "infinite": "infinite_t1ce.nii.gz holds NaN or infinite", "zero": "zero_t1ce.nii.gz has one intensity",
+        "endless": "endless_flair.nii.gz goes on after", "..": "..: a case cannot have this name",
         "moved": "different affines",
         "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has one intensity", "two_volumes": "(28, 28, 28, 2)",
         "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape",
-        "fractions": "are no labels", "twice": "a second file",
+        "fractions": "are no labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
         "slice": "slice: bias correction failed",
     }  # fmt: skip
     assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
     assert set(reasons) == set(wanted)
-    assert "2 subjects are in the cohort, 12 cases were set aside" in done.stdout.splitlines()[-1]
+    assert "2 subjects are in the cohort, 16 cases were set aside" in done.stdout.splitlines()[-1]
 
 
 def test_a_case_without_segmentation_has_labels_of_0(tmp_path: Path, write_case) -> None:
@@ -116,6 +121,51 @@ def test_a_case_without_segmentation_has_labels_of_0(tmp_path: Path, write_case)
     assert not cohort.record("a").has_labels
 
 
+@pytest.mark.parametrize("layout", ["brats2015", "bids"])
+def test_another_layout_is_found_and_told(tmp_path: Path, write_case, layout: str) -> None:
+    files = write_case(tmp_path / "source", "sub-1_ses-1", layout=layout)
+    done = to_zarr(f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", "split.test=1", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"layout {layout}: 1 cases in 5 files named like ")
+    record = Cohort.open(tmp_path / "c.zarr").record("sub-1_ses-1")
+    assert (record.patient, record.original_orientation, record.has_labels) == ("sub-1", "LPS", True)
+    assert {kind: source["file"] for kind, source in record.source.items()} == {kind: path.name for kind, path in files.items()}
+
+
+def test_a_pattern_with_the_users_own_words(tmp_path: Path, write_case) -> None:
+    for number, path in enumerate(write_case(tmp_path / "raw", "a").values()):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        path.rename(tmp_path / "source" / f"a_000{number}.nii.gz")
+    own = ("pattern={case}_{modality}.nii.gz", "names={'0000': t1, '0001': t1c, '0002': t2, '0003': flair}", "names.0004=seg")
+    done = to_zarr(f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", "split.test=1", *own, *FAST)
+    assert done.returncode == 0, done.stderr
+    assert Cohort.open(tmp_path / "c.zarr").labels("a").any()
+
+
+def test_a_case_with_what_is_required_goes_in_on_the_grid_that_is_asked_for(tmp_path: Path, write_case, save) -> None:
+    for name, lacking in (("a", "t1"), ("b", "t2")):
+        write_case(tmp_path / "source", name)[lacking].unlink()
+    flair = tmp_path / "source" / "a" / "a_flair.nii.gz"
+    save(np.asanyarray(nib.load(flair).dataobj)[::2, ::2, ::2], np.diag([-8.0, -8.0, 8.0, 1.0]), flair)
+    words = (f"source={tmp_path / 'source'}", "split.test=1", "require=[t2]", *FAST)
+    refused = to_zarr(*words, f"store={tmp_path / 'none.zarr'}")
+    assert (refused.returncode, "register them, or set recipe.resample=t1c" in refused.stderr) == (2, True)
+    done = to_zarr(*words, f"store={tmp_path / 'c.zarr'}", "recipe.resample=t2")
+    assert (done.returncode, "set aside b: no t2 file" in done.stdout) == (1, True)
+    record = Cohort.open(tmp_path / "c.zarr").record("a")
+    assert (record.modalities, record.original_shape) == (["t1c", "t2", "flair"], [28, 28, 28])
+
+
+def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> None:
+    write_case(tmp_path / "source", "a")
+    source = read_only(tmp_path / "source")
+    done = to_zarr(f"source={source}", f"store={tmp_path / 'c.zarr'}", "split.test=1", *FAST)
+    assert done.returncode == 0, done.stderr
+    refused = to_zarr(f"source={source}", f"store={source / 'c.zarr'}", "split.test=1", *FAST)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "Read-only file system" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -123,6 +173,11 @@ def test_a_case_without_segmentation_has_labels_of_0(tmp_path: Path, write_case)
         (["source=."], "holds no case"),
         (["source=scans", "recipe.n4.spcing=3"], "did you mean recipe.n4.spacing?"),
         (["source=scans", "split.test=2"], "split.test=2.0 must lie between 0 and 1"),
+        (["source=scans", "recipe.resample=t3"], "recipe.resample=t3 must be empty or one of t1, t1c"),
+        (["source=scans", "require=[t2,t9]"], "must name one or more of t1, t1c"),
+        (["source=scans", "store=${home}/c.zarr"], "Interpolation key 'home' not found"),
+        (["source=scans", "layout=bids"], "images named as in brats2018"),
+        (["source=scans", "pattern={case}/{modality}.nii", "names={T1: t1, gd: t1x}"], "names.gd=t1x must be one of t1"),
         (["source=scans", "store=."], "store=. cannot be a cohort"),
         (["source=scans", "store=scans"], "is no cohort"),
         (["source=broken", "store=c.zarr"], "no case of broken could be used"),

@@ -1,0 +1,51 @@
+"""The cases that benches run on: the user's own, or phantoms of BRATS's size."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.brats import Case, discover
+from preprocess.errors import SettingError
+from preprocess.phantom.write import claim, write_subject
+from preprocess.settings import setting
+
+
+@dataclass
+class CasesSettings:
+    """Where the cases come from."""
+
+    source: str = setting("", "a folder of cases (empty: phantoms)")
+    phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; those that it lacks are made")
+    voxel: float = setting(1.0, "their voxel size in mm; 1 is BRATS's 240x240x155")
+    subjects: int = setting(6, "how many cases")
+
+    def __post_init__(self) -> None:
+        if self.subjects < 1:
+            raise SettingError(f"subjects={self.subjects} must be at least 1")
+
+
+def phantoms(out: Path, voxel: float, count: int, seed: int = 0) -> list[Case]:
+    """The first phantoms of a folder, made if they are not there. Raises UserError if it holds others."""
+    from rich.progress import track
+
+    claim(out, {"seed": seed, "spacing": voxel})
+    for number in track(range(count), "phantoms"):
+        write_subject(out, seed, voxel, number)
+    return discover(out).cases[:count]
+
+
+@contextmanager
+def folder_of_cases(settings: CasesSettings) -> Iterator[Path]:
+    """A folder of links to the cases."""
+    own = discover(Path(settings.source)).cases[: settings.subjects] if settings.source else None
+    cases = own or phantoms(Path(settings.phantoms), settings.voxel, settings.subjects)
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            (Path(folder) / case.name).mkdir()
+            for path in case.files.values():
+                (Path(folder) / case.name / path.name).symlink_to(path.resolve())
+        yield Path(folder)

@@ -1,0 +1,87 @@
+"""Figures of a cohort, one page with all of them, and what is odd in it.
+
+    python -m preprocess.explore data/brats.zarr
+    python -m preprocess.explore data/brats.zarr source=MICCAI_BraTS_2018      also the stages before the store, and scans as scanned
+
+Writes a PNG for each figure and index.html, which needs no other file and no network. Whatever is flagged, the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.brats import discover
+from preprocess.cohort import Cohort
+from preprocess.errors import SettingError, StoreError, UserError
+from preprocess.explore.flags import flags, print_flags
+from preprocess.explore.report import report
+from preprocess.explore.sample import Cases, chosen, largest, losses
+from preprocess.settings import command, parse, required, setting
+
+
+@dataclass
+class Settings:
+    store: str = required("the cohort to look at; the first word may be its path alone")
+    source: str = setting("", "the folder it was made from: shows scans as scanned, and every stage of the recipe")
+    layout: str = setting("auto", "how the source's files are named, as for to_zarr; pattern= and names= go with it")
+    pattern: str = setting("", "layout=pattern: as for to_zarr")
+    names: dict[str, str] = setting(dict, "layout=pattern: as for to_zarr")
+    subject: str = setting("", "whose stages and augmentations are drawn (empty: the one with the largest tumour)")
+    subjects: int = setting(
+        40, "at most so many subjects are read for histograms and pictures, evenly spread; records are read of all"
+    )
+    out: str = setting("", "the folder to write (empty: beside the cohort, its name with _explore)")
+
+    def __post_init__(self) -> None:
+        if self.subjects < 1:
+            raise SettingError(f"subjects={self.subjects} must be at least 1")
+
+
+def main(words: Sequence[str]) -> int:
+    settings = parse(Settings, [f"store={words[0]}", *words[1:]] if words and "=" not in words[0] else words)
+    cohort = Cohort.open(settings.store)
+    out = folder(settings)
+    sample = chosen(cohort, settings.subjects)
+    subject = settings.subject or largest(cohort, sample)
+    cohort.record(subject)  # refuses a stranger before any work is done
+    needed = {*sample, subject, *dict(losses(cohort))}
+    cases = files_of(settings, needed)
+    found = flags(cohort)
+    print_flags(found)
+    repeat = shlex.join(["python", "-m", "preprocess.explore", *words])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        page = report(cohort, sample, subject, cases, found, out, repeat)
+    except OSError as error:
+        raise UserError(f"cannot write to out={out}: {error.strerror}") from error
+    print(f"{page} shows {len(sample)} of {len(cohort.subjects)} subjects and the records of all")
+    return 0
+
+
+def folder(settings: Settings) -> Path:
+    """Where the figures go. Raises SettingError for a folder inside the store, where `verify` would call them strangers."""
+    store = Path(settings.store).resolve()
+    out = Path(settings.out) if settings.out else store.with_name(store.name.removesuffix(".zarr") + "_explore")
+    if out.resolve().is_relative_to(store):
+        raise SettingError(f"out={settings.out} lies inside the store: give a folder beside it")
+    return out
+
+
+def files_of(settings: Settings, subjects: set[str]) -> Cases:
+    """The source's cases by name; none without a source. Raises StoreError if one of the subjects is not among them."""
+    if not settings.source:
+        return {}
+    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    cases = {case.name: case for case in found.cases}
+    if strangers := sorted(subjects - set(cases)):
+        raise StoreError(
+            f"source={settings.source} does not hold {strangers[0]}, which store={settings.store} does: give the folder it was made from"
+        )
+    return cases
+
+
+if __name__ == "__main__":
+    command(main, __doc__, Settings)

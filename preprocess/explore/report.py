@@ -1,0 +1,158 @@
+"""The page's content: which figures a cohort gets, and what is said below each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.explore import charts, pictures
+from preprocess.explore.flags import FAR, LOST, OUTSIDE, Flag
+from preprocess.explore.page import Section, Table, write
+from preprocess.explore.sample import Cases, brain_extent, examples, histograms, losses
+from preprocess.explore.stages import repeated, stored
+from preprocess.explore.style import GRADES, SPLIT_TITLES, TITLES
+
+WITHOUT_SOURCE = "From the store alone: source=FOLDER, the folder that the cohort was made from, "
+
+
+def report(
+    cohort: Cohort, sample: Sequence[str], subject: str, cases: Cases, found: Sequence[Flag], out: Path, repeat: str
+) -> Path:
+    """Draw everything into the folder `out`; the page. Raises StoreError if an array is damaged, CaseError if a source file is."""
+    sections = [
+        flag_section(found),
+        contrasts(cohort, sample, out),
+        stages(cohort, subject, cases, out),
+        augmentations(cohort, subject, out),
+        split(cohort, out),
+        intensities(cohort, sample, cases, out),
+        *(labelled(cohort, out) if any(record.label_voxels for record in cohort.records.values()) else []),
+        crop(cohort, cases, out),
+    ]
+    page = out / "index.html"
+    read = f"Records were read of all {len(cohort.subjects)} subjects, images of {len(sample)}, evenly spread over the grades."
+    footer = [repeat, f"digest {cohort.digest}"]
+    write(page, sections, name=cohort.path.resolve().name, read=read, facts=facts(cohort), footer=footer)
+    return page
+
+
+def facts(cohort: Cohort) -> list[tuple[str, str]]:
+    """The cohort in a few figures."""
+    records, recipe = list(cohort.records.values()), cohort.recipe
+    grades = Counter(record.grade for record in records)
+    grids = Counter(f"{by(reversed(r.shape))} of {by(reversed(r.spacing))} mm" for r in records)
+    grid, same = grids.most_common(1)[0]
+    return [
+        ("subjects, patients", f"{len(records)}, {len({record.patient for record in records})}"),
+        ("grades", ", ".join(f"{grades[grade]} {grade}" for grade in GRADES if grades[grade])),
+        ("contrasts", ", ".join(f"{TITLES[m]} {sum(m in r.modalities for r in records)}" for m in cohort.modalities)),
+        ("segmentations", str(sum(record.has_labels for record in records))),
+        ("stored grid, x y z", grid if same == len(records) else f"{grid} ({same} subjects; {len(grids) - 1} other grids)"),
+        ("clip at each end", f"{recipe['clip_percent']:g} %"),
+        ("bias correction", f"N4 on {recipe['n4']['spacing']:g} mm" if recipe["n4"]["enabled"] else "none"),
+    ]
+
+
+def by(numbers: object) -> str:
+    return " × ".join(f"{n:.3g}" for n in numbers)  # type: ignore[attr-defined]
+
+
+def flag_section(found: Sequence[Flag]) -> Section:
+    looked_for = (
+        "Looked for: cases set aside; contrasts and segmentations that others have; equal images under two names; a maximum of "
+        f"32767 or 65535, or over {FAR} standard deviations above the brain's mean; contrasts that are 0 in over {OUTSIDE:.1%} of the "
+        f"brain that others show; axial slices of one intensity; over {LOST:.0%} of the brain or of the tumour outside the crop; empty "
+        "segmentations, unknown labels, tumour outside the brain."
+    )
+    if not found:
+        return Section("Flags", lines=["Nothing odd was found.", looked_for])
+    rows = [(flag.subject, TITLES.get(flag.contrast, flag.contrast), flag.what, flag.number) for flag in found]
+    first = f"{len(found)} in {len({flag.subject for flag in found})} subjects or cases."
+    return Section(
+        "Flags", lines=[first, looked_for], tables=[Table(("subject", "contrast", "what", "number"), rows, [3], tall=True)]
+    )
+
+
+def contrasts(cohort: Cohort, sample: Sequence[str], out: Path) -> Section:
+    path = pictures.draw_contrasts(out / "contrasts.png", cohort, examples(cohort, sample))
+    caption = (
+        "A few subjects, each in the axial slice with most tumour (with most brain, where there is none), grey between the clip "
+        "bounds; right, the last contrast with the labels outlined, by BRATS's names. The patient's left is on the left."
+    )
+    return Section("Contrasts and segmentation", caption, path, dark=True)
+
+
+def stages(cohort: Cohort, subject: str, cases: Cases, out: Path) -> Section:
+    steps = repeated(cohort, cases[subject]) if cases else stored(cohort, subject)
+    z = pictures.fullest_slice(cohort.labels(subject), cohort.image(subject)[0] != BACKGROUND) + steps.offset[0]
+    path = pictures.draw_stages(out / "stages.png", steps, z)
+    caption = f"The recipe on {subject}, a contrast a row. Blue: the brain mask and the crop box; dashed: the clip bounds."
+    if not cases:
+        lines = [f"{WITHOUT_SOURCE}shows the scan, the brain mask and the bias field too, and what lies outside the crop."]
+    elif steps.same:
+        lines = ["Done again from the source files; the outcome equals what the store holds, to the last bit."]
+    else:
+        lines = [
+            "Done again from the source files; the outcome is NOT to the last bit what the store holds: other files, or another machine."
+        ]
+    return Section("Stages of the recipe", caption, path, dark=True, lines=lines)
+
+
+def augmentations(cohort: Cohort, subject: str, out: Path) -> Section:
+    path = pictures.draw_augmentations(out / "augmentations.png", cohort, subject)
+    caption = f"A slice of {subject} in the six ways that training may see it: flipped left-right or not, turned by 0, 90 or 180 degrees."
+    return Section("Augmentations", caption, path, dark=True)
+
+
+def split(cohort: Cohort, out: Path) -> Section:
+    rows = charts.split_rows(cohort)
+    folds = len(cohort.manifest["folds"])
+    grades = [grade for grade in GRADES if any(counts[grade] for _, _, counts in rows)]
+    table = [
+        [*([str(fold)] * (folds > 1)), SPLIT_TITLES[name], *(str(counts[g]) for g in grades), str(counts.total())]
+        for fold, name, counts in rows
+    ]
+    columns = [*(["fold"] * (folds > 1)), "split", *grades, "subjects"]
+    numbers = range(len(columns) - len(grades) - 1, len(columns))
+    path = charts.draw_split(out / "split.png", rows)
+    what = "Subjects by split and grade" + (f", for each of {folds} folds." if folds > 1 else ".")
+    return Section("Split", what, path, tables=[Table(columns, table, numbers)])
+
+
+def intensities(cohort: Cohort, sample: Sequence[str], cases: Cases, out: Path) -> Section:
+    before = "source units, as scanned" if cases else "source units, bias-corrected"
+    path = charts.draw_histograms(out / "intensities.png", histograms(cohort, sample, cases), before)
+    caption = (
+        f"Intensities inside the brain, before and after, of {len(sample)} subjects: a thin line each, black their mean. "
+        "Ticks: each subject's clip bounds, of the bias-corrected intensities; dashed: their medians."
+    )
+    lines = [] if cases else [f"{WITHOUT_SOURCE}shows the intensities before bias correction."]
+    return Section("Intensities", caption, path, lines=lines)
+
+
+def labelled(cohort: Cohort, out: Path) -> list[Section]:
+    """What needs segmentations."""
+    volumes = "Tumour volume by label and grade, a point a subject; box: quartiles, whiskers: the furthest points within 1.5 of its heights."
+    clipped = (
+        f"What the clip at {cohort.recipe['clip_percent']:g} % of the brain changes of the lesions: the share of a label's voxels beyond the "
+        "clip bounds, a point a subject. The store is unclipped; training clips on reading (data.clip)."
+    )
+    return [
+        Section("Tumour volume", volumes, charts.draw_volumes(out / "volumes.png", cohort)),
+        Section("Lesions and the clip", clipped, charts.draw_clip_shares(out / "clip.png", cohort)),
+    ]
+
+
+def crop(cohort: Cohort, cases: Cases, out: Path) -> Section:
+    worst = losses(cohort)
+    path = charts.draw_losses(out / "crop.png", cohort, worst)
+    size = by(cohort.recipe["crop"])
+    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on it; dashed: {LOST:.0%}."
+    if not worst:
+        return Section("Brain lost by the crop", caption, path, lines=["The crop loses no brain."])
+    rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_extent(cohort, cases, s))) for s, share in worst]
+    columns = ("subject", "lost", "brain x (mm)", "y", "z")
+    lines = [] if cases else [f"{WITHOUT_SOURCE}shows how large these brains are; here they are measured inside the crop."]
+    return Section("Brain lost by the crop", caption, path, lines=lines, tables=[Table(columns, rows, range(1, 5))])

@@ -1,0 +1,148 @@
+"""A case is read onto one canonical grid, whatever its layout, orientation and grids, and a brain is told from a head."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from preprocess.brats import MODALITIES, Case, discover
+from preprocess.errors import CaseError
+from preprocess.scans import Scans, read
+
+
+def the_case(folder: Path) -> Case:
+    (case,) = discover(folder).cases
+    return case
+
+
+@pytest.fixture
+def scans(tmp_path: Path, write_case) -> Scans:
+    write_case(tmp_path / "plain", "a")
+    return read(the_case(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("layout", ["brats2015", "brats2023", "bids"])
+def test_every_layout_gives_the_same_scans(tmp_path: Path, write_case, scans: Scans, layout: str) -> None:
+    write_case(tmp_path / "other", "sub-1", layout=layout)
+    other = read(the_case(tmp_path / "other"))
+    assert other.modalities == scans.modalities == list(MODALITIES)
+    for name in ("volumes", "mask", "labels", "affine"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(scans, name))
+    assert other.original == scans.original == {
+        "original_shape": [28, 28, 28], "original_affine": np.diag([-4.0, -4, 4, 1]).tolist(), "original_orientation": "LPS",
+    }  # fmt: skip
+    assert other.dtypes == scans.dtypes == {**dict.fromkeys(MODALITIES, "float32"), "seg": "uint8"}
+
+
+def turned(path: Path, orientation: str) -> None:
+    image = nib.load(path)
+    wanted = nib.orientations.axcodes2ornt(orientation)
+    nib.save(image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted)), path)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PIR", "SLA"])
+def test_one_grid_in_two_orientations_is_one_grid(tmp_path: Path, write_case, scans: Scans, orientation: str) -> None:
+    files = write_case(tmp_path / "other", "a")
+    for kind in ("t2", "seg"):
+        turned(files[kind], orientation)
+    other = read(the_case(tmp_path / "other"))
+    np.testing.assert_array_equal(other.volumes, scans.volumes)
+    np.testing.assert_array_equal(other.labels, scans.labels)
+    assert other.original == scans.original
+    assert other.resampled == []
+
+
+def test_what_is_missing_is_left_out_and_the_rest_keeps_its_order(tmp_path: Path, write_case, scans: Scans) -> None:
+    files = write_case(tmp_path / "other", "a")
+    files["t1"].unlink()
+    files["t2"].unlink()
+    some = read(the_case(tmp_path / "other"))
+    assert some.modalities == ["t1c", "flair"]
+    np.testing.assert_array_equal(some.volumes, scans.volumes[[1, 3]])
+
+
+def on_half_the_grid(path: Path, save) -> None:
+    """The file's own field of view and a margin of two voxels, on voxels of half the size, by repetition."""
+    image = nib.load(path)
+    fine = np.pad(np.asanyarray(image.dataobj), 2).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    step = np.diag([0.5, 0.5, 0.5, 1.0])
+    step[:3, 3] = -2.25
+    save(fine, image.affine @ step, path)
+
+
+def test_other_grids_are_refused_by_name_or_brought_onto_one(tmp_path: Path, write_case, save, scans: Scans) -> None:
+    files = write_case(tmp_path / "other", "a")
+    for kind in ("t2", "seg"):
+        on_half_the_grid(files[kind], save)
+    case = the_case(tmp_path / "other")
+    with pytest.raises(
+        CaseError, match=r"a_t2\.nii\.gz has shape \[64, 64, 64\] and a_t1\.nii\.gz \[28, 28, 28\].*recipe\.resample=t1"
+    ):
+        read(case)
+    moved = read(case, "t1")
+    assert moved.resampled == ["t2", "seg"]
+    np.testing.assert_array_equal(moved.labels, scans.labels)
+    np.testing.assert_array_equal(moved.volumes[[0, 1, 3]], scans.volumes[[0, 1, 3]])
+    inside, t2, was = scans.mask, moved.volumes[2], scans.volumes[2]
+    assert np.corrcoef(t2[inside], was[inside])[0, 1] > 0.85
+    assert not t2[~inside].any()  # the background is exactly 0, the brain's edge did not move, and no edge is dimmed by it
+    assert t2[inside].min() > 0.7 * was[inside].min()
+    fine = read(case, "t2")
+    assert fine.original["original_shape"] == [64, 64, 64]
+    np.testing.assert_array_equal(fine.volumes[2], np.pad(was, 2).repeat(2, 0).repeat(2, 1).repeat(2, 2))
+    assert set(np.unique(fine.labels)) == {0, 2}
+
+
+def test_resampling_onto_a_contrast_that_is_missing_is_refused(tmp_path: Path, write_case) -> None:
+    write_case(tmp_path, "a")["t1"].unlink()
+    with pytest.raises(CaseError, match=r"a: no t1 file, onto whose grid recipe\.resample=t1"):
+        read(the_case(tmp_path), "t1")
+
+
+def test_the_brain_ends_where_a_resampled_contrasts_field_of_view_does(tmp_path: Path, write_case, save, scans: Scans) -> None:
+    files = write_case(tmp_path / "other", "a")
+    image = nib.load(files["flair"])
+    save(np.asanyarray(image.dataobj)[:, :, 14:], image.affine @ nib.affines.from_matvec(np.eye(3), [0, 0, 14]), files["flair"])
+    half = read(the_case(tmp_path / "other"), "t1")
+    np.testing.assert_array_equal(half.mask[14:], scans.mask[14:])
+    assert not half.mask[:14].any()
+
+
+def whole_head(write_case, folder: Path, layout: str = "bids", zeros: int = 0) -> dict[str, Path]:
+    """A case whose background is noise, here and there 0 by chance."""
+    files = write_case(folder, "sub-1", size=40, layout=layout)
+    air = np.random.default_rng(9).integers(1, 9, (40, 40, 40)).astype(np.float32)
+    air.ravel()[:zeros] = 0
+    for kind in MODALITIES:
+        image = nib.load(files[kind])
+        volume = image.get_fdata(dtype=np.float32)
+        nib.save(nib.Nifti1Image(np.where(volume == 0, air, volume), image.affine), files[kind])
+    return files
+
+
+@pytest.mark.parametrize(("zeros", "sentence"), [(0, "no voxel is 0"), (500, r"4\.1 litres are not 0")])
+def test_a_head_with_its_skull_is_refused_and_a_mask_mends_it(
+    tmp_path: Path, write_case, save, zeros: int, sentence: str
+) -> None:
+    files = whole_head(write_case, tmp_path, zeros=zeros)
+    with pytest.raises(CaseError, match=f"sub-1: {sentence}, so this is more than a brain"):
+        read(the_case(tmp_path))
+    brain = np.zeros((40, 40, 40), np.uint8)
+    brain[10:30, 10:30, 10:30] = 1
+    save(brain, nib.load(files["t1"]).affine, files["seg"].with_name("sub-1_desc-brain_mask.nii.gz"))
+    case = the_case(tmp_path)
+    masked = read(case)
+    np.testing.assert_array_equal(masked.mask, brain[::-1, ::-1].T.astype(bool))
+    assert masked.dtypes["mask"] == "uint8"
+    save(0 * brain, nib.load(files["t1"]).affine, case.files["mask"])
+    with pytest.raises(CaseError, match=r"desc-brain_mask\.nii\.gz is 0 wherever.*the brain mask is empty"):
+        read(case)
+
+
+def test_a_crop_of_a_brain_that_fills_its_border_is_a_brain(tmp_path: Path, write_case, rewrite) -> None:
+    for path in write_case(tmp_path, "a").values():
+        rewrite(path, lambda v: v[6:22, 6:22, 6:22])
+    mask = read(the_case(tmp_path)).mask
+    assert 0.9 < mask.mean() < 1
+    assert all(mask[side].any() and mask[:, side].any() and mask[:, :, side].any() for side in (0, -1))
