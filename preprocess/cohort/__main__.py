@@ -44,6 +44,8 @@ def info(cohort: Cohort) -> int:
         ("scanned (x, y, z)", Counter(f"{'x'.join(map(str, r.original_shape))} {r.original_orientation}" for r in records)),
     ):
         print(f"{name}: " + ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(5)))
+    if cohort.rejected:
+        print(f"cases set aside: {len(cohort.rejected)}, see {cohort.path / 'rejected.json'}")
     print(f"digest {cohort.digest}")
     for key, value in flat(cohort.recipe):
         print(f"recipe.{key}={value}")
@@ -52,16 +54,12 @@ def info(cohort: Cohort) -> int:
 
 def tree(cohort: Cohort) -> int:
     """Print each subject's arrays with their type, shape, chunks and bytes."""
-    from rich.console import Console
-    from rich.tree import Tree
-
-    root = Tree(f"{cohort.path} (Zarr v3, OME-Zarr 0.5 images)")
+    print(f"{cohort.path} (Zarr v3, OME-Zarr 0.5 images)")
     for subject in cohort.subjects:
-        branch = root.add(f"subjects/{subject}")
+        print(f"  subjects/{subject}")
         for name, array in ((IMAGE, cohort.lazy_image(subject)), (SEG, cohort.lazy_labels(subject))):
             shard = shard_path(subject_path(cohort.path, subject) / name, array.ndim)
-            branch.add(f"{name}  {array.dtype}  {array.shape}  chunks {array.chunks}  {size([shard])}")
-    Console(highlight=False, soft_wrap=True, markup=False).print(root)
+            print(f"    {name}  {array.dtype}  {array.shape}  chunks {array.chunks}  {size([shard])}")
     return 0
 
 

@@ -207,3 +207,21 @@ def test_shared_locks_stand_beside_each_other_and_not_beside_a_whole_one(tmp_pat
             pass
         together.wait()
     other.join()
+
+
+def test_a_read_only_source_is_enough_and_a_read_only_store_is_told(write_case, tmp_path: Path, small_disk: Path) -> None:
+    write_case(small_disk / "source", "a..b", size=12)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert make(small_disk / "source", tmp_path / "c.zarr") == 0
+    assert Cohort.open(tmp_path / "c.zarr").subjects == ["a..b"]
+    with pytest.raises(StoreError, match="cannot read or write: Read-only file system"):
+        make(small_disk / "source", small_disk / "c.zarr")
+
+
+def test_a_name_that_would_overwrite_the_stores_own_files_is_set_aside(source: Path, tmp_path: Path, write_case) -> None:
+    write_case(source, "zarr.json", size=12)
+    assert make(source, tmp_path / "c.zarr") == 1
+    assert Cohort.open(tmp_path / "c.zarr").subjects == ["case0", "case1", "case2"]
+    assert Cohort.open(tmp_path / "c.zarr").rejected == {
+        "zarr.json": "'zarr.json' cannot name a subject: give its files a plain, shorter name"
+    }
