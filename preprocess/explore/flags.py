@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,8 +132,3 @@ def print_flags(found: list[Flag], most: int = 40) -> None:
     Console().print(table)
     if len(found) > most:
         print(f"and {len(found) - most} more, which the page lists")
-
-
-def by_kind(found: list[Flag]) -> Mapping[str, int]:
-    """How many subjects have how many flags: for the page's first lines."""
-    return {"flags": len(found), "subjects": len({flag.subject for flag in found})}

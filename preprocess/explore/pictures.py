@@ -123,7 +123,7 @@ def draw_source(axes: Sequence[Any], scan: Slice, bias: Slice, brain: Slice, far
     """What only the source files can show of a contrast: the scan, the mask on it, the bias field."""
     shape = aspect(stages.spacing)
     for axis in axes[:2]:
-        grey(axis, scan, window(scan[brain]), shape)
+        grey(axis, np.where(scan == 0, -np.inf, scan), window(scan[brain]), shape)
     axes[1].contour(brain, [0.5], colors=BOX, linewidths=0.8)
     field = np.ma.masked_where(~brain, bias)
     axes[2].imshow(field, cmap="RdBu_r", vmin=1 - far, vmax=1 + far, origin="lower", aspect=shape, interpolation="nearest")

@@ -42,12 +42,13 @@ def facts(cohort: Cohort) -> list[tuple[str, str]]:
     """The cohort in a few figures."""
     records, recipe = list(cohort.records.values()), cohort.recipe
     grades = Counter(record.grade for record in records)
+    having = {m: sum(m in record.modalities for record in records) for m in cohort.modalities}
     grids = Counter(f"{by(reversed(r.shape))} of {by(reversed(r.spacing))} mm" for r in records)
     grid, same = grids.most_common(1)[0]
     return [
         ("subjects, patients", f"{len(records)}, {len({record.patient for record in records})}"),
         ("grades", ", ".join(f"{grades[grade]} {grade}" for grade in GRADES if grades[grade])),
-        ("contrasts", ", ".join(f"{TITLES[m]} {sum(m in r.modalities for r in records)}" for m in cohort.modalities)),
+        ("contrasts", ", ".join(TITLES[m] + f" ({n})" * (n < len(records)) for m, n in having.items())),
         ("segmentations", str(sum(record.has_labels for record in records))),
         ("stored grid, x y z", grid if same == len(records) else f"{grid} ({same} subjects; {len(grids) - 1} other grids)"),
         ("clip at each end", f"{recipe['clip_percent']:g} %"),
@@ -62,8 +63,8 @@ def by(numbers: object) -> str:
 def flag_section(found: Sequence[Flag]) -> Section:
     looked_for = (
         "Looked for: cases set aside; contrasts and segmentations that others have; equal images under two names; a maximum of "
-        f"32767 or 65535, or over {FAR} standard deviations above the brain's mean; contrasts that are 0 in over {OUTSIDE:.1%} of the "
-        f"brain that others show; axial slices of one intensity; over {LOST:.0%} of the brain or of the tumour outside the crop; empty "
+        f"32767 or 65535, or over {FAR} standard deviations above the brain's mean; contrasts that are 0 in over {100 * OUTSIDE:g} % of the "
+        f"brain that others show; axial slices of one intensity; over {100 * LOST:g} % of the brain or of the tumour outside the crop; empty "
         "segmentations, unknown labels, tumour outside the brain."
     )
     if not found:
@@ -149,7 +150,7 @@ def crop(cohort: Cohort, cases: Cases, out: Path) -> Section:
     worst = losses(cohort)
     path = charts.draw_losses(out / "crop.png", cohort, worst)
     size = by(cohort.recipe["crop"])
-    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on it; dashed: {LOST:.0%}."
+    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on it; dashed: {100 * LOST:g} %."
     if not worst:
         return Section("Brain lost by the crop", caption, path, lines=["The crop loses no brain."])
     rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_extent(cohort, cases, s))) for s, share in worst]
