@@ -85,8 +85,9 @@ def aspect(spacing: Sequence[float]) -> float:
 
 
 def fullest_slice(labels: npt.NDArray[np.uint8], brain: npt.NDArray[np.bool_]) -> int:
-    """The axial slice with most tumour; with most brain, where there is none."""
-    return int(((labels > 0) if (labels > 0).any() else brain).sum(axis=(1, 2)).argmax())
+    """The axial slice with most tumour in the brain; with most brain, where there is none."""
+    tumour = (labels > 0) & brain
+    return int((tumour if tumour.any() else brain).sum(axis=(1, 2)).argmax())
 
 
 def draw_stages(path: Path, stages: Stages, z: int) -> Path:
@@ -97,7 +98,8 @@ def draw_stages(path: Path, stages: Stages, z: int) -> Path:
     titles = ["bias-corrected", "clip bounds", "z-score, crop box", "stored"]
     bias = stages.bias
     if bias is not None:
-        titles = ["as scanned", "brain mask", "bias field (N4)", *titles]
+        off = " off" * bool((bias == 1).all())
+        titles = ["as scanned", "brain mask", f"bias field (N4{off})", *titles]
     rows = len(stages.modalities)
     figure, axes = panels(rows, len(titles), (1.72 * len(titles) + 0.3, 1.8 * rows + 0.35), dark=True)
     for channel, row in enumerate(axes):

@@ -69,7 +69,7 @@ def flag_section(found: Sequence[Flag]) -> Section:
     )
     if not found:
         return Section("Flags", lines=["Nothing odd was found.", looked_for])
-    rows = [(flag.subject, TITLES.get(flag.contrast, flag.contrast), flag.what, flag.number) for flag in found]
+    rows = [(flag.subject, flag.contrast, flag.what, flag.number) for flag in found]
     first = f"{len(found)} in {len({flag.subject for flag in found})} subjects or cases."
     return Section(
         "Flags", lines=[first, looked_for], tables=[Table(("subject", "contrast", "what", "number"), rows, [3], tall=True)]

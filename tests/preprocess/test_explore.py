@@ -13,7 +13,7 @@ from preprocess.brats import discover
 from preprocess.cohort import Cohort
 from preprocess.errors import SettingError, StoreError
 from preprocess.explore.__main__ import main
-from preprocess.explore.pictures import augmentations
+from preprocess.explore.pictures import augmentations, fullest_slice
 from preprocess.explore.sample import brain_extent, chosen, examples, histograms, label_ml, losses
 from preprocess.explore.stages import repeated, stored
 
@@ -146,6 +146,15 @@ def test_volumes_are_of_the_scans_grid_and_extents_of_the_whole_brain(tmp_path: 
     assert brain_extent(cohort, {}, subject)[0] == 160 < wide
 
 
+def test_a_tumour_beside_the_brain_does_not_choose_the_slice() -> None:
+    brain, labels = np.zeros((4, 6, 6), bool), np.zeros((4, 6, 6), np.uint8)
+    brain[1:3, 2:4] = True
+    labels[0, :2] = 1
+    assert fullest_slice(labels, brain) == 1
+    labels[2, 2, 2] = 1
+    assert fullest_slice(labels, brain) == 2
+
+
 def test_the_augmentations_are_those_of_training() -> None:
     from distsynth.data.feed import augment
     from distsynth.data.randomness import sample_keys
@@ -169,7 +178,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path: Path, write_ca
         main([str(store), "subjects=0"])
     with pytest.raises(StoreError, match="c is not in the manifest"):
         main([str(store), "subject=c"])
-    with pytest.raises(StoreError, match="does not hold a, which"):
+    with pytest.raises(StoreError, match="does not hold a's t1, t1c, t2, flair, which"):
         main([str(store), f"source={tmp_path / 'others'}"])
     with pytest.raises(StoreError, match="does not exist"):
         main([str(tmp_path / "nowhere.zarr")])
