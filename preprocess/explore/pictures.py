@@ -35,7 +35,9 @@ TURNS = ("as stored", "turned by 90°", "turned by 180°")
 def draw_contrasts(path: Path, cohort: Cohort, subjects: Sequence[str]) -> Path:
     """A row for each subject: its contrasts in the slice with most tumour, and the labels' outlines on the last of them."""
     shown = [m for m in cohort.modalities if any(m in cohort.record(s).modalities for s in subjects)]
-    figure, axes = panels(len(subjects), len(shown) + 1, (1.75 * (len(shown) + 1) + 0.4, 1.85 * len(subjects) + 0.5), dark=True)
+    labelled = any(cohort.record(subject).label_voxels for subject in subjects)
+    titles = [*(TITLES[m] for m in shown), *(["segmentation"] if labelled else [])]
+    figure, axes = panels(len(subjects), len(titles), (1.75 * len(titles) + 0.4, 1.85 * len(subjects) + 0.5), dark=True)
     seen: set[str] = set()
     for row, subject in zip(axes, subjects, strict=True):
         record, image, labels = cohort.record(subject), cohort.image(subject), cohort.labels(subject)
@@ -46,10 +48,11 @@ def draw_contrasts(path: Path, cohort: Cohort, subjects: Sequence[str]) -> Path:
                 show(axis, record, image, modality, z)
             else:
                 axis.text(0.5, 0.5, f"no {TITLES[modality]}", color=FAINT, ha="center", va="center", transform=axis.transAxes)
-        show(row[-1], record, image, record.modalities[-1], z)
-        contours(row[-1], labels[z])
+        if labelled:
+            show(row[-1], record, image, record.modalities[-1], z)
+            contours(row[-1], labels[z])
         seen |= {str(label) for label in np.unique(labels[z]) if label}
-    for axis, title in zip(axes[0], [*(TITLES[m] for m in shown), "segmentation"], strict=True):
+    for axis, title in zip(axes[0], titles, strict=True):
         caption(axis, title)
     for side, place in (("L", 0.03), ("R", 0.97)):
         axes[0][0].text(place, 0.5, side, color=PALE, fontsize=7, ha="center", va="center", transform=axes[0][0].transAxes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from preprocess.cohort import BACKGROUND, Cohort
@@ -32,7 +32,7 @@ def report(
         crop(cohort, cases, out),
     ]
     page = out / "index.html"
-    read = f"Records were read of all {len(cohort.subjects)} subjects, images of {len(sample)}, evenly spread over the grades."
+    read = f"Read: records and labels of all {len(cohort.subjects)} subjects; images of {len(sample)}, evenly spread over the grades."
     footer = [repeat, f"digest {cohort.digest}"]
     write(page, sections, name=cohort.path.resolve().name, read=read, facts=facts(cohort), footer=footer)
     return page
@@ -56,8 +56,8 @@ def facts(cohort: Cohort) -> list[tuple[str, str]]:
     ]
 
 
-def by(numbers: object) -> str:
-    return " × ".join(f"{n:.3g}" for n in numbers)  # type: ignore[attr-defined]
+def by(numbers: Iterable[float]) -> str:
+    return " × ".join(f"{n:.3g}" for n in numbers)
 
 
 def flag_section(found: Sequence[Flag]) -> Section:
@@ -77,11 +77,13 @@ def flag_section(found: Sequence[Flag]) -> Section:
 
 
 def contrasts(cohort: Cohort, sample: Sequence[str], out: Path) -> Section:
-    path = pictures.draw_contrasts(out / "contrasts.png", cohort, examples(cohort, sample))
-    caption = (
-        "A few subjects, each in the axial slice with most tumour (with most brain, where there is none), grey between the clip "
-        "bounds; right, the last contrast with the labels outlined, by BRATS's names. The patient's left is on the left."
-    )
+    subjects = examples(cohort, sample)
+    path = pictures.draw_contrasts(out / "contrasts.png", cohort, subjects)
+    caption = "A few subjects, each in the axial slice with most brain, grey between the clip bounds. The patient's left is on the left."
+    if any(cohort.record(subject).label_voxels for subject in subjects):
+        caption = (
+            caption.replace("most brain", "most tumour") + " Right: the last contrast, the labels outlined, by BRATS's names."
+        )
     return Section("Contrasts and segmentation", caption, path, dark=True)
 
 
@@ -90,6 +92,7 @@ def stages(cohort: Cohort, subject: str, cases: Cases, out: Path) -> Section:
     z = pictures.fullest_slice(cohort.labels(subject), cohort.image(subject)[0] != BACKGROUND) + steps.offset[0]
     path = pictures.draw_stages(out / "stages.png", steps, z)
     caption = f"The recipe on {subject}, a contrast a row. Blue: the brain mask and the crop box; dashed: the clip bounds."
+    caption += " The bias field is shown over its mean." if cases else ""
     if not cases:
         lines = [f"{WITHOUT_SOURCE}shows the scan, the brain mask and the bias field too, and what lies outside the crop."]
     elif steps.same:
