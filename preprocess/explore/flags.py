@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,20 +120,22 @@ def lost_share(record: Record) -> float:
 def print_flags(found: list[Flag], most: int = 40) -> None:
     """A table in the terminal of the first `most`."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     if not found:
         print("no flags")
         return
-    table = Table("subject", "contrast", "what", "number", title=f"{len(found)} flags", title_justify="left")
+    table = Table(
+        Column("subject", overflow="fold"),
+        "contrast",
+        Column("what", overflow="fold"),
+        "number",
+        title=f"{len(found)} flags",
+        title_justify="left",
+    )
     for flag in found[:most]:
         table.add_row(*(Text(part) for part in (flag.subject, flag.contrast, flag.what, flag.number)))
     Console().print(table)
     if len(found) > most:
         print(f"and {len(found) - most} more, which the page lists")
-
-
-def by_kind(found: list[Flag]) -> Mapping[str, int]:
-    """How many subjects have how many flags: for the page's first lines."""
-    return {"flags": len(found), "subjects": len({flag.subject for flag in found})}

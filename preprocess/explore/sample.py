@@ -76,17 +76,23 @@ def histograms(cohort: Cohort, subjects: Sequence[str], cases: Cases) -> dict[st
     for subject in track(subjects, "histograms", transient=True):
         record, image = cohort.record(subject), cohort.image(subject)
         brain = image[0] != BACKGROUND
-        scans = read(cases[subject], cohort.recipe["resample"]) if cases else None
+        scanned = intensities_scanned(cases[subject], cohort.recipe["resample"]) if cases else {}
         for channel, modality in enumerate(record.modalities):
             stats = record.intensity[modality]
             z = image[channel][brain]
-            raw = z * stats["std"] + stats["mean"] if scans is None else scans.volumes[channel][scans.mask]
+            raw = scanned[modality] if scanned else z * stats["std"] + stats["mean"]
             to = found.setdefault(modality, Histograms(raw_edges(cohort, modality), np.linspace(*Z_RANGE, BINS + 1)))
             to.before.append(density(raw, to.before_edges))
             to.after.append(density(z, to.after_edges))
             to.raw_bounds.append((stats["raw_low"], stats["raw_high"]))
             to.z_bounds.append((stats["clip_low"], stats["clip_high"]))
     return {modality: found[modality] for modality in cohort.modalities if modality in found}
+
+
+def intensities_scanned(case: Case, grid: str) -> dict[str, npt.NDArray[Any]]:
+    """By contrast, those of the brain."""
+    scans = read(case, grid)
+    return {modality: volume[scans.mask] for modality, volume in zip(scans.modalities, scans.volumes, strict=True)}
 
 
 def raw_edges(cohort: Cohort, modality: str) -> npt.NDArray[np.float64]:
