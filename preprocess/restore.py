@@ -63,10 +63,7 @@ def restore(z_scores: Array, record: Record, units: Units) -> Any:
     Affine and shape are the scan's to the last bit. Where `recipe.spacing` resampled the scan, intensities are read linearly from the
     coarser grid. Raises StoreError if the array has another shape than the record's.
     """
-    import nibabel as nib
-
-    if list(z_scores.shape) != record.shape:
-        raise StoreError(f"{record.subject}: an array of shape {list(z_scores.shape)} is not on the stored grid {record.shape}")
+    check_shape(z_scores, record)
     brain = uncrop(z_scores != BACKGROUND, record.crop_offset, record.canonical_shape, False)
     values = uncrop(
         z_scores.astype(np.float32) * np.float32(units.std) + np.float32(units.mean),
@@ -79,20 +76,35 @@ def restore(z_scores: Array, record: Record, units: Units) -> Any:
     stored = (values - units.intercept) / units.slope
     if dtype.kind in "iu":
         stored = np.clip(np.round(stored), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    image = nib.Nifti1Image(stored.astype(dtype), np.array(record.original_affine))
-    for code in (image.set_sform, image.set_qform):
-        code(image.affine, 1)
-    image.header.set_xyzt_units("mm")
+    image = nifti(stored.astype(dtype), record)
     image.header.set_slope_inter(units.slope, units.intercept)
     return image
 
 
 def restore_labels(labels: Array, record: Record) -> Any:
-    """(z, y, x) labels on the stored grid as a nibabel image on the patient's grid; each voxel takes the nearest label."""
+    """(z, y, x) labels on the stored grid as a nibabel image on the patient's grid; each voxel takes the nearest label.
+
+    Raises StoreError if the array has another shape than the record's.
+    """
+    check_shape(labels, record)
+    whole = uncrop(labels, record.crop_offset, record.canonical_shape, 0)
+    return nifti(to_patient(whole, record, is_map=True).astype(np.uint8), record)
+
+
+def check_shape(array: Array, record: Record) -> None:
+    if list(array.shape) != record.shape:
+        raise StoreError(f"{record.subject}: an array of shape {list(array.shape)} is not on the stored grid {record.shape}")
+
+
+def nifti(array: Array, record: Record) -> Any:
+    """(x, y, z) voxels with the scan's affine; the format holds it in float32, as the scan's own header does unless it has a quaternion."""
     import nibabel as nib
 
-    whole = uncrop(labels, record.crop_offset, record.canonical_shape, 0)
-    return nib.Nifti1Image(to_patient(whole, record, is_map=True).astype(np.uint8), np.array(record.original_affine))
+    image = nib.Nifti1Image(array, np.array(record.original_affine), dtype=array.dtype)
+    for code in (image.set_sform, image.set_qform):
+        code(image.affine, 1)
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 def to_patient(volume: Array, record: Record, is_map: bool) -> Array:
@@ -163,8 +175,8 @@ def read_npy(path: str) -> Array:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise SettingError(f"array={path} cannot be read ({str(error).splitlines()[0]}): give an .npy file") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "fiu":
-        raise SettingError(f"array={path} must hold numbers of shape (z, y, x)")
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise SettingError(f"array={path} must hold finite numbers of shape (z, y, x)")
     return array
 
 

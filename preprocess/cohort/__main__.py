@@ -8,8 +8,9 @@ python -m preprocess.cohort verify COHORT.zarr     names a flipped byte, a missi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from preprocess.cohort.files import IMAGE, SEG, shard_path, subject_path
 from preprocess.cohort.reader import Cohort
@@ -44,24 +45,22 @@ def info(cohort: Cohort) -> int:
     ):
         print(f"{name}: " + ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(5)))
     print(f"digest {cohort.digest}")
-    for key, value in cohort.recipe.items():
+    for key, value in flat(cohort.recipe):
         print(f"recipe.{key}={value}")
     return 0
 
 
 def tree(cohort: Cohort) -> int:
     """Print each subject's arrays with their type, shape, chunks and bytes."""
-    import zarr
     from rich.console import Console
     from rich.tree import Tree
 
     root = Tree(f"{cohort.path} (Zarr v3, OME-Zarr 0.5 images)")
     for subject in cohort.subjects:
         branch = root.add(f"subjects/{subject}")
-        for name, dimensions in ((IMAGE, 4), (SEG, 3)):
-            path = subject_path(cohort.path, subject) / name
-            array = zarr.open_array(path, mode="r")
-            branch.add(f"{name}  {array.dtype}  {array.shape}  chunks {array.chunks}  {size([shard_path(path, dimensions)])}")
+        for name, array in ((IMAGE, cohort.lazy_image(subject)), (SEG, cohort.lazy_labels(subject))):
+            shard = shard_path(subject_path(cohort.path, subject) / name, array.ndim)
+            branch.add(f"{name}  {array.dtype}  {array.shape}  chunks {array.chunks}  {size([shard])}")
     Console(highlight=False, soft_wrap=True, markup=False).print(root)
     return 0
 
@@ -72,10 +71,18 @@ def verify_all(cohort: Cohort) -> int:
     for sentence in verify(cohort):
         wrong += 1
         print(sentence)
-    print(
-        f"{cohort.path}: {len(cohort.subjects)} subjects, " + (f"{wrong} faults" if wrong else "every byte is as it was written")
-    )
+    what = f"{wrong} fault{'s' * (wrong > 1)}" if wrong else "every byte is as it was written"
+    print(f"{cohort.path}: {len(cohort.subjects)} subjects, {what}")
     return 1 if wrong else 0
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as a command takes them: `n4.spacing`, its value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def size(paths: Sequence[Path]) -> str:

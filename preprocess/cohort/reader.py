@@ -102,6 +102,10 @@ class Cohort:
         """The zarr array of `image`, to read parts of; each chunk is checked as it is read. Raises StoreError."""
         return open_array(subject_path(self.path, subject), IMAGE, self._shape(subject, IMAGE))
 
+    def lazy_labels(self, subject: str) -> Any:
+        """The zarr array of `labels`, likewise."""
+        return open_array(subject_path(self.path, subject), SEG, self._shape(subject, SEG))
+
     def _array(self, subject: str, name: str) -> npt.NDArray[Any]:
         folder = subject_path(self.path, subject)
         array = read_array(folder, name, self._shape(subject, name))
