@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.explore import charts, pictures
 from preprocess.explore.flags import FAR, LOST, OUTSIDE, Flag
 from preprocess.explore.page import Section, Table, write
-from preprocess.explore.sample import Cases, brain_extent, examples, histograms, losses
+from preprocess.explore.sample import Cases, examples, histograms, losses
 from preprocess.explore.stages import repeated, stored
 from preprocess.explore.style import GRADES, SPLIT_TITLES, TITLES
 
@@ -29,7 +29,7 @@ def report(
         split(cohort, out),
         intensities(cohort, sample, cases, out),
         *(labelled(cohort, out) if any(record.label_voxels for record in cohort.records.values()) else []),
-        crop(cohort, cases, out),
+        crop(cohort, out),
     ]
     page = out / "index.html"
     read = f"Read: records and labels of all {len(cohort.subjects)} subjects; images of {len(sample)}, evenly spread over the grades."
@@ -149,14 +149,18 @@ def labelled(cohort: Cohort, out: Path) -> list[Section]:
     ]
 
 
-def crop(cohort: Cohort, cases: Cases, out: Path) -> Section:
+def crop(cohort: Cohort, out: Path) -> Section:
     worst = losses(cohort)
     path = charts.draw_losses(out / "crop.png", cohort, worst)
     size = by(cohort.recipe["crop"])
     caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on it; dashed: {100 * LOST:g} %."
     if not worst:
         return Section("Brain lost by the crop", caption, path, lines=["The crop loses no brain."])
-    rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_extent(cohort, cases, s))) for s, share in worst]
+    rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_mm(cohort.record(s)))) for s, share in worst]
     columns = ("subject", "lost", "brain x (mm)", "y", "z")
-    lines = [] if cases else [f"{WITHOUT_SOURCE}shows how large these brains are; here they are measured inside the crop."]
-    return Section("Brain lost by the crop", caption, path, lines=lines, tables=[Table(columns, rows, range(1, 5))])
+    return Section("Brain lost by the crop", caption, path, tables=[Table(columns, rows, range(1, 5))])
+
+
+def brain_mm(record: Record) -> list[float]:
+    """The brain's size x, y, z in mm, whatever the crop leaves of it."""
+    return [n * mm for n, mm in zip(record.brain_size, record.spacing, strict=True)][::-1]

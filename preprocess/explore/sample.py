@@ -13,7 +13,6 @@ from preprocess.brats import Case
 from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.explore.flags import lost_share
 from preprocess.explore.style import label_name
-from preprocess.geometry import spacing_of
 from preprocess.scans import read
 from preprocess.splits import take
 
@@ -117,13 +116,3 @@ def losses(cohort: Cohort, most: int = 8) -> list[tuple[str, float]]:
     """The subjects that lose most of their brain to the crop, with the share, worst first."""
     lost = {subject: lost_share(record) for subject, record in cohort.records.items() if record.brain_voxels_lost}
     return sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:most]
-
-
-def brain_extent(cohort: Cohort, cases: Cases, subject: str) -> tuple[float, ...]:
-    """The brain's size x, y, z in mm, as scanned; without the source files, of what is left of it in the crop."""
-    mask, spacing = cohort.image(subject)[0] != BACKGROUND, tuple(cohort.record(subject).spacing)
-    if cases:
-        scans = read(cases[subject], cohort.recipe["resample"])
-        mask, spacing = scans.mask, spacing_of(scans.affine)
-    spans = [np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 1), (0, 2), (1, 2))]
-    return tuple(float((span[-1] - span[0] + 1) * step) for span, step in zip(spans, reversed(spacing), strict=True))

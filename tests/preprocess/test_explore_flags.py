@@ -47,7 +47,7 @@ def corner(array: Array) -> Array:
 
 # by the case's name: the file that is changed and how, and the flag: contrast, part of what it says, number
 ODD: dict[str, tuple[str, Callable[[Array], Array], tuple[str, str, str]]] = {
-    "ceiling": ("t1", one_voxel(32767), ("t1", "largest number of 16 bits", "32767")),
+    "ceiling": ("t1", one_voxel(32767), ("t1", "last number of 16 bits", "32767")),
     "far": ("t2", one_voxel(3000), ("t2", "3000, is so many standard deviations", "")),
     "masks": ("flair", half, ("flair", "masks disagree", "%")),
     "flat": ("t1c", flat_slice, ("t1c", "one intensity", "1")),
