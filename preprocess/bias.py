@@ -1,6 +1,6 @@
 """N4 bias field correction (Tustison et al. 2010): fitted on a coarse copy of the brain, its log field applied at full resolution.
 
-ITK fits; we choose what it sees and read its B-spline ourselves, one axis at a time, which ITK does voxel by voxel at 40 times the cost.
+ITK fits; we choose what it sees and read its B-spline ourselves, one axis at a time, which ITK does voxel by voxel at many times the cost.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class N4Settings:
-    """How the bias field is fitted. The defaults are the best row of `python -m preprocess.bench n4`."""
+    """How the bias field is fitted. The defaults leave least in `python -m preprocess.bench n4`, of those the cheapest."""
 
     enabled: bool = setting(True, "correct the bias field")
-    spacing: float = setting(8.0, "voxel size in mm of the copy that the field is fitted on")
-    iterations: list[int] = setting([50, 50], "at most so many iterations at each level; a level halves the knot distance")
+    spacing: float = setting(10.0, "voxel size in mm of the copy that the field is fitted on")
+    iterations: list[int] = setting([50], "at most so many iterations at each level; another level halves the pieces")
     tolerance: float = setting(1e-3, "stop a level when the field changes less")
-    control_points: int = setting(4, "spline control points along each axis of the brain's box at the first level")
+    control_points: int = setting(5, "at the first level, along each axis of the brain's box: 3 more than spline pieces")
 
     def __post_init__(self) -> None:
         if self.spacing <= 0:

@@ -78,6 +78,12 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
     return out, inside, np.where(inside, read(labels, 0), 0).astype(labels.dtype), affine @ step
 
 
+def extent(mask: Mask) -> list[int]:
+    """(z, y, x) voxels from the mask's first to its last along each axis."""
+    spans = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    return [int(span[-1] - span[0]) + 1 for span in spans]
+
+
 def bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
     """The mask's box with a voxel around it where the grid has one, so that an axis of the box is no thinner than two voxels."""
     z, y, x = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))

@@ -68,10 +68,15 @@ def present(labels: npt.NDArray[np.uint8]) -> list[int]:
 def quality(volume: Volume, mask: Mask) -> dict[str, float]:
     """What betrays an odd contrast, from its intensities as scanned and the brain mask of all contrasts, both (z, y, x).
 
-    `maximum`; `outside`, the share of the brain where this contrast is exactly 0, as if it had another mask; `constant_slices`, the
-    number of axial slices with brain in which it has one intensity throughout.
+    `minimum` and `maximum` in the brain; `outside`, the share of the brain where this contrast is exactly 0, as if it had another mask;
+    `constant_slices`, the number of axial slices with brain in which it has one intensity throughout.
     """
     inside = [volume[z][mask[z]] for z in np.flatnonzero(mask.any(axis=(1, 2)))]
     constant = sum(len(values) > 1 and bool(np.ptp(values) == 0) for values in inside)
     brain = np.concatenate(inside)
-    return {"maximum": float(brain.max()), "outside": float((brain == 0).mean()), "constant_slices": float(constant)}
+    return {
+        "minimum": float(brain.min()),
+        "maximum": float(brain.max()),
+        "outside": float((brain == 0).mean()),
+        "constant_slices": float(constant),
+    }

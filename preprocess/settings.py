@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -51,7 +52,10 @@ def dotlist(words: Sequence[str]) -> DictConfig:
         if "=" not in word or word.startswith("="):
             raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
         try:
-            config.merge_with_dotlist([word])
+            if re.fullmatch(r"[^=]+=0\d+", word):  # a case may be named 007, which YAML would count in octal
+                OmegaConf.update(config, *word.split("=", 1))
+            else:
+                config.merge_with_dotlist([word])
         except OmegaConfBaseException as error:
             raise SettingError(f"cannot read the setting {word}: {first_line(error)}") from error
         except Exception:  # YAML's

@@ -17,7 +17,7 @@ from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
 from preprocess.cohort.files import file_digest
 from preprocess.errors import CaseError, SettingError
-from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, resample, spacing_of
+from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
 from preprocess.intensity import BACKGROUND, clip_share, normalise, present, quality, statistics
 from preprocess.scans import read
 from preprocess.settings import setting
@@ -97,7 +97,8 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
     record = Record(
         subject=case.name, patient=case.patient, grade=case.grade, modalities=scans.modalities, shape=list(shape), spacing=list(spacing),
         affine=(affine @ step).tolist(), source=source, dtypes=scans.dtypes, scaling=scans.scaling, content=content,
-        canonical_shape=list(mask.shape), crop_offset=list(offset), brain_voxels=kept, brain_voxels_lost=int(mask.sum()) - kept,
-        intensity=intensity, quality=checks, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, **scans.original,
+        canonical_shape=list(mask.shape), crop_offset=list(offset), brain_size=extent(mask), brain_voxels=kept,
+        brain_voxels_lost=int(mask.sum()) - kept, intensity=intensity, quality=checks, clip_share=shares, label_voxels=counts,
+        has_labels="seg" in case.files, **scans.original,
     )  # fmt: skip
     return record, np.stack(stored), crop(labels, offset, shape, 0)

@@ -28,10 +28,9 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
     console.print(f"brain outside the crop: mean {np.mean(list(lost.values())):.2%}, most {lost[worst]:.2%} ({escape(worst)})")
     if cut := sum(share > 0.01 for share in lost.values()):
         console.print(f"[yellow]warning[/yellow] {cut} subjects lose over 1 % of their brain: a larger recipe.crop= keeps it")
-    for modality, first, second in repeats(cohort):
-        console.print(
-            f"[yellow]warning[/yellow] {escape(first)} and {escape(second)} have the same {modality} image: one patient under two names?"
-        )
+    for (first, modality), (second, its) in repeats(cohort):
+        both = f"{escape(first)}'s {modality} and {escape(second)}'s {its}"
+        console.print(f"[yellow]warning[/yellow] {both} are the same image: one scan under two names?")
     print_seconds(seconds)
     if kept:
         console.print(f"{kept} subjects were finished before and kept")

@@ -32,10 +32,10 @@ class Settings:
     first: int = setting(0, "number of the first phantom")
     subjects: int = setting(2, "how many phantoms, of four contrasts each")
     spacings: list[float] = setting([6.0, 8.0, 10.0, 12.0], "values of n4.spacing to try")
-    levels: list[int] = setting([1, 2, 3, 4], "numbers of levels of n4.iterations to try")
+    levels: list[int] = setting([1, 2, 3], "numbers of levels of n4.iterations to try")
     iterations: list[int] = setting([50], "iterations a level to try")
     tolerances: list[float] = setting([1e-3], "values of n4.tolerance to try")
-    control_points: list[int] = setting([4], "values of n4.control_points to try")
+    control_points: list[int] = setting([4, 5], "values of n4.control_points to try")
     full_resolution: bool = setting(False, "also N4 on every voxel, for the first volume only: it takes minutes")
 
     def __post_init__(self) -> None:
@@ -116,8 +116,7 @@ def by(settings: N4Settings) -> Method:
 
 
 def describe(n4: N4Settings) -> str:
-    points = "" if n4.control_points == 4 else f", {n4.control_points} control points"
-    return f"{n4.spacing:g} mm, {len(n4.iterations)} x {n4.iterations[0]}, {n4.tolerance:g}{points}"
+    return f"{n4.spacing:g} mm, {n4.control_points}, {len(n4.iterations)} x {n4.iterations[0]}, {n4.tolerance:g}"
 
 
 def common_practice(volume: Volume, mask: Mask, spacing: Sequence[float], shrink: int = 4) -> Volume:
@@ -148,13 +147,13 @@ def report(rows: Sequence[Row], full: Row) -> None:
     console = Console()
     common, default = rows[1], rows[2]
     title = f"N4 on {len(common.seconds)} volumes: per volume, applying the field included"
-    table = Table("spacing, levels x iterations, tolerance", title=title)
+    table = Table("spacing, control points, levels x iterations, tolerance", title=title, caption="* the default")
     for column in ("CPU s", "of common", "residual", "of common", "worst"):
         table.add_column(column, justify="right")
     for row in rows:
         numbers = [f"{mean(row.seconds):.2f}", f"{mean(row.seconds) / mean(common.seconds):.3f}", f"{median(row.residuals):.4f}",
                    f"{median(row.residuals) / median(common.residuals):.2f}", f"{max(row.residuals):.4f}"]  # fmt: skip
-        table.add_row(f"{row.name} (default)" if row is default else row.name, *numbers, style="bold" if row is default else "")
+        table.add_row(row.name + " *" * (row is default), *numbers)
     console.print(table)
     lines = [f"default / common practice: CPU {mean(default.seconds) / mean(common.seconds):.3f} (goal {CPU_GOAL} at most), "
              f"residual {median(default.residuals) / median(common.residuals):.2f} (goal {RESIDUAL_GOAL} at most)"]  # fmt: skip

@@ -32,6 +32,7 @@ class Record:
     original_orientation: str
     canonical_shape: list[int]  # (z, y, x) before the crop
     crop_offset: list[int]  # (z, y, x) of the crop in the canonical grid
+    brain_size: list[int]  # (z, y, x) voxels of the brain's bounding box before the crop
     brain_voxels: int
     brain_voxels_lost: int
     intensity: dict[str, dict[str, float]]  # see preprocess.intensity.Statistics.record
@@ -39,12 +40,6 @@ class Record:
     clip_share: dict[str, dict[str, float]]  # by modality and label
     label_voxels: dict[str, int]  # by label, before the crop
     has_labels: bool
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of a voxel in millilitres."""
-        z, y, x = self.spacing
-        return z * y * x / 1000
 
 
 def read_record(store: Path, subject: str, digest: str) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,11 +88,11 @@ def owner(place: Path) -> str:
     return ""
 
 
-def repeats(cohort: Cohort) -> Iterator[tuple[str, str, str]]:
-    """(modality, subject, other subject) of images that are equal to the last bit under two names."""
-    first: dict[tuple[str, str], str] = {}
+def repeats(cohort: Cohort) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Pairs of (subject, modality) that are one image under two names: equal files, or equal voxels once they went through the recipe."""
+    names: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
     for subject, record in cohort.records.items():
-        for modality, digest in record.content.items():
-            other = first.setdefault((modality, digest), subject)
-            if other != subject:
-                yield modality, other, subject
+        for modality in record.modalities:
+            for digest in (record.content[modality], record.source[modality]["sha256"]):
+                names[digest][subject, modality] = None
+    return list({(first, other): None for first, *others in map(tuple, names.values()) for other in others})

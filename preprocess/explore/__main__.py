@@ -41,14 +41,14 @@ class Settings:
 
 
 def main(words: Sequence[str]) -> int:
-    settings = parse(Settings, [f"store={words[0]}", *words[1:]] if words and "=" not in words[0] else words)
+    settings = parse(Settings, with_store(words))
     cohort = Cohort.open(settings.store)
     out = folder(settings)
     sample = chosen(cohort, settings.subjects)
     subject = settings.subject or largest(cohort, sample)
     cohort.record(subject)  # refuses a stranger before any work is done
     needed = {*sample, subject, *dict(losses(cohort))}
-    cases = files_of(settings, needed)
+    cases = files_of(settings, cohort, needed)
     found = flags(cohort)
     print_flags(found)
     repeat = shlex.join(["python", "-m", "preprocess.explore", *words])
@@ -61,6 +61,13 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def with_store(words: Sequence[str]) -> Sequence[str]:
+    """The words, the first of them as `store=` where it is a path alone."""
+    if words and ("=" not in words[0] or Path(words[0]).is_dir()):
+        return [f"store={words[0]}", *words[1:]]
+    return words
+
+
 def folder(settings: Settings) -> Path:
     """Where the figures go. Raises SettingError for a folder inside the store, where `verify` would call them strangers."""
     store = Path(settings.store).resolve()
@@ -70,16 +77,17 @@ def folder(settings: Settings) -> Path:
     return out
 
 
-def files_of(settings: Settings, subjects: set[str]) -> Cases:
-    """The source's cases by name; none without a source. Raises StoreError if one of the subjects is not among them."""
+def files_of(settings: Settings, cohort: Cohort, subjects: set[str]) -> Cases:
+    """The source's cases by name; none without a source. Raises StoreError if a file of one of the subjects is not among them."""
     if not settings.source:
         return {}
     found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
     cases = {case.name: case for case in found.cases}
-    if strangers := sorted(subjects - set(cases)):
-        raise StoreError(
-            f"source={settings.source} does not hold {strangers[0]}, which store={settings.store} does: give the folder it was made from"
-        )
+    for subject in sorted(subjects):
+        files = cases[subject].files if subject in cases else {}
+        if missing := [modality for modality in cohort.record(subject).modalities if modality not in files]:
+            what = f"source={settings.source} does not hold {subject}'s {', '.join(missing)}, which store={settings.store} does"
+            raise StoreError(f"{what}: give the folder it was made from")
     return cases
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
-from preprocess.cohort.files import read_json
+from preprocess.cohort.verify import repeats
 
-CEILINGS = (32767, 65535)  # the largest int16 and uint16: an overflow, or a marker that an export left in
+CEILINGS = (32767, 65535, -32768)  # of int16 and uint16: an overflow, or a marker that an export left in
 FAR = 50  # standard deviations above the brain's mean: 18 is the most in the real scans looked at
 OUTSIDE = 0.002  # of the brain: a dozen times the most in those scans, and a twentieth of one layer of voxels around a brain
 LOST = 0.01  # of the brain, or of the tumour
@@ -41,7 +40,7 @@ def flags(cohort: Cohort) -> list[Flag]:
 
 def set_aside(cohort: Cohort) -> Iterator[Flag]:
     """The cases that the recipe could not use, an empty contrast among them."""
-    for case, reason in read_json(cohort.path / "rejected.json").items():
+    for case, reason in cohort.rejected.items():
         yield Flag(case, "", f"set aside: {reason.removeprefix(f'{case}: ')}", "")
 
 
@@ -54,14 +53,8 @@ def missing(cohort: Cohort) -> Iterator[Flag]:
 
 
 def same_images(cohort: Cohort) -> Iterator[Flag]:
-    """Equal images under two names, of subjects or of contrasts: equal files, or equal voxels once they went through the recipe."""
-    names: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
-    for subject, record in cohort.records.items():
-        for modality in record.modalities:
-            for digest in (record.content[modality], record.source[modality]["sha256"]):
-                names[digest][subject, modality] = None
-    pairs = {(first, other): None for first, *others in map(tuple, names.values()) for other in others}
-    for (first, modality), (other, its) in pairs:
+    """Equal images under two names, of subjects or of contrasts."""
+    for (first, modality), (other, its) in repeats(cohort):
         what = f"the same image as {first}'s {modality}" if first != other else f"the same image as its {modality}"
         yield Flag(other, its, what, "")
 
@@ -72,8 +65,8 @@ def odd_intensities(record: Record) -> Iterator[Flag]:
         quality, typical = record.quality[modality], record.intensity[modality]
         maximum = quality["maximum"]
         far = (maximum - typical["mean"]) / typical["std"]
-        if maximum in CEILINGS:
-            yield Flag(record.subject, modality, "the maximum is the largest number of 16 bits", f"{maximum:.0f}")
+        if ends := [end for end in (quality["minimum"], maximum) if end in CEILINGS]:
+            yield Flag(record.subject, modality, "an intensity is the last number of 16 bits", f"{ends[0]:.0f}")
         elif far > FAR:
             what = f"the maximum, {maximum:.5g}, is so many standard deviations above the mean"
             yield Flag(record.subject, modality, what, f"{far:.0f}")
@@ -120,20 +113,22 @@ def lost_share(record: Record) -> float:
 def print_flags(found: list[Flag], most: int = 40) -> None:
     """A table in the terminal of the first `most`."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     if not found:
         print("no flags")
         return
-    table = Table("subject", "contrast", "what", "number", title=f"{len(found)} flags", title_justify="left")
+    table = Table(
+        Column("subject", overflow="fold"),
+        "contrast",
+        Column("what", overflow="fold"),
+        "number",
+        title=f"{len(found)} flags",
+        title_justify="left",
+    )
     for flag in found[:most]:
         table.add_row(*(Text(part) for part in (flag.subject, flag.contrast, flag.what, flag.number)))
     Console().print(table)
     if len(found) > most:
         print(f"and {len(found) - most} more, which the page lists")
-
-
-def by_kind(found: list[Flag]) -> Mapping[str, int]:
-    """How many subjects have how many flags: for the page's first lines."""
-    return {"flags": len(found), "subjects": len({flag.subject for flag in found})}

@@ -35,7 +35,9 @@ TURNS = ("as stored", "turned by 90°", "turned by 180°")
 def draw_contrasts(path: Path, cohort: Cohort, subjects: Sequence[str]) -> Path:
     """A row for each subject: its contrasts in the slice with most tumour, and the labels' outlines on the last of them."""
     shown = [m for m in cohort.modalities if any(m in cohort.record(s).modalities for s in subjects)]
-    figure, axes = panels(len(subjects), len(shown) + 1, (1.75 * (len(shown) + 1) + 0.4, 1.85 * len(subjects) + 0.5), dark=True)
+    labelled = any(cohort.record(subject).label_voxels for subject in subjects)
+    titles = [*(TITLES[m] for m in shown), *(["segmentation"] if labelled else [])]
+    figure, axes = panels(len(subjects), len(titles), (1.75 * len(titles) + 0.4, 1.85 * len(subjects) + 0.5), dark=True)
     seen: set[str] = set()
     for row, subject in zip(axes, subjects, strict=True):
         record, image, labels = cohort.record(subject), cohort.image(subject), cohort.labels(subject)
@@ -46,10 +48,11 @@ def draw_contrasts(path: Path, cohort: Cohort, subjects: Sequence[str]) -> Path:
                 show(axis, record, image, modality, z)
             else:
                 axis.text(0.5, 0.5, f"no {TITLES[modality]}", color=FAINT, ha="center", va="center", transform=axis.transAxes)
-        show(row[-1], record, image, record.modalities[-1], z)
-        contours(row[-1], labels[z])
+        if labelled:
+            show(row[-1], record, image, record.modalities[-1], z)
+            contours(row[-1], labels[z])
         seen |= {str(label) for label in np.unique(labels[z]) if label}
-    for axis, title in zip(axes[0], [*(TITLES[m] for m in shown), "segmentation"], strict=True):
+    for axis, title in zip(axes[0], titles, strict=True):
         caption(axis, title)
     for side, place in (("L", 0.03), ("R", 0.97)):
         axes[0][0].text(place, 0.5, side, color=PALE, fontsize=7, ha="center", va="center", transform=axes[0][0].transAxes)
@@ -85,8 +88,9 @@ def aspect(spacing: Sequence[float]) -> float:
 
 
 def fullest_slice(labels: npt.NDArray[np.uint8], brain: npt.NDArray[np.bool_]) -> int:
-    """The axial slice with most tumour; with most brain, where there is none."""
-    return int(((labels > 0) if (labels > 0).any() else brain).sum(axis=(1, 2)).argmax())
+    """The axial slice with most tumour in the brain; with most brain, where there is none."""
+    tumour = (labels > 0) & brain
+    return int((tumour if tumour.any() else brain).sum(axis=(1, 2)).argmax())
 
 
 def draw_stages(path: Path, stages: Stages, z: int) -> Path:
@@ -97,7 +101,8 @@ def draw_stages(path: Path, stages: Stages, z: int) -> Path:
     titles = ["bias-corrected", "clip bounds", "z-score, crop box", "stored"]
     bias = stages.bias
     if bias is not None:
-        titles = ["as scanned", "brain mask", "bias field (N4)", *titles]
+        off = " off" * bool((bias == 1).all())
+        titles = ["as scanned", "brain mask", f"bias field (N4{off})", *titles]
     rows = len(stages.modalities)
     figure, axes = panels(rows, len(titles), (1.72 * len(titles) + 0.3, 1.8 * rows + 0.35), dark=True)
     for channel, row in enumerate(axes):
@@ -123,7 +128,7 @@ def draw_source(axes: Sequence[Any], scan: Slice, bias: Slice, brain: Slice, far
     """What only the source files can show of a contrast: the scan, the mask on it, the bias field."""
     shape = aspect(stages.spacing)
     for axis in axes[:2]:
-        grey(axis, scan, window(scan[brain]), shape)
+        grey(axis, np.where(scan == 0, -np.inf, scan), window(scan[brain]), shape)
     axes[1].contour(brain, [0.5], colors=BOX, linewidths=0.8)
     field = np.ma.masked_where(~brain, bias)
     axes[2].imshow(field, cmap="RdBu_r", vmin=1 - far, vmax=1 + far, origin="lower", aspect=shape, interpolation="nearest")

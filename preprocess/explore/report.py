@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.explore import charts, pictures
 from preprocess.explore.flags import FAR, LOST, OUTSIDE, Flag
 from preprocess.explore.page import Section, Table, write
-from preprocess.explore.sample import Cases, brain_extent, examples, histograms, losses
+from preprocess.explore.sample import Cases, examples, histograms, losses
 from preprocess.explore.stages import repeated, stored
 from preprocess.explore.style import GRADES, SPLIT_TITLES, TITLES
 
@@ -29,10 +29,10 @@ def report(
         split(cohort, out),
         intensities(cohort, sample, cases, out),
         *(labelled(cohort, out) if any(record.label_voxels for record in cohort.records.values()) else []),
-        crop(cohort, cases, out),
+        crop(cohort, out),
     ]
     page = out / "index.html"
-    read = f"Records were read of all {len(cohort.subjects)} subjects, images of {len(sample)}, evenly spread over the grades."
+    read = f"Read: records and labels of all {len(cohort.subjects)} subjects; images of {len(sample)}, evenly spread over the grades."
     footer = [repeat, f"digest {cohort.digest}"]
     write(page, sections, name=cohort.path.resolve().name, read=read, facts=facts(cohort), footer=footer)
     return page
@@ -42,12 +42,13 @@ def facts(cohort: Cohort) -> list[tuple[str, str]]:
     """The cohort in a few figures."""
     records, recipe = list(cohort.records.values()), cohort.recipe
     grades = Counter(record.grade for record in records)
+    having = {m: sum(m in record.modalities for record in records) for m in cohort.modalities}
     grids = Counter(f"{by(reversed(r.shape))} of {by(reversed(r.spacing))} mm" for r in records)
     grid, same = grids.most_common(1)[0]
     return [
         ("subjects, patients", f"{len(records)}, {len({record.patient for record in records})}"),
         ("grades", ", ".join(f"{grades[grade]} {grade}" for grade in GRADES if grades[grade])),
-        ("contrasts", ", ".join(f"{TITLES[m]} {sum(m in r.modalities for r in records)}" for m in cohort.modalities)),
+        ("contrasts", ", ".join(TITLES[m] + f" ({n})" * (n < len(records)) for m, n in having.items())),
         ("segmentations", str(sum(record.has_labels for record in records))),
         ("stored grid, x y z", grid if same == len(records) else f"{grid} ({same} subjects; {len(grids) - 1} other grids)"),
         ("clip at each end", f"{recipe['clip_percent']:g} %"),
@@ -55,20 +56,20 @@ def facts(cohort: Cohort) -> list[tuple[str, str]]:
     ]
 
 
-def by(numbers: object) -> str:
-    return " × ".join(f"{n:.3g}" for n in numbers)  # type: ignore[attr-defined]
+def by(numbers: Iterable[float]) -> str:
+    return " × ".join(f"{n:.3g}" for n in numbers)
 
 
 def flag_section(found: Sequence[Flag]) -> Section:
     looked_for = (
         "Looked for: cases set aside; contrasts and segmentations that others have; equal images under two names; a maximum of "
-        f"32767 or 65535, or over {FAR} standard deviations above the brain's mean; contrasts that are 0 in over {OUTSIDE:.1%} of the "
-        f"brain that others show; axial slices of one intensity; over {LOST:.0%} of the brain or of the tumour outside the crop; empty "
+        f"32767 or 65535, or over {FAR} standard deviations above the brain's mean; contrasts that are 0 in over {100 * OUTSIDE:g} % of the "
+        f"brain that others show; axial slices of one intensity; over {100 * LOST:g} % of the brain or of the tumour outside the crop; empty "
         "segmentations, unknown labels, tumour outside the brain."
     )
     if not found:
         return Section("Flags", lines=["Nothing odd was found.", looked_for])
-    rows = [(flag.subject, TITLES.get(flag.contrast, flag.contrast), flag.what, flag.number) for flag in found]
+    rows = [(flag.subject, flag.contrast, flag.what, flag.number) for flag in found]
     first = f"{len(found)} in {len({flag.subject for flag in found})} subjects or cases."
     return Section(
         "Flags", lines=[first, looked_for], tables=[Table(("subject", "contrast", "what", "number"), rows, [3], tall=True)]
@@ -76,11 +77,13 @@ def flag_section(found: Sequence[Flag]) -> Section:
 
 
 def contrasts(cohort: Cohort, sample: Sequence[str], out: Path) -> Section:
-    path = pictures.draw_contrasts(out / "contrasts.png", cohort, examples(cohort, sample))
-    caption = (
-        "A few subjects, each in the axial slice with most tumour (with most brain, where there is none), grey between the clip "
-        "bounds; right, the last contrast with the labels outlined, by BRATS's names. The patient's left is on the left."
-    )
+    subjects = examples(cohort, sample)
+    path = pictures.draw_contrasts(out / "contrasts.png", cohort, subjects)
+    caption = "A few subjects, each in the axial slice with most brain, grey between the clip bounds. The patient's left is on the left."
+    if any(cohort.record(subject).label_voxels for subject in subjects):
+        caption = (
+            caption.replace("most brain", "most tumour") + " Right: the last contrast, the labels outlined, by BRATS's names."
+        )
     return Section("Contrasts and segmentation", caption, path, dark=True)
 
 
@@ -89,6 +92,7 @@ def stages(cohort: Cohort, subject: str, cases: Cases, out: Path) -> Section:
     z = pictures.fullest_slice(cohort.labels(subject), cohort.image(subject)[0] != BACKGROUND) + steps.offset[0]
     path = pictures.draw_stages(out / "stages.png", steps, z)
     caption = f"The recipe on {subject}, a contrast a row. Blue: the brain mask and the crop box; dashed: the clip bounds."
+    caption += " The bias field is shown over its mean." if cases else ""
     if not cases:
         lines = [f"{WITHOUT_SOURCE}shows the scan, the brain mask and the bias field too, and what lies outside the crop."]
     elif steps.same:
@@ -145,14 +149,18 @@ def labelled(cohort: Cohort, out: Path) -> list[Section]:
     ]
 
 
-def crop(cohort: Cohort, cases: Cases, out: Path) -> Section:
+def crop(cohort: Cohort, out: Path) -> Section:
     worst = losses(cohort)
     path = charts.draw_losses(out / "crop.png", cohort, worst)
     size = by(cohort.recipe["crop"])
-    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on it; dashed: {LOST:.0%}."
+    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on it; dashed: {100 * LOST:g} %."
     if not worst:
         return Section("Brain lost by the crop", caption, path, lines=["The crop loses no brain."])
-    rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_extent(cohort, cases, s))) for s, share in worst]
+    rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_mm(cohort.record(s)))) for s, share in worst]
     columns = ("subject", "lost", "brain x (mm)", "y", "z")
-    lines = [] if cases else [f"{WITHOUT_SOURCE}shows how large these brains are; here they are measured inside the crop."]
-    return Section("Brain lost by the crop", caption, path, lines=lines, tables=[Table(columns, rows, range(1, 5))])
+    return Section("Brain lost by the crop", caption, path, tables=[Table(columns, rows, range(1, 5))])
+
+
+def brain_mm(record: Record) -> list[float]:
+    """The brain's size x, y, z in mm, whatever the crop leaves of it."""
+    return [n * mm for n, mm in zip(record.brain_size, record.spacing, strict=True)][::-1]

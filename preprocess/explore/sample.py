@@ -13,7 +13,6 @@ from preprocess.brats import Case
 from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.explore.flags import lost_share
 from preprocess.explore.style import label_name
-from preprocess.geometry import spacing_of
 from preprocess.scans import read
 from preprocess.splits import take
 
@@ -76,17 +75,23 @@ def histograms(cohort: Cohort, subjects: Sequence[str], cases: Cases) -> dict[st
     for subject in track(subjects, "histograms", transient=True):
         record, image = cohort.record(subject), cohort.image(subject)
         brain = image[0] != BACKGROUND
-        scans = read(cases[subject], cohort.recipe["resample"]) if cases else None
+        scanned = intensities_scanned(cases[subject], cohort.recipe["resample"]) if cases else {}
         for channel, modality in enumerate(record.modalities):
             stats = record.intensity[modality]
             z = image[channel][brain]
-            raw = z * stats["std"] + stats["mean"] if scans is None else scans.volumes[channel][scans.mask]
+            raw = scanned[modality] if scanned else z * stats["std"] + stats["mean"]
             to = found.setdefault(modality, Histograms(raw_edges(cohort, modality), np.linspace(*Z_RANGE, BINS + 1)))
             to.before.append(density(raw, to.before_edges))
             to.after.append(density(z, to.after_edges))
             to.raw_bounds.append((stats["raw_low"], stats["raw_high"]))
             to.z_bounds.append((stats["clip_low"], stats["clip_high"]))
     return {modality: found[modality] for modality in cohort.modalities if modality in found}
+
+
+def intensities_scanned(case: Case, grid: str) -> dict[str, npt.NDArray[Any]]:
+    """By contrast, those of the brain."""
+    scans = read(case, grid)
+    return {modality: volume[scans.mask] for modality, volume in zip(scans.modalities, scans.volumes, strict=True)}
 
 
 def raw_edges(cohort: Cohort, modality: str) -> npt.NDArray[np.float64]:
@@ -111,13 +116,3 @@ def losses(cohort: Cohort, most: int = 8) -> list[tuple[str, float]]:
     """The subjects that lose most of their brain to the crop, with the share, worst first."""
     lost = {subject: lost_share(record) for subject, record in cohort.records.items() if record.brain_voxels_lost}
     return sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:most]
-
-
-def brain_extent(cohort: Cohort, cases: Cases, subject: str) -> tuple[float, ...]:
-    """The brain's size x, y, z in mm, as scanned; without the source files, of what is left of it in the crop."""
-    mask, spacing = cohort.image(subject)[0] != BACKGROUND, tuple(cohort.record(subject).spacing)
-    if cases:
-        scans = read(cases[subject], cohort.recipe["resample"])
-        mask, spacing = scans.mask, spacing_of(scans.affine)
-    spans = [np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 1), (0, 2), (1, 2))]
-    return tuple(float((span[-1] - span[0] + 1) * step) for span, step in zip(spans, reversed(spacing), strict=True))

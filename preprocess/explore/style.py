@@ -42,6 +42,7 @@ def panels(rows: int, columns: int, size: tuple[float, float], dark: bool = Fals
         axis.set(xticks=[], yticks=[], facecolor=DARK)
         axis.grid(False)
         axis.set_frame_on(False)
+        axis.set_anchor("N")  # images of other shapes would else push their titles off the common line
     return figure, axes
 
 
@@ -97,6 +98,6 @@ def boxes(axis: Any, groups: Sequence[Sequence[float]], colours: Sequence[str]) 
             axis.boxplot([values], positions=[place], widths=0.5, showfliers=False, boxprops=line, whiskerprops=line, capprops=line,
                          medianprops={"color": INK, "linewidth": 1.6}, manage_ticks=False)  # fmt: skip
         aside = place + spread.uniform(-0.16, 0.16, len(values))
-        axis.scatter(aside, values, s=13, color=colour, alpha=0.65, linewidths=0, zorder=3)
+        axis.scatter(aside, values, s=17, color=colour, alpha=0.65, linewidths=0, zorder=3)
     axis.set_xlim(-0.6, len(groups) - 0.4)
     axis.grid(False, axis="x")

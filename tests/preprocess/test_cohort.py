@@ -20,7 +20,7 @@ def record(subject: str) -> Record:
         subject=subject, patient=subject, grade="HGG", modalities=MODALITIES, shape=list(SHAPE), spacing=[1.0] * 3,
         affine=np.eye(4).tolist(), source={}, original_shape=[10, 8, 6], original_affine=np.eye(4).tolist(),
         original_orientation="RAS", canonical_shape=list(SHAPE),
-        crop_offset=[0, 0, 0], brain_voxels=1, brain_voxels_lost=0, clip_share={}, label_voxels={}, has_labels=True,
+        crop_offset=[0, 0, 0], brain_size=[1, 1, 1], brain_voxels=1, brain_voxels_lost=0, clip_share={}, label_voxels={}, has_labels=True,
         intensity={m: {"clip_low": -2.0, "clip_high": 3.0} for m in MODALITIES}, quality={}, dtypes={}, scaling={}, content={},
     )  # fmt: skip
 
