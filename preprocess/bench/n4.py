@@ -153,8 +153,12 @@ def report(rows: Sequence[Row], full: Row) -> None:
     console = Console()
     common, default = rows[1], rows[2]
     title = f"N4 on {len(common.seconds)} volumes: per volume, applying the field included"
-    table = Table("spacing, control points, levels x iterations, tolerance", title=title, caption="* the default")
-    for column in ("CPU s", "of common", "residual", "of common", "worst"):
+    table = Table(
+        "spacing, control points, levels x iterations, tolerance",
+        title=title,
+        caption="* the default; ratios are to common practice",
+    )
+    for column in ("CPU s", "ratio", "residual", "ratio", "worst"):
         table.add_column(column, justify="right")
     for row in rows:
         numbers = [f"{mean(row.seconds):.2f}", f"{mean(row.seconds) / mean(common.seconds):.3f}", f"{median(row.residuals):.4f}",

@@ -45,21 +45,8 @@ def test_the_truth_lies_on_the_scan(scans: list[n4.Scan]) -> None:
 
 
 def test_the_table_names_the_default_and_sets_it_beside_common_practice(phantoms: Path, capsys: pytest.CaptureFixture) -> None:
-    assert (
-        main(
-            [
-                "n4",
-                f"phantoms={phantoms}",
-                *ONE,
-                "spacings=[16]",
-                "levels=[1,2]",
-                "control_points=[5]",
-                "iterations=[20]",
-                "full_resolution=true",
-            ]
-        )
-        == 0
-    )
+    grid = ["spacings=[16]", "levels=[1,2]", "control_points=[5]", "iterations=[20]"]
+    assert main(["n4", f"phantoms={phantoms}", *ONE, *grid, "full_resolution=true"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "N4 on 4 volumes" in out
     for row in ("no correction", "common practice", f"{n4.describe(N4Settings())} *", "16 mm, 5, 1 x 20", "16 mm, 5, 2 x 20"):
