@@ -70,7 +70,7 @@ def test_the_default_is_always_in_the_grid_and_only_once() -> None:
     grid = n4.Settings().grid()
     assert grid[0] == N4Settings()
     assert sum(row == N4Settings() for row in grid) == 1
-    assert replace(N4Settings(), spacing=12.0) in grid
+    assert replace(N4Settings(), spacing=12.0, tolerance=1e-3) in grid
 
 
 @pytest.mark.parametrize("words", [["n5"], ["subjects=1"], ["n4", "subjects=0"], ["n4", "levels=[0]"], ["n4", "spacings=[-1]"]])
