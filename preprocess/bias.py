@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class N4Settings:
-    """How the bias field is fitted. Of the cheap rows of `python -m preprocess.bench n4` the defaults leave least, on average and at worst."""
+    """How the bias field is fitted. The defaults: little time, little left, also of a strong field (`python -m preprocess.bench n4`)."""
 
     enabled: bool = setting(True, "correct the bias field")
     spacing: float = setting(8.0, "voxel size in mm of the copy that the field is fitted on")
