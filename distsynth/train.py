@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from distsynth import config as configuration
 from distsynth.config import Config, compose
 from distsynth.evaluation.evaluate import evaluate, journal_scores
 from distsynth.run_directory import RunDirectory
-from distsynth.tracking.journal import Journal
+from distsynth.tracking.journal import write_end
 from distsynth.training.distributed import World
 from distsynth.training.distributed import world as join
 from distsynth.training.preemption import Stopped, stop_request
@@ -100,12 +99,12 @@ def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
             world.barrier()
     except BaseException as error:
         if world.leads:
-            end(run, *reason(error))
+            write_end(run.journal, *reason(error), retry=may_pass(error))
         if no_space(error):
             raise StoreError(reason(error)[1]) from error
         raise
     if world.leads:
-        end(run, "finished", "")
+        write_end(run.journal, "finished", "")
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
@@ -121,6 +120,8 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 
 def reason(error: BaseException) -> tuple[str, str]:
     """The journal's last status and one sentence."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, Stopped):  # submitit has queued the job again
+        error = error.__context__
     if isinstance(error, Stopped | KeyboardInterrupt):
         return "stopped", str(error) or "interrupted"
     if isinstance(error, UserError):
@@ -137,20 +138,15 @@ def reason(error: BaseException) -> tuple[str, str]:
     )
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether the run, started again from its checkpoint, may get further: a lost rank or node, not what the user has to mend first. A loss
+    that is not finite comes again, as the same weights meet the same batches."""
+    return not (isinstance(error, UserError) or no_space(error))
+
+
 def no_space(error: BaseException) -> bool:
     """Whether a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def end(run: RunDirectory, status: str, why: str) -> None:
-    """The journal's last line; where even that cannot be written, a word on stderr in its place."""
-    try:
-        journal = Journal(run.journal)
-        journal.write("end", status=status, reason=why)
-        journal.sync()
-        journal.close()
-    except OSError as error:
-        print(f"cannot write {run.journal}: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

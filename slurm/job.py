@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import zlib
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from slurm import squeue
 
 
 class TrainJob:
@@ -16,9 +21,19 @@ class TrainJob:
 
     def __call__(self) -> str:
         os.environ.update(rank_variables(str(self.run), self.cpus))
+        signal.signal(signal.SIGTERM, queue_again)
         from distsynth.train import train
+        from distsynth.training.preemption import Stopped
+        from preprocess.errors import UserError
 
-        train(self.run)
+        try:
+            train(self.run)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except Stopped:
+            # Rank 0 sees to the queue; another rank that failed here would have Slurm kill it before it has.
+            if os.environ["RANK"] == "0":
+                raise
         return str(self.run)
 
     def checkpoint(self) -> Any:
@@ -26,6 +41,18 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def queue_again(number: int, frame: FrameType | None) -> None:
+    """After SIGTERM and its checkpoint. Where a site has set nothing, it is all that a pre-empted job gets before it is killed, and one that
+    ends by itself in the grace time is not queued again: so the job does it, as after USR2. One that is being cancelled, killed or requeued
+    is no longer `RUNNING` for Slurm, and is left alone."""
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if job.cluster == "slurm" and job.global_rank == 0 and callable(requeue) and squeue.state(job.job_id) == "RUNNING":
+        requeue(number, frame)
 
 
 def rank_variables(name: str, cpus: int) -> dict[str, str]:

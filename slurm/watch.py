@@ -37,10 +37,7 @@ class RunState:
 
     def update(self) -> bool:
         """Read what the journal has new; whether anything has changed."""
-        path = self.run.directory.journal
-        if path.is_file() and path.stat().st_size < self.offset:  # a resumed run has cut it back
-            self.offset = 0
-        lines, self.offset = read(path, self.offset)
+        lines, self.offset = read(self.run.directory.journal, self.offset)
         for line in lines:
             self.take(line)
         return bool(lines)

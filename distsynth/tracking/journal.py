@@ -6,7 +6,7 @@ Every line has `kind` and `time` (milliseconds since 1970). Kinds:
     {"kind": "metrics", "time": …, "step": 1210, "values": {"joint/d_loss": -2.29, "val/flair/brain/psnr": 23.1}}
     {"kind": "progress", "time": …, "stage": "joint", "epoch": 3, "epochs": 200, "step": 1210, "steps": 80000}       for live tables
     {"kind": "checkpoint", "time": …, "step": 1200}     a checkpoint is durable: the lines before it are final
-    {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…"}
+    {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…", "retry": false}           retry: it may pass
 
 A checkpoint keeps the journal's length; a resumed run cuts the journal back to it and goes on, so that no step stands twice. Only lines
 that a checkpoint or an end follows are replayed into MLflow.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,32 @@ class Journal:
         self.file.close()
 
 
+def write_end(path: Path, status: str, reason: str, retry: bool = False) -> None:
+    """The journal's last line; where even that cannot be written, a word on stderr in its place."""
+    try:
+        journal = Journal(path)
+        journal.write("end", status=status, reason=reason, retry=retry)
+        journal.sync()
+        journal.close()
+    except OSError as error:
+        print(f"cannot write {path}: {error.strerror}", file=sys.stderr)
+
+
 def whole_lines(path: Path) -> int:
     """The length in bytes up to the last whole line; a killed writer may have left half of one."""
     return path.read_bytes().rfind(b"\n") + 1
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """The whole lines from a byte offset on, and the offset after them. A journal that does not exist yet is empty."""
+    """The whole lines from a byte offset on, and the offset after them. A journal that does not exist yet is empty; one that a resumed run
+    has cut back below the offset is read from its start."""
     if not path.is_file():
         return [], offset
     with path.open("rb") as file:
-        file.seek(offset)
+        file.seek(max(0, offset - 1))
+        if offset and file.read(1) != b"\n":
+            offset = 0
+            file.seek(0)
         data = file.read()
     end = data.rfind(b"\n") + 1
     return [json.loads(line) for line in data[:end].splitlines()], offset + end

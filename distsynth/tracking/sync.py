@@ -3,7 +3,8 @@
     python -m distsynth.tracking.sync sweep=runs/lr [tracking_uri=…]
 
 A sweep is a parent run, each of its runs a child; they are found by their uid tag, so that a replay may be killed, repeated, or made into an
-empty database. Only lines that a checkpoint or an end covers are sent, with the journal's own times, and MLflow keeps equal points once.
+empty database. Only lines that a checkpoint or an end covers are sent, and of a curve only the steps after its last one in MLflow: a run that
+goes on from a checkpoint writes steps that were sent before once more, with other times, which MLflow would keep as second points.
 The store is MLFLOW_TRACKING_URI, else SQLite in mlflow.db beside the sweeps.
 """
 
@@ -45,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 
 class Sync:
-    """One sweep's way into MLflow. Keeps how far each journal is sent, so that replaying again sends what is new."""
+    """One sweep's way into MLflow. Keeps how far each curve is sent, so that replaying again sends what is new."""
 
     def __init__(self, sweep: Path, tracking_uri: str = "") -> None:
         """Raises UserError if `sweep` is not a sweep's folder or the store cannot be opened."""
@@ -60,7 +61,8 @@ class Sync:
             self.identity["uid"], f"sweep {sweep.name}", {"distsynth.axes": ", ".join(self.identity["axes"])}
         )
         self.runs: dict[Path, str] = {}
-        self.sent: dict[Path, int] = {}
+        self.seen: dict[Path, Line] = {}  # the last line that was replayed
+        self.sent: dict[tuple[str, str], tuple[int, float]] = {}  # MLflow run and curve: step and value of its last point
 
     def replay(self) -> None:
         """Send what the journals have new. Raises UserError if MLflow fails; the next call sends it."""
@@ -95,17 +97,26 @@ class Sync:
         lines = covered(everything)
         if run.path not in self.runs:
             self.runs[run.path] = self.open_run(run, everything[0]["time"])
-        fresh = lines[self.sent.get(run.path, 0) :]
-        if not fresh:
+        if not lines or lines[-1] == self.seen.get(run.path):
             return
         mlflow_run = self.runs[run.path]
-        for batch in in_batches(list(metrics(fresh)), 1000):
-            self.client.log_batch(mlflow_run, metrics=batch)
-        if start := next((line for line in reversed(fresh) if line["kind"] == "start"), None):
+        self.send(mlflow_run, lines)
+        if start := next((line for line in reversed(lines) if line["kind"] == "start"), None):
             for name in ("host", "device", "world_size"):
                 self.client.set_tag(mlflow_run, f"distsynth.{name}", str(start[name]))
         self.set_status(mlflow_run, run, lines[-1])
-        self.sent[run.path] = len(lines)
+        self.seen[run.path] = lines[-1]
+
+    def send(self, mlflow_run: str, lines: Sequence[Line]) -> None:
+        """The points that MLflow does not have; a last one that was scored anew is corrected."""
+        points = [p for p in metrics(lines) if self.lacks(mlflow_run, p)]
+        for batch in in_batches(points, 1000):
+            self.client.log_batch(mlflow_run, metrics=batch)
+            self.sent |= {(mlflow_run, p.key): (p.step, p.value) for p in batch}
+
+    def lacks(self, mlflow_run: str, point: Any) -> bool:
+        step, value = self.sent.get((mlflow_run, point.key), (-1, None))
+        return bool(point.step > step or (point.step == step and point.value != value))
 
     def set_status(self, mlflow_run: str, run: RunDirectory, last: Line) -> None:
         if last["kind"] == "end" and last["status"] in STATUS:
@@ -133,6 +144,9 @@ class Sync:
         for batch in in_batches(parameters, 100):
             self.client.log_batch(mlflow_run, params=batch)
         self.client.log_artifact(mlflow_run, str(run.config))
+        for key in self.client.get_run(mlflow_run).data.metrics:
+            last = max(self.client.get_metric_history(mlflow_run, key), key=lambda p: (p.step, p.timestamp))
+            self.sent[mlflow_run, key] = (last.step, last.value)
         return mlflow_run
 
     def find_or_create(self, uid: str, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
