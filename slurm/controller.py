@@ -35,9 +35,9 @@ def runs_jobs_of(pid: int, logs: Path) -> bool:
     return "submitit.local._local" in command and any(word.startswith(str(logs)) for word in command)
 
 
-def ranks_left(pid: int) -> int:
-    """How many of its ranks a controller still waits for; 0 if it has gone."""
+def ranks_of(pid: int) -> list[int]:
+    """The processes of the ranks that a controller still waits for, in rank order; none if it has gone."""
     try:
-        return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
-        return 0
+        return []

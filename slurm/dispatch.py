@@ -104,7 +104,7 @@ class Dispatcher:
     def end_torso(self, started: Started) -> None:
         """End a job on this machine whose ranks are not all there any more, as srun's --kill-on-bad-exit does: submitit waits for a hung one
         until the time limit."""
-        left = controller.ranks_left(int(started.job.job_id))
+        left = len(controller.ranks_of(int(started.job.job_id)))
         if not 0 < left < self.settings.ranks:
             started.gone = None
         elif lasts(started, GRACE):
