@@ -231,7 +231,7 @@ def failing(run: Path, store: Path, *words: str) -> str:
 
 def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     error = failing(tmp_path / "run", store, *tiny, "train.lr=1e30")
-    assert "of stage joint was not finite by step" in error
+    assert "of method tcmgan, stage joint, was not finite at step" in error
     last = read(tmp_path / "run" / "journal.jsonl")[0][-1]
     assert (last["status"], last["reason"]) == ("failed", error.removeprefix("error: "))
 
