@@ -209,7 +209,9 @@ class Pulse:
         return next((v for v in [*found, self.unreachable(now), self.hangs(now), self.deadlock(now)] if v), None)
 
     def gone(self, seen: Seen, now: float) -> Verdict | None:
-        beat, at = seen.beat, place(seen.beat.phase, max(seen.beat.step, self.step))  # updates are made in step, beats come later
+        beat = seen.beat
+        later = self.step > beat.step  # updates are made in step, and the beat comes after
+        at = place(self.phase if later else beat.phase, max(self.step, beat.step))
         if beat.machine == machine() and not alive(beat.pid, beat.born):
             return Verdict(f"rank {beat.rank} has died {at}: its process {beat.pid} is gone", (beat.rank,))
         limit = BROKEN_SILENCE if self.broken else self.limits.silence
@@ -226,10 +228,8 @@ class Pulse:
 
     def hangs(self, now: float) -> Verdict | None:
         if self.writing and now - self.writing[1] > self.limits.checkpoint:
-            step, limit = self.writing[0], self.limits.checkpoint
-            return Verdict(
-                f"rank {self.rank} cannot write the checkpoint of step {step} in {limit:g} s (train.limits.checkpoint)"
-            )
+            what = f"the checkpoint of step {self.writing[0]} is not written after {self.limits.checkpoint:g} s"
+            return Verdict(f"rank {self.rank} hangs: {what} (train.limits.checkpoint): look at the disk", (self.rank,))
         where, waits = self.stands()
         if now - self.moved <= self.limit or waits:
             return None

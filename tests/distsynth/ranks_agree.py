@@ -69,7 +69,13 @@ def main(store: str, out: str) -> None:
                 ("in parts", torch.float64, 1),
                 ("single", torch.float32, 0),
             ):
-                found[preset, name] = trained(shrunk(preset, store, micro), ranks, dtype).state_dict()
+                config = shrunk(preset, store, micro)
+                method = trained(config, ranks, dtype)
+                found[preset, name] = {
+                    "weights": method.state_dict(),
+                    "used": OmegaConf.to_container(OmegaConf.structured(config)),
+                    "batch_norm": any(isinstance(part, torch.nn.BatchNorm2d) for part in method.modules()),
+                }
         if ranks.leads:
             torch.save(found, out)
 
