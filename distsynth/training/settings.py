@@ -63,7 +63,9 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal")
     validate_every: int = setting(1, "epochs between two whole-volume validations")
-    checkpoint_minutes: float = setting(10, "minutes between two checkpoints within an epoch; each epoch's end has one too")
+    checkpoint_minutes: float = setting(
+        10, "minutes between two checkpoints within an epoch; its end has one too where that costs under 1 % of the time"
+    )
     limits: LimitSettings = setting(LimitSettings, "when a run that makes no progress is ended")
 
     def __post_init__(self) -> None:

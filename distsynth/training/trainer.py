@@ -68,7 +68,7 @@ class Trainer:
         self.improved = False  # best.pt is to be written with the next checkpoint
         self.at, self.engine_state, length = self.resume()
         self.journal = Journal(run.journal, length) if world.leads else None
-        self.saved = time.monotonic()
+        self.saved, self.stall = time.monotonic(), 0.0
         self.stepped = False
 
     def patients(self, split: str, what: str) -> list[str]:
@@ -149,8 +149,7 @@ class Trainer:
             self.at.epoch, self.at.step = epoch + 1, 0
             if ended:
                 self.at.stage, self.at.epoch, self.engine_state = self.at.stage + 1, 0, None
-            # A disk slower than the epochs gets fewer of these checkpoints: training does not wait for it.
-            if ended or self.agree(0, self.improved or not self.writer.busy)[1]:
+            if ended or self.agree(0, self.improved or self.cheap)[1]:
                 self.save(None if ended else engine)
 
     def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
@@ -237,8 +236,13 @@ class Trainer:
             self.writing = self.at.total
             self.writer.start(write, self.at.total)
         self.improved = False
-        self.saved = time.monotonic()
-        self.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": time.perf_counter() - began})
+        self.saved, self.stall = time.monotonic(), time.perf_counter() - began
+        self.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": self.stall})
+
+    @property
+    def cheap(self) -> bool:
+        """Whether another checkpoint would hold up training by less than a hundredth of the time since the last one."""
+        return not self.writer.busy and time.monotonic() - self.saved > 100 * self.stall
 
     def finish_writing(self) -> None:
         """Wait for the checkpoint that is being written, and note that it is durable."""
