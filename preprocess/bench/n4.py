@@ -36,7 +36,7 @@ class Settings:
     iterations: list[int] = setting([50], "iterations a level to try")
     tolerances: list[float] = setting([1e-3, 5e-4], "values of n4.tolerance to try")
     control_points: list[int] = setting([4, 5], "values of n4.control_points to try")
-    full_resolution: bool = setting(False, "also N4 on every voxel, for the first volume only: it takes minutes")
+    full_resolution: bool = setting(True, "also N4 on every voxel, for the first volume only: it takes minutes")
 
     def __post_init__(self) -> None:
         if self.subjects < 1 or self.first < 0:
