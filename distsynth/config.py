@@ -96,7 +96,11 @@ def check(config: Config, ranks: int) -> None:
     its subjects has the variant's modalities."""
     for name, batch in registry.method(config.method.name).batches(config.method, config.train).items():
         if batch % ranks:
-            raise SettingError(f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, or other ranks")
+            fewer = max(n for n in range(1, ranks) if batch % n == 0)
+            raise SettingError(
+                f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, such as "
+                f"{name}={-(-batch // ranks) * ranks}, or take {fewer} rank{'s' * (fewer > 1)}"
+            )
     for store in (config.data.store, *config.data.external.values()):
         open_cohort(store, config.variant, config.data.fold if store == config.data.store else 0)
 

@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from distsynth import config as configuration
 from distsynth.config import Config, compose
 from distsynth.evaluation.evaluate import evaluate, journal_scores
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import write_end
-from distsynth.training.distributed import World
+from distsynth.training.distributed import World, choose_device, lost_peer
 from distsynth.training.distributed import world as join
+from distsynth.training.precision import resolve
 from distsynth.training.preemption import Stopped, stop_request
 from distsynth.training.trainer import Trainer
 from preprocess.errors import SettingError, StoreError, UserError
 from preprocess.settings import command
+
+
+class RunLost(UserError):
+    """The run has ended before its time; the journal's last line says the same."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -34,6 +41,7 @@ def main(words: Sequence[str]) -> int:
     if not run.config.is_file():
         config = compose(settings)
         configuration.check(config, int(os.environ.get("WORLD_SIZE", 1)))
+        resolve(config.train.precision, choose_device(config.train.device, int(os.environ.get("LOCAL_RANK", 0))))
         prepare(run, config)
     elif settings and configuration.to_yaml(compose(settings)) != run.config.read_text():
         raise SettingError(f"run={run.path} holds another configuration: give another run=, or run= alone to go on with it")
@@ -67,7 +75,7 @@ def train(path: Path) -> None:
     run = RunDirectory(path)
     wait_for(run.config)
     config = configuration.load(run.config)
-    with join(config.train.device, config.train.stuck_minutes) as world, alone(run, world):
+    with join(config.train.device, config.train.limits) as world, alone(run, world):
         train_or_tell(config, run, world)
 
 
@@ -88,23 +96,44 @@ def alone(run: RunDirectory, world: World) -> Iterator[None]:
 
 
 def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
-    """Train and evaluate; rank 0 leaves the journal's last line, whatever happens."""
-    try:
-        with stop_request() as stop:
+    """Train and evaluate; one rank leaves the journal's last line, whatever happens. All ranks end with the same sentence."""
+    world.pulse.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
+    with stop_request() as stop:
+        try:
             trainer = Trainer(config, run, world, stop)
             trainer.fit()
+            world.pulse.enter("evaluation", trainer.at.total)
             scores = evaluate(config, run, world)
             if world.leads:
                 journal_scores(run, scores, trainer.at.total)
             world.barrier()
-    except BaseException as error:
-        if world.leads:
-            write_end(run.journal, *reason(error), retry=may_pass(error))
-        if no_space(error):
-            raise StoreError(reason(error)[1]) from error
-        raise
+        except (Stopped, KeyboardInterrupt) as error:
+            if world.leads:
+                end(run, "stopped", str(error) or "interrupted", world)
+            raise
+        except Exception as error:
+            give_up(error, run, world)
     if world.leads:
-        write_end(run.journal, "finished", "")
+        end(run, "finished", "", world)
+
+
+def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
+    """Agree with the other ranks on the sentence that the run ends with, and end with it; one rank says and writes it."""
+    if lost_peer(error):
+        verdict = world.pulse.blame(error)
+    else:
+        mine = (
+            reason(error)
+            if isinstance(error, UserError)
+            else f"rank {world.rank} failed at step {world.pulse.step}: {reason(error)}"
+        )
+        verdict = world.pulse.fail(mine, may_pass(error))
+        if verdict.sentence == mine and may_pass(error):
+            traceback.print_exception(error)  # a fault of the program: where it is must be seen
+    if not world.pulse.speaks(verdict):
+        raise SystemExit(2) from None
+    end(run, "failed", verdict.sentence, world, verdict.retry)
+    raise RunLost(verdict.sentence) from None
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
@@ -118,24 +147,16 @@ def wait_for(path: Path, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def reason(error: BaseException) -> tuple[str, str]:
-    """The journal's last status and one sentence."""
-    if isinstance(error, SystemExit) and isinstance(error.__context__, Stopped):  # submitit has queued the job again
-        error = error.__context__
-    if isinstance(error, Stopped | KeyboardInterrupt):
-        return "stopped", str(error) or "interrupted"
+def reason(error: BaseException) -> str:
+    """One sentence."""
     if isinstance(error, UserError):
-        return "failed", str(error)
+        return str(error)
     if no_space(error):
-        return (
-            "failed",
-            f"no space left for {getattr(error, 'filename', None) or 'the run directory'}: free some and start the run again",
-        )
+        place = getattr(error, "filename", None) or "the run directory"
+        return f"no space left for {place}: free some and start the run again"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        "failed",
-        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(where.filename).name}:{where.lineno})",
-    )
+    said = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {said} ({Path(where.filename).name}:{where.lineno})"
 
 
 def may_pass(error: BaseException) -> bool:
@@ -147,6 +168,15 @@ def may_pass(error: BaseException) -> bool:
 def no_space(error: BaseException) -> bool:
     """Whether a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def end(run: RunDirectory, status: str, why: str, world: World, retry: bool = False) -> None:
+    """The journal's last line. Where rank 0 is lost another rank writes it, unless rank 0 still holds the run."""
+    try:
+        with nullcontext() if world.leads else run.lock():
+            write_end(run.journal, status, why, retry)
+    except StoreError as error:
+        print(f"{error}; {why}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class ClusterSettings:
     memory: str = setting("16GB", "memory per node (Slurm)")
     minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is queued again")
     requeues: int = setting(20, "how often a run may reach its time limit")
+    warning: int = setting(120, "seconds before the time limit at which a run is told to write its checkpoint")
+    retries: int = setting(2, "how often a run whose job died is submitted again, to go on from its last checkpoint")
     partition: str = setting("", "Slurm's partition")
     account: str = setting("", "Slurm's account")
     constraint: str = setting("", "Slurm's node constraint")
@@ -36,6 +38,11 @@ class ClusterSettings:
         for name in ("nodes", "ranks", "cpus", "minutes", "array"):
             if getattr(self, name) < 1:
                 raise SettingError(f"cluster.{name}={getattr(self, name)} must be at least 1")
+        for name in ("requeues", "warning", "retries", "parallel"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"cluster.{name}={getattr(self, name)} must not be negative")
+        if self.warning >= 60 * self.minutes:
+            raise SettingError(f"cluster.warning={self.warning} must be below the time limit, cluster.minutes={self.minutes}")
         if self.gpus not in (0, 1):
             raise SettingError(f"cluster.gpus={self.gpus} must be 0 or 1: each rank drives one GPU; set cluster.ranks for more")
         if self.resolved == "local" and self.nodes > 1:
@@ -70,9 +77,12 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
     import submitit
 
     if settings.resolved == "local":
-        executor = submitit.LocalExecutor(folder=logs / "%j")
+        executor = submitit.LocalExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
         executor.update_parameters(
-            tasks_per_node=settings.ranks, timeout_min=settings.minutes, gpus_per_node=settings.ranks * settings.gpus
+            tasks_per_node=settings.ranks,
+            timeout_min=settings.minutes,
+            signal_delay_s=settings.warning,
+            gpus_per_node=settings.ranks * settings.gpus,
         )
         return [executor.submit(job) for job in jobs]
     slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
@@ -94,10 +104,11 @@ def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
         "cpus_per_task": settings.cpus,
         "mem": settings.memory,
         "time": settings.minutes,
-        "signal_delay_s": 120,
+        "signal_delay_s": settings.warning,
         # Without it the other ranks of a dead one would wait for their time-out.
         "srun_args": ["--kill-on-bad-exit=1"],
-        "additional_parameters": dict(settings.extra),
+        # A site may have it that a job whose node fails is not queued again.
+        "additional_parameters": {"requeue": True} | settings.extra,
     }
     if settings.gpus:
         parameters["gpus_per_node"] = settings.ranks

@@ -18,8 +18,9 @@ from preprocess.cohort import Cohort, CohortWriter
 from preprocess.errors import SettingError, UserError
 from preprocess.settings import parse
 from preprocess.summary import summarise
+from slurm import squeue
 from slurm.cluster import ClusterSettings, submit
-from slurm.dispatch import last_words, listed
+from slurm.dispatch import last_words
 from slurm.job import PartJob
 
 
@@ -61,7 +62,7 @@ def watch(writer: CohortWriter, cases: int, last: Any, poll_seconds: float) -> N
 
     with Progress(TextColumn("subjects"), BarColumn(), MofNCompleteColumn()) as progress:
         task = progress.add_task("", total=cases)
-        while listed(last.job_id):
+        while squeue.state(last.job_id):
             progress.update(task, completed=len(writer.committed()))
             time.sleep(poll_seconds)
         progress.update(task, completed=len(writer.committed()))

@@ -56,7 +56,12 @@ class Stage:
 
 
 class Method(nn.Module, ABC):
-    """The base of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's."""
+    """The base of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's.
+
+    A run is resumed from `state_dict` alone: what changes in training besides parameters (moving averages, image pools, curricula, how
+    many critic updates came since the generator's) is a buffer, or goes through `get_extra_state`. What is drawn at random is keyed by
+    sample (`Batch.uniform`), so that it is the same on any number of ranks.
+    """
 
     Settings: ClassVar[type[Any]]
     kinds: ClassVar[Sequence[str]] = ("siso", "simo", "miso", "mimo")

@@ -8,8 +8,9 @@ Every line has `kind` and `time` (milliseconds since 1970). Kinds:
     {"kind": "checkpoint", "time": …, "step": 1200}     a checkpoint is durable: the lines before it are final
     {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…", "retry": false}           retry: it may pass
 
-A checkpoint keeps the journal's length; a resumed run cuts the journal back to it and goes on, so that no step stands twice. Only lines
-that a checkpoint or an end follows are replayed into MLflow.
+A checkpoint keeps the journal's length; a resumed run cuts the journal back to it and goes on, so that no step stands twice. While a
+checkpoint is being written the lines after it wait in memory, so that its own line stands before them. Only lines that a checkpoint or an
+end follows are replayed into MLflow.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Journal:
     def __init__(self, path: Path, length: int | None = None) -> None:
         """Append to the journal at `path`, cut back to `length` bytes first where that is given."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.held: list[bytes] | None = None
         self.file = path.open("ab")
         if length is not None and length < self.file.tell():
             self.file.truncate(length)
@@ -38,7 +40,23 @@ class Journal:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append a line and hand it to the operating system."""
-        self.file.write(json.dumps({"kind": kind, "time": round(time.time() * 1000), **fields}).encode() + b"\n")
+        line = json.dumps({"kind": kind, "time": round(time.time() * 1000), **fields}).encode() + b"\n"
+        if self.held is not None:
+            self.held.append(line)
+            return
+        self.file.write(line)
+        self.file.flush()
+
+    def hold(self) -> int:
+        """Keep the lines from here on in memory, until `release`. Returns the journal's length in bytes."""
+        self.held = []
+        return self.file.seek(0, os.SEEK_END)
+
+    def release(self, step: int) -> None:
+        """The checkpoint of the step is durable: write its line, then those that waited."""
+        waiting, self.held = self.held or [], None
+        self.write("checkpoint", step=step)
+        self.file.write(b"".join(waiting))
         self.file.flush()
 
     def sync(self) -> int:

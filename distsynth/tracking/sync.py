@@ -109,10 +109,14 @@ class Sync:
 
     def send(self, mlflow_run: str, lines: Sequence[Line]) -> None:
         """The points that MLflow does not have; a last one that was scored anew is corrected."""
-        points = [p for p in metrics(lines) if (p.step, p.value) > self.sent.get((mlflow_run, p.key), (-1, 0.0))]
+        points = [p for p in metrics(lines) if self.lacks(mlflow_run, p)]
         for batch in in_batches(points, 1000):
             self.client.log_batch(mlflow_run, metrics=batch)
             self.sent |= {(mlflow_run, p.key): (p.step, p.value) for p in batch}
+
+    def lacks(self, mlflow_run: str, point: Any) -> bool:
+        step, value = self.sent.get((mlflow_run, point.key), (-1, None))
+        return bool(point.step > step or (point.step == step and point.value != value))
 
     def set_status(self, mlflow_run: str, run: RunDirectory, last: Line) -> None:
         if last["kind"] == "end" and last["status"] in STATUS:

@@ -1,22 +1,70 @@
 """Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves the last good one.
 
-checkpoints/step-0000001200.pt   the newest two: method, engine, counters, journal offset
+checkpoints/step-0000001200.pt   the newest two: method, engine, counters, journal offset, and what it was made from
 checkpoints/best.pt              the weights with the best validation so far, and the intensity map
+
+Training waits for a copy in memory alone; a thread writes it.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distsynth.training.pulse import Pulse
 from preprocess.errors import StoreError
 
 KEEP = 2
+
+
+class Writer:
+    """Writes one checkpoint at a time, beside the training."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    def start(self, write: Callable[[], None], step: int) -> None:
+        """Call `write` in a thread. The one before must have been finished."""
+        self.pulse.writing = step, time.monotonic()
+        self.thread = threading.Thread(target=self.run, args=(write,), daemon=True, name="checkpoint")
+        self.thread.start()
+
+    def run(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except BaseException as error:
+            self.error = error
+        self.pulse.writing = None
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises what went wrong, StoreError above all."""
+        if self.thread is not None:
+            self.thread.join()
+        self.thread = None
+        if self.error is not None:
+            raise self.error
+
+
+def snapshot(value: Any) -> Any:
+    """A copy in the host's memory of a state made of dicts, lists, tensors and plain values."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: snapshot(part) for name, part in value.items()}
+    return [snapshot(part) for part in value] if isinstance(value, list) else value
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -46,11 +94,26 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journal: int) -> None:
+    """The checkpoint of a step, and best.pt where the last validation was the best. The journal (a file descriptor) becomes durable first:
+    a checkpoint holds its length."""
+    os.fsync(journal)
+    if improved:
+        save({name: part for name, part in state.items() if name not in ("engine", "journal")}, folder / "best.pt")
+    save_step(state, folder, step)
+
+
 def save_step(state: dict[str, Any], folder: Path, step: int) -> None:
     """Write the checkpoint of a step and drop all but the newest two."""
     save(state, folder / f"step-{step:010d}.pt")
     for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
         old.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed writer has left."""
+    for partial in folder.glob("*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -6,16 +6,21 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distsynth.training.pulse import Pulse, beating
+from distsynth.training.settings import LimitSettings
 from preprocess.errors import SettingError, UserError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -28,6 +33,7 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def leads(self) -> bool:
@@ -81,11 +87,10 @@ class World:
 
 
 @contextmanager
-def world(device: Literal["auto", "cpu", "cuda"], stuck_minutes: float) -> Iterator[World]:
+def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iterator[World]:
     """Join the ranks that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT name; without them, be the only one.
 
-    Raises SettingError if a GPU is asked for and there is none for this rank. A rank that waits for another longer than
-    `stuck_minutes` raises.
+    Raises SettingError if a GPU is asked for and there is none for this rank, UserError if a rank does not come in time.
     """
     rank, size, local = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -93,12 +98,39 @@ def world(device: Literal["auto", "cpu", "cuda"], stuck_minutes: float) -> Itera
     chosen = choose_device(device, local)
     if size > 1:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=stuck_minutes))
+        # The pulse ends what is stuck, and knows why; torch's own time-out comes after it.
+        patience = timedelta(seconds=2 * max(vars(limits).values()))
+        dist.init_process_group(backend, store=meet(rank, size, limits.start), rank=rank, world_size=size, timeout=patience)
+    with beating(Pulse(rank, size, limits), connect(False, limits.silence) if size > 1 else None) as pulse:
+        try:
+            yield World(rank, size, local, chosen, pulse)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def meet(rank: int, size: int, seconds: float) -> Store:
+    """The store that all ranks have come to. Raises UserError naming those that do not come."""
     try:
-        yield World(rank, size, local, chosen)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        store = connect(rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", seconds)
+    except dist.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"rank {rank} found no rank 0 at {where} within {seconds:g} s (train.limits.start)") from error
+    joined = [f"joined/{other}" for other in range(size)]
+    store.set(joined[rank], "")
+    try:
+        store.wait(joined)
+    except dist.DistError as error:
+        missing = ", ".join(str(other) for other in range(size) if not store.check([joined[other]]))
+        raise UserError(f"rank {missing} of {size} did not join within {seconds:g} s (train.limits.start)") from error
+    return store
+
+
+def connect(host: bool, seconds: float) -> Store:
+    """A connection to the store at MASTER_ADDR:MASTER_PORT, which rank 0 or torchrun holds."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, None, host, timedelta(seconds=seconds), wait_for_workers=False)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
@@ -114,3 +146,9 @@ def choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> to
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error says that a connection to another rank broke."""
+    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

@@ -7,6 +7,7 @@ network it trains. So the critic's several passes and the penalty's double backw
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from distsynth.training.distributed import World
 from distsynth.training.precision import resolve
 from distsynth.training.schedule import share
 from distsynth.training.settings import TrainSettings
+from distsynth.training.tally import Tally
 from preprocess.errors import UserError
 
 
@@ -42,21 +44,23 @@ class Engine:
     """Optimiser steps on a stage's objectives; `minimise` is what a method's `update` calls."""
 
     def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World) -> None:
-        self.stage, self.train, self.world = stage, train, world
+        self.method, self.stage, self.train, self.world = method, stage, train, world
         self.dtype = resolve(train.precision, world.device)
-        chosen = {name: method.objectives()[name] for name in stage.objectives}
+        chosen = self.objectives = {name: method.objectives()[name] for name in stage.objectives}
         self.losses = {name: self.wrap(objective) for name, objective in chosen.items()}
         self.optimisers = {
             name: torch.optim.Adam((p for p in o.network.parameters() if p.requires_grad), lr=stage.lr, betas=train.betas)
             for name, o in chosen.items()
         }
         self.scalers = {name: torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16) for name in chosen}
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.tally = Tally(world)
 
     def wrap(self, objective: Objective) -> nn.Module:
         module = LossModule(objective)
         return DistributedDataParallel(module, gradient_as_bucket_view=True) if self.world.size > 1 else module
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def minimise(self, name: str, batch: Batch) -> None:
         """One step of the objective's optimiser on this rank's share of a global batch, a micro-batch at a time."""
@@ -66,36 +70,53 @@ class Engine:
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             with nullcontext() if last or self.world.size == 1 else loss_module.no_sync():  # type: ignore[operator]
-                with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32):
+                with self.autocast():
                     loss, terms = loss_module(part)
                 scaler.scale(loss * (len(part) / len(batch))).backward()
-            self.record(terms, len(part) / len(batch))
+            self.tally.add(name, terms, len(part) / len(batch))
+            self.world.pulse.move()
         scaler.step(optimiser)
         scaler.update()
 
-    def record(self, terms: Terms, weight: float) -> None:
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.world.device)) + value.detach().float() * weight
+    def warm_up(self, batch: Batch) -> None:
+        """Two passes of each loss that leave no trace. DDP lays out its buckets anew after its first pass and then sums over more than two
+        ranks in another order, so that without these the first update of a resumed run would differ from the undisturbed run's."""
+        if self.world.size == 1:
+            return
+        before = deepcopy(self.method.state_dict())
+        part = batch.split(self.train.micro_batch or len(batch))[0]
+        for name in [*self.losses, *self.losses]:
+            with self.autocast():
+                loss, _ = self.losses[name](part)
+            loss.backward()
+            self.optimisers[name].zero_grad(set_to_none=True)
+        self.method.load_state_dict(before)  # batch statistics, image pools
 
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
         self.check(step)
-        mean = self.world.mean(torch.stack(list(self.sums.values())) / self.count)
-        values = dict(zip(self.sums, mean.tolist(), strict=True))
-        self.sums, self.count = {}, 0
-        return values
+        return self.tally.take()
 
     def check(self, step: int) -> None:
-        """Raise NonFinite on every rank, naming stage, term and step, if a term has not been finite since the last look."""
-        if not self.sums:
-            return
-        bad = self.world.largest((~torch.isfinite(torch.stack(list(self.sums.values())))).int())
-        names = [name for name, flag in zip(self.sums, bad.tolist(), strict=True) if flag]
-        if names:
-            raise NonFinite(
-                f"{names[0]} of stage {self.stage.name} was not finite by step {step}: lower train.lr, or look at the data; "
-                "the last checkpoint is kept"
-            )
+        """Raise NonFinite on every rank, naming method, stage, term, update and rank, if a term was not finite since the last look."""
+        if (found := self.tally.first_bad()) is not None:
+            update, rank, term = found
+            raise NonFinite(self.sentence(f"{term} of {self.where} was not finite", step - self.tally.updates + update + 1, rank))
+
+    def check_weights(self, step: int) -> None:
+        """Raise NonFinite, on every rank since all hold the same, if a weight is not finite: it must not become the newest checkpoint."""
+        for name, objective in self.objectives.items():
+            if not nn.utils.get_total_norm(list(objective.network.parameters())).isfinite():
+                raise NonFinite(
+                    self.sentence(f"a weight that {name} of {self.where} trains was not finite", step, self.world.rank)
+                )
+
+    @property
+    def where(self) -> str:
+        return f"method {self.method.Settings.name}, stage {self.stage.name},"
+
+    def sentence(self, what: str, step: int, rank: int) -> str:
+        return f"{what} at step {step} on rank {rank}: lower train.lr, or look at the data; the last checkpoint is kept"
 
     def set_epoch(self, epoch: int) -> float:
         """The learning rate of an epoch, set on every optimiser."""
@@ -109,13 +130,11 @@ class Engine:
         return {
             "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
             "scalers": {name: s.state_dict() for name, s in self.scalers.items()},
-            "sums": dict(self.sums),
-            "count": self.count,
+            "tally": self.tally.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
             self.scalers[name].load_state_dict(state["scalers"][name])
-        self.sums = {name: value.to(self.world.device) for name, value in state["sums"].items()}
-        self.count = state["count"]
+        self.tally.load_state_dict(state["tally"])

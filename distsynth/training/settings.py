@@ -29,6 +29,24 @@ class ScheduleSettings:
 
 
 @dataclass
+class LimitSettings:
+    """Seconds without progress after which the whole run ends, saying which rank it was."""
+
+    silence: float = setting(20, "a rank's process gives no sign of life: it is dead, stopped or cut off")
+    start: float = setting(300, "until all ranks have joined and the cohort is open")
+    first_step: float = setting(900, "a stage's slices and its first update, compiling included")
+    step: float = setting(25, "within an update; four times the slowest so far where that is more")
+    validation: float = setting(600, "from one patient to the next in a validation")
+    evaluation: float = setting(7200, "the scoring after training, floors and figures included")
+    checkpoint: float = setting(300, "writing a checkpoint, which goes on beside the training")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 1:
+                raise SettingError(f"train.limits.{name}={value} must be at least 1 second")
+
+
+@dataclass
 class TrainSettings:
     """Optimisation, precision, validation and checkpoints of the main stage."""
 
@@ -45,8 +63,10 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal")
     validate_every: int = setting(1, "epochs between two whole-volume validations")
-    checkpoint_minutes: float = setting(10, "minutes between two checkpoints within an epoch; each epoch's end has one too")
-    stuck_minutes: float = setting(10, "minutes after which a rank that waits for another gives up")
+    checkpoint_minutes: float = setting(
+        10, "minutes between two checkpoints within an epoch; its end has one too where that costs under 1 % of the time"
+    )
+    limits: LimitSettings = setting(LimitSettings, "when a run that makes no progress is ended")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "log_every", "validate_every"):

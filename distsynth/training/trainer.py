@@ -8,15 +8,21 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from distsynth.config import Config, check
+from distsynth.data.batch import Batch
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
+from distsynth.data.randomness import key
 from distsynth.data.volumes import left_out, open_cohort
 from distsynth.methods.method import Stage
 from distsynth.run_directory import RunDirectory
@@ -27,6 +33,7 @@ from distsynth.training.engine import Engine
 from distsynth.training.model import build
 from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.validation import validate
+from preprocess.cohort import differences
 from preprocess.errors import StoreError, UserError
 
 
@@ -55,12 +62,16 @@ class Trainer:
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
         self.model.method.to(world.device)
+        self.warn_of_batch_norm()
         self.stages = self.model.method.stages(config.train)
         for stage in self.stages:
             self.patients(stage.split, f"stage {stage.name}")
+        self.writer = checkpoint.Writer(world.pulse)
+        self.writing: int | None = None
+        self.improved = False  # best.pt is to be written with the next checkpoint
         self.at, self.engine_state, length = self.resume()
         self.journal = Journal(run.journal, length) if world.leads else None
-        self.saved = time.monotonic()
+        self.saved, self.stall = time.monotonic(), 0.0
         self.stepped = False
 
     def patients(self, split: str, what: str) -> list[str]:
@@ -71,18 +82,33 @@ class Trainer:
             )
         return subjects
 
+    def warn_of_batch_norm(self) -> None:
+        """Its statistics are each rank's own, on CPUs anyway: say that more ranks then train something else."""
+        normed = [name for name, part in self.model.method.named_modules() if isinstance(part, _BatchNorm)]
+        if normed and self.world.size > 1:
+            self.say(f"warning: {normed[0]} and {len(normed) - 1} more are batch norms, whose statistics each of the {self.world.size} ranks "
+                     "takes from its own share of the batch: the result depends on the number of ranks; norm=instance does not")  # fmt: skip
+
     def resume(self) -> tuple[Position, dict[str, Any] | None, int]:
-        """Position, engine state and journal length of the newest good checkpoint, whose weights are taken up."""
-        found = checkpoint.newest(self.run.checkpoints)
-        if found is None:
+        """Position, engine state and journal length of the newest good checkpoint, whose weights are taken up. Raises UserError if it was
+        made from something else."""
+        if self.world.leads:
+            checkpoint.sweep(self.run.checkpoints)
+        found = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
+        path = self.world.gather(found[1] if found else None)[0]
+        if path is None:
             return Position(), None, 0
-        state, path = found
-        if state["cohort"] != self.cohort.digest:
-            raise UserError(
-                f"{path} was trained on another cohort than {self.cohort.path} holds now: start a new run, or bring the old store back"
-            )
+        state = found[0] if found else checkpoint.load(path)
+        if other := differences(state["made_from"], self.made_from):
+            raise UserError(f"{path} was made from something else ({other[0]}): start a new run, or bring the old back")
         self.model.method.load_state_dict(state["method"])
         return Position(**state["position"]), state["engine"], state["journal"]
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What a checkpoint fits to alone."""
+        own = {"method": asdict(self.config.method), "variant": asdict(self.config.variant)}
+        return {**own, "recipe": self.cohort.recipe, "store": self.cohort.digest[:12]}
 
     def fit(self) -> None:
         """Train to the end. Raises Stopped when asked to stop, NonFinite, StoreError."""
@@ -93,10 +119,17 @@ class Trainer:
             "pid": os.getpid(),
         }
         self.note("start", resumed_at=self.at.total, **where)
-        while self.at.stage < len(self.stages):
-            self.run_stage(self.stages[self.at.stage])
+        try:
+            while self.at.stage < len(self.stages):
+                self.run_stage(self.stages[self.at.stage])
+        except BaseException:
+            with suppress(Exception):
+                self.finish_writing()
+            raise
+        self.settle()
 
     def run_stage(self, stage: Stage) -> None:
+        self.world.pulse.enter("first_step", self.at.total)
         engine = Engine(self.model.method, stage, self.config.train, self.world)
         feed = Feed(
             self.cohort,
@@ -108,6 +141,7 @@ class Trainer:
             self.world.share,
         )
         steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
+        engine.warm_up(next(self.batches(stage, feed, 0, range(1))).to(self.world.device))
         if self.engine_state is not None:
             engine.load_state_dict(self.engine_state)
         for epoch in range(self.at.epoch, stage.epochs):
@@ -118,19 +152,22 @@ class Trainer:
             self.at.epoch, self.at.step = epoch + 1, 0
             if ended:
                 self.at.stage, self.at.epoch, self.engine_state = self.at.stage + 1, 0, None
-            self.save(None if ended else engine)
+            if ended or self.agree(0, self.improved or self.cheap)[1]:
+                self.save(None if ended else engine)
 
     def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
         self.model.method.train()
+        if self.world.pulse.phase == "validation":
+            self.world.pulse.enter("step", self.at.total)
         lr = engine.set_epoch(self.at.epoch)
-        todo = range(self.at.step, steps)
-        for batch in feed.batches(
-            stage.name, self.at.epoch, self.config.seed, stage.batch, todo, self.world.rank, self.world.size
-        ):
+        for batch in self.batches(stage, feed, self.at.epoch, range(self.at.step, steps)):
+            # What draws from torch's own generator (dropout) is a function of the place too, so that no generator's state is kept.
+            torch.manual_seed(key(self.config.seed, stage.name, self.at.epoch, self.at.step, self.world.rank) >> 1)
             stage.update(batch.to(self.world.device), engine.minimise)
-            engine.count += 1
+            engine.tally.updates += 1
             self.at.step += 1
             self.at.total += 1
+            self.world.pulse.enter("step", self.at.total)
             if not self.stepped:
                 self.stepped = True
                 self.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
@@ -140,7 +177,12 @@ class Trainer:
             if stop or due:
                 self.save(engine)
             if stop:
+                self.settle()
                 raise Stopped(stop)
+
+    def batches(self, stage: Stage, feed: Feed, epoch: int, steps: range) -> Iterator[Batch]:
+        """This rank's share of an epoch's global batches."""
+        return feed.batches(stage.name, epoch, self.config.seed, stage.batch, steps, self.world.rank, self.world.size)
 
     def agree(self, stop: int, due: bool) -> tuple[int, bool]:
         """A stop that any rank was asked for, and whether a checkpoint is due, the same on all ranks."""
@@ -165,38 +207,66 @@ class Trainer:
 
     def validate(self, stage: Stage) -> None:
         """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint."""
+        self.world.pulse.enter("validation", self.at.total)
         scores = validate(self.model, stage, self.cohort, self.cohort.split("val"), self.config.data.clip, self.world)
         self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
         self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)
         if stage is self.stages[-1] and (self.at.best is None or mean > self.at.best):
-            self.at.best = mean
-            if self.world.leads:
-                checkpoint.save(
-                    self.model.state_dict() | {"position": asdict(self.at), "cohort": self.cohort.digest},
-                    self.run.checkpoints / "best.pt",
-                )
+            self.at.best, self.improved = mean, True
 
     def save(self, engine: Engine | None) -> None:
-        """A checkpoint of everything, then its line in the journal; `engine` is None between two stages."""
+        """A checkpoint of everything, of which training waits for a copy in memory alone; `engine` is None between two stages."""
+        began = time.perf_counter()
         if engine is not None:
             engine.check(self.at.total)
+            engine.check_weights(self.at.total)
+        engine_state = engine.state_dict() if engine else None
         if self.journal is not None:
-            state = {
-                "method": self.model.method.state_dict(),
-                "engine": engine.state_dict() if engine else None,
-                "position": asdict(self.at),
-                "cohort": self.cohort.digest,
-                "journal": self.journal.sync(),
-            }
-            checkpoint.save_step(state, self.run.checkpoints, self.at.total)
-            self.journal.write("checkpoint", step=self.at.total)
-        self.saved = time.monotonic()
+            self.finish_writing()
+            state = checkpoint.snapshot(
+                {
+                    **self.model.state_dict(),
+                    "engine": engine_state,
+                    "position": asdict(self.at),
+                    "made_from": self.made_from,
+                    "journal": self.journal.hold(),
+                }
+            )
+            write = partial(
+                checkpoint.write, state, self.run.checkpoints, self.at.total, self.improved, self.journal.file.fileno()
+            )
+            self.writing = self.at.total
+            self.writer.start(write, self.at.total)
+        self.improved = False
+        self.saved, self.stall = time.monotonic(), time.perf_counter() - began
+        self.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": self.stall})
+
+    @property
+    def cheap(self) -> bool:
+        """Whether another checkpoint would hold up training by less than a hundredth of the time since the last one."""
+        return not self.writer.busy and time.monotonic() - self.saved > 100 * self.stall
+
+    def finish_writing(self) -> None:
+        """Wait for the checkpoint that is being written, and note that it is durable."""
+        if self.journal is None or self.writing is None:
+            return
+        with self.world.pulse.during("checkpoint"):
+            self.writer.finish()
+        self.journal.release(self.writing)
+        self.writing = None
+
+    def settle(self) -> None:
+        """Every rank waits until the last checkpoint is durable."""
+        self.finish_writing()
         self.world.barrier()
 
     def note(self, kind: str, **fields: Any) -> None:
-        if self.journal is not None:
-            self.journal.write(kind, **fields)
+        if self.journal is None:
+            return
+        if not self.writer.busy:
+            self.finish_writing()
+        self.journal.write(kind, **fields)
 
     def say(self, text: str) -> None:
         if self.world.leads:

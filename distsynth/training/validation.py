@@ -21,6 +21,7 @@ def validate(model: Model, stage: Stage, cohort: Cohort, subjects: Sequence[str]
         for subject in subjects[world.rank :: world.size]:
             patient = model.patient(read_image(cohort, subject, model.variant.modalities, clip), cohort.labels(subject))
             mine[subject] = stage.validate(patient.to(world.device))
+            world.pulse.move()
     found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
     names = next(iter(found.values()))
     return {name: sum(found[subject][name] for subject in sorted(found)) / len(found) for name in names}

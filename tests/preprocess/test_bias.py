@@ -45,6 +45,7 @@ def test_the_field_is_itks_own_to_half_a_part_in_ten_thousand(levels: int, contr
     settings = N4Settings(spacing=4.0, iterations=[20] * levels, control_points=control_points)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(settings.iterations)
+    n4.SetConvergenceThreshold(settings.tolerance)
     n4.SetNumberOfControlPoints([control_points] * 3)
     whole = np.maximum(volume, 1e-3 * np.median(volume[mask]))
     n4.Execute(sitk.GetImageFromArray(whole[::4, ::4, ::4]), sitk.GetImageFromArray(mask[::4, ::4, ::4].astype(np.uint8)))

@@ -100,7 +100,10 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, run: Runne
     for given, sentence in (
         (["sweep=lr", "data.store=nowhere.zarr"], "nowhere.zarr"),
         (["sweep=lr", "train.lrr=1"], "did you mean train.lr?"),
-        (["sweep=lr", "cluster=local"], "train.batch=1 cannot be shared by 2 ranks: give a multiple of 2, or other ranks"),
+        (
+            ["sweep=lr", "cluster=local"],
+            "train.batch=1 cannot be shared by 2 ranks: give a multiple of 2, such as train.batch=2, or take 1 rank",
+        ),
         (["sweep=lr", "cluster=local", "train.batch=2"], "method.segmentor.batch=5 cannot be shared by 2 ranks"),
     ):
         done = run(LAUNCH, *given, cwd=tmp_path)

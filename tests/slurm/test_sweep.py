@@ -87,5 +87,5 @@ def test_the_settings_in_slurms_words() -> None:
     assert parameters["ntasks_per_node"] == parameters["gpus_per_node"] == 4
     assert parameters["partition"] == "gpu"
     assert parameters["array_parallelism"] == 3
-    assert parameters["additional_parameters"] == {"qos": "low"}
+    assert parameters["additional_parameters"] == {"requeue": True, "qos": "low"}
     assert "account" not in parameters

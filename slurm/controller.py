@@ -1,0 +1,43 @@
+"""submitit's local controllers: the process that starts a job's ranks on this machine, and outlives a killed launcher."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class Controller:
+    """One that an earlier launcher started, with the two verbs by which submitit knows a process."""
+
+    def __init__(self, pid: int, logs: Path) -> None:
+        self.pid, self.logs = pid, logs
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return None if runs_jobs_of(self.pid, self.logs) else 0
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def take_up(pid: int, logs: Path) -> Controller | None:
+    """The controller `pid` of the jobs whose output lies in `logs`, if it still runs."""
+    found = Controller(pid, logs)
+    return found if found.poll() is None else None
+
+
+def runs_jobs_of(pid: int, logs: Path) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    return "submitit.local._local" in command and any(word.startswith(str(logs)) for word in command)
+
+
+def ranks_of(pid: int) -> list[int]:
+    """The processes of the ranks that a controller still waits for, in rank order; none if it has gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []

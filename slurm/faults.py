@@ -1,0 +1,163 @@
+"""The fault table: what happens to a run, how soon it is noticed, how much work is done again, and whether the result is the same.
+
+    python -m slurm.faults store=data/phantom.zarr                       every fault, on this machine
+    python -m slurm.faults store=data/phantom.zarr only=[rank_killed]    some of them
+    python -m slurm.faults store=data/phantom.zarr cluster=slurm         those that a user's rights allow on Slurm
+
+Each fault is done to real processes: a small run of two ranks that the launcher started. The result is the same if all weights and every loss
+equal those of a run that nothing happened to, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from preprocess.errors import SettingError
+from preprocess.settings import command, parse, required, setting
+from slurm.trial import STEP, Trial, small_disk
+
+
+@dataclass
+class Settings:
+    store: str = required("a small cohort, for example of python -m preprocess.phantom spacing=5 subjects=10")
+    cluster: Literal["local", "slurm"] = setting("local", "where the runs go")
+    only: list[str] = setting([], "names of the faults to try (empty: all)")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row: `do` does it to a run that has come to STEP; `again` tells that the same command has to be given again afterwards."""
+
+    how: str
+    do: Callable[[Trial], None]
+    again: bool = False
+    words: tuple[str, ...] = ()
+    disk: bool = False
+    recovers: bool = True
+
+
+def to_rank(number: signal.Signals) -> Callable[[Trial], None]:
+    return lambda trial: os.kill(trial.ranks()[1], number)
+
+
+def to_all_ranks(number: signal.Signals) -> Callable[[Trial], None]:
+    def do(trial: Trial) -> None:
+        for pid in trial.ranks():
+            os.kill(pid, number)
+
+    return do
+
+
+def fill_the_disk(trial: Trial) -> None:
+    with (trial.folder / "filler").open("wb") as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                file.flush()
+        except OSError:
+            pass
+
+
+def damage_the_newest_checkpoint(trial: Trial) -> None:
+    """After a power cut: everything dies at once, and the file that was written last has a flipped byte."""
+    trial.kill_everything()
+    newest = sorted((trial.run.checkpoints).glob("step-*.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content)
+
+
+def kill_the_launcher(trial: Trial) -> None:
+    trial.process.kill()
+    trial.process.wait()
+
+
+def slurm_says(*words: str) -> Callable[[Trial], None]:
+    def do(trial: Trial) -> None:
+        subprocess.run([*words, trial.job], check=True)
+
+    return do
+
+
+LOCAL = {
+    "rank_killed": Fault("kill -9 of rank 1", to_rank(signal.SIGKILL)),
+    "rank_hung": Fault("kill -STOP of rank 1", to_rank(signal.SIGSTOP)),
+    "terminated": Fault("SIGTERM to every rank", to_all_ranks(signal.SIGTERM), again=True),
+    "preempted": Fault("SIGUSR2 to every rank", to_all_ranks(signal.SIGUSR2)),
+    "disk_full": Fault("a file fills the disk", fill_the_disk, again=True, disk=True),
+    "checkpoint_damaged": Fault("all killed, a byte of the newest flipped", damage_the_newest_checkpoint, again=True),
+    "not_finite": Fault("train.lr=1e30", lambda trial: None, words=("train.lr=1e30",), recovers=False),
+    "launcher_killed": Fault("kill -9 of slurm/launch.py", kill_the_launcher, again=True),
+}
+SLURM = {
+    "preempted": Fault("scancel --signal=USR2", slurm_says("scancel", "--signal=USR2")),
+    "requeued": Fault("scontrol requeue", slurm_says("scontrol", "requeue")),
+    "cancelled": Fault("scancel", slurm_says("scancel"), again=True),
+}
+HEAD = ("fault", "done how", "noticed in, s", "updates done again", "whole delay, s", "result equal?")
+
+
+def main(words: Sequence[str]) -> int:
+    settings = parse(Settings, words)
+    known = LOCAL if settings.cluster == "local" else SLURM
+    for name in settings.only:
+        if name not in known:
+            raise SettingError(f"only={name} is not a fault: choose from {', '.join(known)}")
+    rows, good = [], True
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Trial(Path(folder) / "whole", settings.store, settings.cluster, ())
+        whole.finish()
+        for name in settings.only or known:
+            row = one_fault(name, known[name], whole, Path(folder) / name, settings)
+            print(f"{name}: {row}", file=sys.stderr, flush=True)
+            rows.append((name, known[name].how, *row))
+            good &= row[-1].startswith(("yes", "needs", "-"))
+    print_table(rows, whole)
+    return 0 if good else 1
+
+
+def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Settings) -> tuple[str, ...]:
+    """Do it, let the run end, compare. Noticed: the run's or the launcher's first word on it, or the start that mends it."""
+    with ExitStack() as stack:
+        folder.mkdir()
+        if fault.disk and not small_disk(folder, stack):
+            return "-", "-", "-", "needs root"
+        trial = Trial(folder, settings.store, settings.cluster, fault.words)
+        stack.callback(trial.kill_everything)
+        trial.until(STEP if fault.recovers else 1)
+        done_at = time.time()
+        fault.do(trial)
+        noticed = "-" if trial.process.poll() is not None else f"{trial.first_word(done_at):.1f}"
+        if not fault.recovers:
+            trial.finish(expect=1)
+            return noticed, "-", "-", f"- ({trial.last_reason})"
+        if fault.again:
+            trial.process.wait(120)
+            (folder / "filler").unlink(missing_ok=True)
+            trial.launch()
+        trial.finish()
+        delay = trial.seconds - whole.seconds
+        return noticed, str(trial.done_again), f"{delay:.1f}", "yes" if trial.same_as(whole) else "NO"
+
+
+def print_table(rows: Sequence[Sequence[str]], whole: Trial) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*HEAD, title=f"undisturbed: {whole.updates} updates in {whole.seconds:.1f} s", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    command(main, __doc__, Settings)

@@ -1,0 +1,84 @@
+"""Run by test_ranks.py under torchrun: trains every preset of configs/method/ on this many ranks and saves what came out."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from distsynth.config import CONFIGS, Config, compose, typed
+from distsynth.data.feed import Feed
+from distsynth.data.intensity_map import IntensityMap
+from distsynth.methods.method import Method
+from distsynth.training.distributed import World, world
+from distsynth.training.engine import Engine
+from distsynth.training.model import build
+from distsynth.training.settings import LimitSettings
+from preprocess.cohort import Cohort
+
+STEPS = 20
+# All that may differ from what is shipped: the width of networks, the size of batches, and what says how many updates there are.
+SMALLER = {"width": 4, "batch": 4, "micro_batch": 0}
+
+
+def presets() -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+
+
+def shrunk(preset: str, store: str, micro_batch: int) -> Config:
+    """The preset as it is shipped, but for the keys of SMALLER wherever they stand."""
+    tree = OmegaConf.structured(compose([f"method={preset}", f"data.store={store}"]))
+
+    def walk(node: Any) -> None:
+        for name in node:
+            if name in SMALLER:
+                node[name] = SMALLER[name]
+            elif OmegaConf.is_dict(node[name]):
+                walk(node[name])
+
+    walk(tree.method)
+    walk(tree.train)
+    tree.train.micro_batch = micro_batch
+    return typed(tree)
+
+
+def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
+    cohort = Cohort.open(config.data.store)
+    model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
+    method = model.method.to(dtype).train()
+    for stage in method.stages(config.train):
+        engine = Engine(method, stage, config.train, ranks)
+        feed = Feed(cohort, cohort.split(stage.split), config.variant, model.mapping, config.data, model.size, ranks.share)
+        for step in range(STEPS):
+            epoch, place = divmod(step, feed.steps(stage.batch))
+            engine.set_epoch(epoch)
+            (batch,) = feed.batches(stage.name, epoch, 0, stage.batch, range(place, place + 1), ranks.rank, ranks.size)
+            images = {name: getattr(batch, name).to(dtype) for name in ("sources", "targets", "brain", "tumour")}
+            stage.update(replace(batch, **images), engine.minimise)
+    return method
+
+
+def main(store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    found = {}
+    with world("cpu", LimitSettings()) as ranks:
+        for preset in presets():
+            for name, dtype, micro in (
+                ("double", torch.float64, 0),
+                ("in parts", torch.float64, 1),
+                ("single", torch.float32, 0),
+            ):
+                config = shrunk(preset, store, micro)
+                method = trained(config, ranks, dtype)
+                found[preset, name] = {
+                    "weights": method.state_dict(),
+                    "used": OmegaConf.to_container(OmegaConf.structured(config)),
+                    "batch_norm": any(isinstance(part, torch.nn.BatchNorm2d) for part in method.modules()),
+                }
+        if ranks.leads:
+            torch.save(found, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

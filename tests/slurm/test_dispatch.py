@@ -1,0 +1,218 @@
+"""What becomes of a job that ends before its run does: real processes through submitit's local executor, with a few lines in place of a training."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distsynth.tracking.journal import Journal, Line, read
+from slurm import dispatch
+from slurm.cluster import ClusterSettings
+from slurm.dispatch import Dispatcher
+from slurm.sweep import Run, SweepSettings, plan
+from slurm.verdict import judge
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    planned = plan(SweepSettings(name="s", axes={"seed": [0]}), ["method=tcmgan_small"], tmp_path)
+    for run in planned:
+        run.directory.create(run.name, "s")
+    return planned
+
+
+def job(work: Callable[[Path], None]) -> Any:
+    """A stand-in for TrainJob; made in a function, it is pickled whole."""
+
+    class Job:
+        def __init__(self, run: Path, cpus: int) -> None:
+            self.run = run
+
+        def __call__(self) -> None:
+            work(self.run)
+
+    return Job
+
+
+def dispatcher(runs: list[Run], tmp_path: Path, **settings: Any) -> Dispatcher:
+    return Dispatcher(ClusterSettings(kind="local", **settings), "name", runs, tmp_path / "logs")
+
+
+def carry_out(found: Dispatcher, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while found.busy:
+        found.poll()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def journal(run: Run) -> list[Line]:
+    return read(run.directory.journal)[0]
+
+
+def test_a_job_that_dies_is_submitted_again_as_often_as_asked(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def dies(run: Path) -> None:
+        import os
+
+        os.kill(os.getpid(), 9)
+
+    monkeypatch.setattr(dispatch, "TrainJob", job(dies))
+    carry_out(dispatcher(runs, tmp_path, retries=1))
+    first, last = journal(runs[0])
+    assert (first["status"], last["status"]) == ("stopped", "failed")
+    assert "submitted again, 1 of 1 times" in first["reason"]
+    assert "after 1 more job (see " in last["reason"]
+    assert Path(last["reason"].split("(see ")[1].rstrip(")")).is_file()
+    assert f"{runs[0].name}: " in capfd.readouterr().err
+
+
+def test_one_that_succeeds_the_second_time_is_finished(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_once(run: Path) -> None:
+        import os
+        from pathlib import Path
+
+        from distsynth.tracking.journal import write_end
+
+        mark = Path(run) / "mark"
+        if not mark.exists():
+            mark.touch()
+            write_end(Path(run) / "journal.jsonl", "failed", "the ranks parted", retry=True)
+            os._exit(1)
+        write_end(Path(run) / "journal.jsonl", "finished", "")
+
+    monkeypatch.setattr(dispatch, "TrainJob", job(fails_once))
+    carry_out(dispatcher(runs, tmp_path))
+    assert [line["status"] for line in journal(runs[0])] == ["failed", "stopped", "finished"]
+
+
+def test_what_the_user_must_mend_is_not_tried_again(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(run: Path) -> None:
+        raise SystemExit("error: train.device=cuda: local rank 0 finds 0 GPUs")
+
+    monkeypatch.setattr(dispatch, "TrainJob", job(refused))
+    carry_out(dispatcher(runs, tmp_path))
+    (line,) = journal(runs[0])
+    assert (line["status"], line["reason"]) == ("failed", "train.device=cuda: local rank 0 finds 0 GPUs")
+
+
+def test_a_rank_that_hangs_when_another_has_gone_is_killed(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(run: Path) -> None:
+        import os
+        from pathlib import Path
+
+        if os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
+            (Path(run) / "pid").write_text(str(os.getpid()))
+            os.kill(os.getpid(), 19)
+        while not (Path(run) / "pid").is_file():
+            pass
+
+    monkeypatch.setattr(dispatch, "TrainJob", job(hangs))
+    monkeypatch.setattr(dispatch, "GRACE", 0.5)
+    carry_out(dispatcher(runs, tmp_path, ranks=2, retries=0))
+    assert journal(runs[0])[-1]["status"] == "failed"
+    assert gone(int((runs[0].directory.path / "pid").read_text()))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is dead; its parent, or the machine's first process, may not have asked for its status yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_the_job_of_a_killed_launcher_is_taken_up_and_can_be_stopped(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(run: Path) -> None:
+        import os
+        import time
+        from pathlib import Path
+
+        (Path(run) / "pid").write_text(str(os.getpid()))
+        time.sleep(60)
+
+    monkeypatch.setattr(dispatch, "TrainJob", job(waits))
+    first = dispatcher(runs, tmp_path)
+    first.poll()
+    pid = runs[0].directory.path / "pid"
+    while not pid.is_file() or not pid.read_text():
+        time.sleep(0.05)
+    second = dispatcher(runs, tmp_path)
+    second.poll()
+    assert [started.job.job_id for started in second.jobs.values()] == [started.job.job_id for started in first.jobs.values()]
+    second.cancel()
+    assert gone(int(pid.read_text()))
+
+
+def test_a_run_that_another_process_trains_is_waited_for(runs: list[Run], tmp_path: Path) -> None:
+    found = dispatcher(runs, tmp_path)
+    with runs[0].directory.lock():
+        found.poll()
+        assert (found.busy, found.jobs) == (True, {})
+
+
+def test_a_job_that_ends_while_its_ranks_live_on_is_not_settled(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "TrainJob", job(lambda run: None))
+    found = dispatcher(runs, tmp_path, retries=0)
+    found.poll()
+    (started,) = found.jobs.values()
+    with runs[0].directory.lock():
+        os.kill(int(started.job.job_id), signal.SIGKILL)
+        while not started.job.done():
+            time.sleep(0.05)
+        found.poll()
+        assert found.jobs
+    carry_out(found)
+    assert journal(runs[0])[-1]["status"] == "failed"
+
+
+def end(status: str, reason: str = "why", retry: bool = False) -> Line:
+    return {"kind": "end", "status": status, "reason": reason, "retry": retry}
+
+
+@pytest.mark.parametrize(
+    ("last", "state", "words", "status"),
+    [
+        (end("finished"), "COMPLETED", "", "finished"),
+        (end("failed", "g_loss was not finite by step 6"), "FAILED", "error: g_loss was not finite", "failed"),
+        (end("failed", "a rank was lost", retry=True), "FAILED", "", "retry"),
+        (end("failed", "a rank was lost", retry=True), "FAILED", "error: t1.nii is damaged", "failed"),
+        (end("failed", "Job not requeued because: timed-out too many times.", retry=True), "FAILED", "", "failed"),
+        (end("stopped"), "", "", "stopped"),
+        (end("stopped"), "CANCELLED", "", "stopped"),
+        (end("stopped"), "PREEMPTED", "", "retry"),
+        (end("stopped"), "TIMEOUT", "", "retry"),
+        (None, "NODE_FAIL", "", "retry"),
+        (None, "CANCELLED", "", "stopped"),
+        ({"kind": "metrics"}, "", "Killed", "retry"),
+        ({"kind": "checkpoint"}, "OUT_OF_MEMORY", "", "retry"),
+    ],
+)
+def test_what_may_pass_is_tried_again(last: Line | None, state: str, words: str, status: str) -> None:
+    assert judge(last, state, words).status == status
+
+
+def test_an_end_that_an_earlier_job_wrote_says_nothing_of_this_one(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal(runs[0].directory.journal).write("end", status="failed", reason="of old", retry=False)
+
+    def dies(run: Path) -> None:
+        import os
+
+        os.kill(os.getpid(), 9)
+
+    monkeypatch.setattr(dispatch, "TrainJob", job(dies))
+    carry_out(dispatcher(runs, tmp_path, retries=1))
+    assert [line["status"] for line in journal(runs[0])] == ["failed", "stopped", "failed"]
