@@ -26,15 +26,16 @@ import zarr.codecs  # noqa: F401
 from preprocess import to_zarr
 from preprocess.brats import Case
 from preprocess.errors import UserError
+from preprocess.settings import command
 from preprocess.subject import Stopwatch
 
-COMMAND = os.environ.setdefault("COMMAND_PID", str(os.getpid()))  # of the command, in its workers too
+os.environ.setdefault("COMMAND_PID", str(os.getpid()))  # of the command, in its workers too; 0: whoever is at work is killed
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 STAGES = ("read", "n4", "normalise", "write")
 
 
 def kill(event: str = "") -> None:
-    os.kill(int(os.environ["COMMAND_PID"]), signal.SIGKILL)
+    os.kill(int(os.environ["COMMAND_PID"]) or os.getpid(), signal.SIGKILL)
     time.sleep(60)  # a worker, which is to end with the command
 
 
@@ -109,7 +110,8 @@ def times(store: Path) -> dict[str, int]:
 
 
 def main(points: str, how: str, source: Path, folder: Path, *words: str) -> None:
-    for point in count(1) if points == "changes" else [f"{stage}:case1" for stage in STAGES]:
+    every = 1 if how == "kill" else 3  # a full disk stays full
+    for point in count(1, every) if points == "changes" else [f"{stage}:case1" for stage in STAGES]:
         store = folder / str(point) / "c.zarr"
         store.parent.mkdir(parents=True)
         run = [f"source={source}", f"store={store}", "workers=1", *words]
@@ -129,6 +131,6 @@ def main(points: str, how: str, source: Path, folder: Path, *words: str) -> None
 if ":" in sys.argv[1]:
     at_stage(sys.argv[1])
     if __name__ == "__main__":
-        sys.exit(to_zarr.main(sys.argv[2:]))
+        command(lambda words: to_zarr.main(words[1:]), "")
 elif __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:])
