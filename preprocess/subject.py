@@ -81,13 +81,20 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
     within = [o - side.start for o, side in zip(offset, box, strict=True)]
     stored, intensity, shares = [], {}, {}
     for modality, volume in zip(scans.modalities, volumes, strict=True):
+        file = case.files[modality].name
         with watch.stage("n4"):
-            corrected = correct(volume[box], inside, spacing, recipe.n4)
+            try:
+                corrected = correct(volume[box], inside, spacing, recipe.n4)
+            except RuntimeError as error:  # ITK's
+                why = str(error).strip().splitlines()[-1]
+                raise CaseError(
+                    f"{case.name}: {file}: bias correction failed ({why}): recipe.n4.enabled=false does without"
+                ) from error
         with watch.stage("normalise"):
             try:
                 stats = statistics(corrected, inside, recipe.clip_percent)
             except ValueError as error:
-                raise CaseError(f"{case.name}: {case.files[modality].name}: {error}") from error
+                raise CaseError(f"{case.name}: {file}: {error}") from error
             intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
             stored.append(crop(normalise(corrected, inside, stats, recipe.dtype), within, shape, BACKGROUND))
     kept = int((stored[0] != BACKGROUND).sum())

@@ -195,8 +195,13 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
         return Outcome(case, watch, str(error))
     except MemoryError:
         return Outcome(case, watch, f"{case.name}: not enough memory: run again with fewer workers=")
-    except RuntimeError as error:  # ITK's; one odd volume must not cost the others a night's work
-        return Outcome(case, watch, f"{case.name}: bias correction failed ({str(error).strip().splitlines()[-1]})")
+    except (OSError, UserError):  # the disk's or the store's: no case goes on
+        raise
+    except Exception as error:  # one odd volume must not cost the others a night's work
+        why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        return Outcome(
+            case, watch, f"{case.name}: failed in a way nobody foresaw ({type(error).__name__}: {why}): please report it"
+        )
     return Outcome(case, watch)
 
 

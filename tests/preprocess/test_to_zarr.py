@@ -105,7 +105,7 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
         "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has one intensity", "two_volumes": "(28, 28, 28, 2)",
         "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape",
         "fractions": "are no labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
-        "slice": "slice: bias correction failed",
+        "slice": "slice_t1.nii.gz: bias correction failed",
     }  # fmt: skip
     assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
     assert set(reasons) == set(wanted)
