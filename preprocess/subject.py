@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from preprocess.cohort.arrays import array_digest
 from preprocess.cohort.files import file_digest
 from preprocess.errors import CaseError, SettingError
 from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
-from preprocess.intensity import BACKGROUND, clip_share, normalise, present, quality, statistics
+from preprocess.intensity import BACKGROUND, Mask, Statistics, Volume, clip_share, normalise, present, quality, statistics
 from preprocess.scans import read
 from preprocess.settings import setting
 
@@ -81,20 +81,9 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
     within = [o - side.start for o, side in zip(offset, box, strict=True)]
     stored, intensity, shares = [], {}, {}
     for modality, volume in zip(scans.modalities, volumes, strict=True):
-        file = case.files[modality].name
-        with watch.stage("n4"):
-            try:
-                corrected = correct(volume[box], inside, spacing, recipe.n4)
-            except RuntimeError as error:  # ITK's
-                why = str(error).strip().splitlines()[-1]
-                raise CaseError(
-                    f"{case.name}: {file}: bias correction failed ({why}): recipe.n4.enabled=false does without"
-                ) from error
+        file = f"{case.name}: {case.files[modality].name}"
+        corrected, stats = standardise(file, volume[box], inside, spacing, recipe, watch)
         with watch.stage("normalise"):
-            try:
-                stats = statistics(corrected, inside, recipe.clip_percent)
-            except ValueError as error:
-                raise CaseError(f"{case.name}: {file}: {error}") from error
             intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
             stored.append(crop(normalise(corrected, inside, stats, recipe.dtype), within, shape, BACKGROUND))
     kept = int((stored[0] != BACKGROUND).sum())
@@ -109,3 +98,20 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
         has_labels="seg" in case.files, **scans.original,
     )  # fmt: skip
     return record, np.stack(stored), crop(labels, offset, shape, 0)
+
+
+def standardise(
+    file: str, volume: Volume, brain: Mask, spacing: Sequence[float], recipe: Recipe, watch: Stopwatch
+) -> tuple[Volume, Statistics]:
+    """A contrast (z, y, x) without its bias field, and its statistics in the brain. Raises CaseError naming the file."""
+    with watch.stage("n4"):
+        try:
+            corrected = correct(volume, brain, spacing, recipe.n4)
+        except RuntimeError as error:  # ITK's
+            why = str(error).strip().splitlines()[-1]
+            raise CaseError(f"{file}: bias correction failed ({why}): recipe.n4.enabled=false does without") from error
+    with watch.stage("normalise"):
+        try:
+            return corrected, statistics(corrected, brain, recipe.clip_percent)
+        except ValueError as error:
+            raise CaseError(f"{file}: {error}") from error
