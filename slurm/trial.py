@@ -127,8 +127,8 @@ class Trial:
 
     def curve(self) -> list[tuple[int, str, float]]:
         lines = [line for line in self.look() if line["kind"] == "metrics"]
-        clocks = ("time/", "load/")
-        return [(line["step"], k, v) for line in lines for k, v in line["values"].items() if not k.startswith(clocks)]
+        learnt = ("segmentor/", "joint/", "val/", "best/")
+        return [(line["step"], k, v) for line in lines for k, v in line["values"].items() if k.startswith(learnt)]
 
 
 def small_disk(folder: Path, stack: ExitStack, size: str = "30m") -> bool:

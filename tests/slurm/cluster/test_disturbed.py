@@ -54,7 +54,7 @@ def test_requeued_by_an_operator(lab: Any, start: Start, undisturbed: dict[str, 
 
 def test_out_of_time(lab: Any, start: Start, undisturbed: dict[str, Any]) -> None:
     """A minute is more than the run needs: one rank is stopped, and all wait for it, until Slurm has warned of the limit."""
-    launched = start("cluster.minutes=1", "cluster.warning=5")
+    launched = start("cluster.minutes=1", "cluster.warning=5", "train.limits.silence=120", "train.limits.step=120")
     launched.until_step(STEP)
     last = launched.rank(3)
     os.kill(last, signal.SIGSTOP)
