@@ -97,7 +97,9 @@ class Trial:
             raise UserError(f"the launcher ended with {self.process.poll()} in place of {expect}: see {self.folder}.log")
 
     def kill_everything(self) -> None:
-        """The launcher, submitit's controller and the ranks at once."""
+        """The launcher, submitit's controller and the ranks at once; on Slurm the job."""
+        if not self.local and self.run.job.is_file():
+            subprocess.run(["scancel", self.job], check=True)
         ranks = self.ranks() if self.run.job.is_file() else []
         for pid in [*([int(self.job)] if ranks else []), *ranks]:
             os.kill(pid, signal.SIGKILL)

@@ -45,6 +45,11 @@ class Lab:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def configure(self, line: str) -> None:
+        with Path(os.environ["SLURM_CONF"]).open("a") as file:
+            file.write(line + "\n")
+        self.slurm("scontrol", "reconfigure")
+
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:

@@ -65,8 +65,11 @@ def test_out_of_time(lab: Any, start: Start, undisturbed: dict[str, Any]) -> Non
     assert "submitted again" not in launched.said
 
 
-def test_preempted_by_a_job_of_higher_priority(lab: Any, start: Start, undisturbed: dict[str, Any]) -> None:
-    """As a site that has set nothing else does it: SIGTERM and a time of grace."""
+@pytest.mark.parametrize("site", ["SIGTERM", "USR2"])
+def test_preempted_by_a_job_of_higher_priority(lab: Any, start: Start, undisturbed: dict[str, Any], site: str) -> None:
+    """As a site that has set nothing else does it, SIGTERM and a time of grace, and as one that sends the signal which the job asks for."""
+    if site == "USR2":
+        lab.configure("SlurmctldParameters=preempt_send_user_signal")
     launched = start("cluster.partition=low")
     launched.until_step(STEP)
     urgent = lab.slurm(
