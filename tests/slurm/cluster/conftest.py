@@ -28,7 +28,13 @@ SHAPE = [
     "cluster.memory=2GB",
     "poll_seconds=0.5",
 ]
-LENGTH = ["train.epochs=8", "train.validate_every=4", "evaluate.floors=false", "evaluate.figures=0"]
+LENGTH = [
+    "train.epochs=8",
+    "train.validate_every=4",
+    "train.checkpoint_minutes=0.02",
+    "evaluate.floors=false",
+    "evaluate.figures=0",
+]
 Curves = dict[str, list[tuple[int, float]]]
 
 
