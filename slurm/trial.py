@@ -21,8 +21,8 @@ LAUNCH = Path(__file__).parent / "launch.py"
 STEP = 45  # in the third epoch of the second stage
 SMALL = (
     "method=tcmgan_small method.generator.width=4 method.generator.depth=2 method.critic.width=4 method.critic.depth=2 "
-    "method.segmentor.width=2 method.segmentor.epochs=1 train.epochs=6 train.steps_per_epoch=20 train.validate_every=3 train.log_every=1 train.checkpoint_minutes=0.02 "
-    "evaluate.floors=false evaluate.figures=0 sweep.name=faults poll_seconds=0.2"
+    "method.segmentor.width=2 method.segmentor.epochs=1 train.epochs=6 train.steps_per_epoch=20 train.validate_every=3 train.log_every=1 "
+    "train.checkpoint_minutes=0.02 evaluate.floors=false evaluate.figures=0 sweep.name=faults poll_seconds=0.2"
 )
 WHERE = {"local": "cluster=local", "slurm": "cluster=slurm cluster.nodes=2 cluster.gpus=0 cluster.cpus=1 cluster.memory=2GB"}
 

@@ -125,8 +125,11 @@ class Launched:
 
     @staticmethod
     def sent(pid: int, number: int) -> bool:
-        """Whether a stopped process has been sent the signal."""
-        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        """Whether a stopped process has been sent the signal, or is gone."""
+        try:
+            status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            return True
         pending = [int(line.split()[1], 16) for line in status if line.startswith(("SigPnd", "ShdPnd"))]
         return any(mask >> (number - 1) & 1 for mask in pending)
 
