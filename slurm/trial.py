@@ -50,6 +50,10 @@ class Trial:
     def job(self) -> str:
         return str(json.loads(self.run.job.read_text())["id"])
 
+    @property
+    def last_said(self) -> str:
+        return Path(f"{self.folder}.log").read_text(errors="replace").strip().rpartition("\n")[2].removeprefix("error: ")
+
     def ranks(self) -> list[int]:
         """The processes of the ranks on this machine, in rank order."""
         return ranks_of(int(self.job)) if self.local else []
@@ -71,7 +75,7 @@ class Trial:
         while self.reached < step:
             self.look()
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the run did not come to update {step}: see {self.folder}.log")
+                raise UserError(f"the run did not come to update {step}; the launcher's last line: {self.last_said}")
             time.sleep(0.01)
 
     def first_word(self, since: float, seconds: float = 300) -> float:
@@ -94,7 +98,7 @@ class Trial:
         self.look()
         self.seconds, self.updates = time.time() - self.started, self.reached
         if self.process.poll() != expect:
-            raise UserError(f"the launcher ended with {self.process.poll()} in place of {expect}: see {self.folder}.log")
+            raise UserError(f"the launcher ended with {self.process.poll()} in place of {expect}, saying: {self.last_said}")
 
     def kill_everything(self) -> None:
         """The launcher, submitit's controller and the ranks at once; on Slurm the job."""
