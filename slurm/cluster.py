@@ -42,7 +42,9 @@ class ClusterSettings:
             if getattr(self, name) < 0:
                 raise SettingError(f"cluster.{name}={getattr(self, name)} must not be negative")
         if self.warning >= 60 * self.minutes:
-            raise SettingError(f"cluster.warning={self.warning} must be below the time limit, cluster.minutes={self.minutes}")
+            raise SettingError(
+                f"cluster.warning={self.warning} must be below the time limit of {60 * self.minutes} s (cluster.minutes)"
+            )
         if self.gpus not in (0, 1):
             raise SettingError(f"cluster.gpus={self.gpus} must be 0 or 1: each rank drives one GPU; set cluster.ranks for more")
         if self.resolved == "local" and self.nodes > 1:

@@ -11,12 +11,14 @@ Words are `group=name` (variant method data cluster sweep) or `key=value`. Start
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +31,7 @@ try:
     from distsynth.data.volumes import left_out
     from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
-    from preprocess.errors import UserError
+    from preprocess.errors import StoreError, UserError
     from preprocess.locks import only_one
     from preprocess.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings
@@ -83,8 +85,20 @@ def main(words: Sequence[str]) -> int:
         todo = [s.run for s in states if s.state != "finished"]
         sync = Sync(folder)
         dispatcher = Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs")
-        carry_out(launch, states, dispatcher, sync)
-        return conclude(states, sync)
+        with room_in(folder):
+            carry_out(launch, states, dispatcher, sync)
+            return conclude(states, sync)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """A full disk or quota as one sentence. Raises StoreError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreError(f"no space left in {folder}: free some and give the same command again") from error
 
 
 def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:

@@ -22,7 +22,7 @@ STEP = 45  # in the third epoch of the second stage
 SMALL = (
     "method=tcmgan_small method.generator.width=4 method.generator.depth=2 method.critic.width=4 method.critic.depth=2 "
     "method.segmentor.width=2 method.segmentor.epochs=1 train.epochs=6 train.steps_per_epoch=20 train.validate_every=3 train.log_every=1 "
-    "evaluate.floors=false evaluate.figures=0 sweep.name=faults poll_seconds=0.2"
+    "train.checkpoint_minutes=0.02 evaluate.floors=false evaluate.figures=0 sweep.name=faults poll_seconds=0.2"
 )
 WHERE = {"local": "cluster=local", "slurm": "cluster=slurm cluster.nodes=2 cluster.gpus=0 cluster.cpus=1 cluster.memory=2GB"}
 
@@ -50,6 +50,10 @@ class Trial:
     def job(self) -> str:
         return str(json.loads(self.run.job.read_text())["id"])
 
+    @property
+    def last_said(self) -> str:
+        return Path(f"{self.folder}.log").read_text(errors="replace").strip().rpartition("\n")[2].removeprefix("error: ")
+
     def ranks(self) -> list[int]:
         """The processes of the ranks on this machine, in rank order."""
         return ranks_of(int(self.job)) if self.local else []
@@ -71,7 +75,7 @@ class Trial:
         while self.reached < step:
             self.look()
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the run did not come to update {step}: see {self.folder}.log")
+                raise UserError(f"the run did not come to update {step}; the launcher's last line: {self.last_said}")
             time.sleep(0.01)
 
     def first_word(self, since: float, seconds: float = 300) -> float:
@@ -94,10 +98,12 @@ class Trial:
         self.look()
         self.seconds, self.updates = time.time() - self.started, self.reached
         if self.process.poll() != expect:
-            raise UserError(f"the launcher ended with {self.process.poll()} in place of {expect}: see {self.folder}.log")
+            raise UserError(f"the launcher ended with {self.process.poll()} in place of {expect}, saying: {self.last_said}")
 
     def kill_everything(self) -> None:
-        """The launcher, submitit's controller and the ranks at once."""
+        """The launcher, submitit's controller and the ranks at once; on Slurm the job."""
+        if not self.local and self.run.job.is_file():
+            subprocess.run(["scancel", self.job], check=True)
         ranks = self.ranks() if self.run.job.is_file() else []
         for pid in [*([int(self.job)] if ranks else []), *ranks]:
             os.kill(pid, signal.SIGKILL)
@@ -127,8 +133,8 @@ class Trial:
 
     def curve(self) -> list[tuple[int, str, float]]:
         lines = [line for line in self.look() if line["kind"] == "metrics"]
-        clocks = ("time/", "load/")
-        return [(line["step"], k, v) for line in lines for k, v in line["values"].items() if not k.startswith(clocks)]
+        learnt = ("segmentor/", "joint/", "val/", "best/")
+        return [(line["step"], k, v) for line in lines for k, v in line["values"].items() if k.startswith(learnt)]
 
 
 def small_disk(folder: Path, stack: ExitStack, size: str = "30m") -> bool:

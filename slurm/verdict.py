@@ -26,24 +26,21 @@ def judge(last: Line | None, state: str, words: str) -> Verdict:
     Tried again is what may pass: ranks that died or hung, lost nodes, a checkpoint slower than the time limit's warning. Not what the user
     has to mend, a loss that was not finite, a limit that was reached too often, nor what somebody stopped.
     """
-    if last is not None and last["kind"] == "end":
-        if last["status"] == "finished":
-            return Verdict("finished")
-        if TOO_OFTEN in last["reason"]:
-            return Verdict(
-                "failed", f"it reached its time limit more often than cluster.requeues allows ({last['reason']})", say=True
-            )
-        if last["status"] == "failed" and not last.get("retry"):
-            return Verdict("failed")
-    if words.startswith("error: "):  # refused before the journal was opened
+    if last is None and words.startswith("error: "):  # refused before the journal was opened
         return Verdict("failed", words.removeprefix("error: "), say=True)
+    if TOO_OFTEN in words:
+        return Verdict("failed", "it reached its time limit more often than cluster.requeues allows", say=True)
+    end: Line = last if last is not None and last["kind"] == "end" else {}
+    status = end.get("status")
+    if status == "finished":
+        return Verdict("finished")
+    if status == "failed" and not end.get("retry"):
+        return Verdict("failed")
     if state == "CANCELLED":
         return Verdict("stopped", "its job was cancelled", say=True)
-    if last is not None and last["kind"] == "end":
-        if last["status"] == "stopped" and not state:
-            return Verdict("stopped")
-        return Verdict("retry", told(last["reason"], state))
-    return Verdict("retry", told(words or "the job ended without a word", state))
+    if status == "stopped" and not state:
+        return Verdict("stopped")
+    return Verdict("retry", told(end.get("reason") or words or "the job ended without a word", state))
 
 
 def told(reason: str, state: str) -> str:

@@ -101,6 +101,7 @@ class Pulse:
         self.store: Store | None = None
         self.exchanged = self.looked = time.monotonic()
         self.main = threading.get_ident()
+        self.threads: list[threading.Thread] = []
         self.ended, self.news, self.told = threading.Event(), threading.Event(), threading.Event()
 
     # -- what the main thread says -------------------------------------------------------------------------------------
@@ -138,12 +139,17 @@ class Pulse:
         if store is not None:
             store.set(f"beat/{self.rank}", json.dumps(asdict(self.beat(0))))
             store.wait([f"beat/{rank}" for rank in range(self.size)])
-            threading.Thread(target=self.exchange, daemon=True, name="beat").start()
-        threading.Thread(target=self.watch, daemon=True, name="watch").start()
+            self.threads.append(threading.Thread(target=self.exchange, daemon=True, name="beat"))
+        self.threads.append(threading.Thread(target=self.watch, daemon=True, name="watch"))
+        for thread in self.threads:
+            thread.start()
 
     def close(self) -> None:
+        """End the threads: Python must not shut down while one is inside the store, which would abort the process."""
         self.ended.set()
         self.news.set()
+        for thread in self.threads:
+            thread.join(5 * BEAT)
 
     def exchange(self) -> None:
         """Give the own beat, take the others' (rank 0 all, the others rank 0's) and the verdict."""

@@ -5,12 +5,15 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from distsynth.tracking.journal import Journal, read
 from distsynth.training import checkpoint
+from distsynth.training.pulse import Pulse
 from preprocess.errors import StoreError
 
 
@@ -77,3 +80,54 @@ def test_nothing_but_weights_is_ever_unpickled(tmp_path: Path) -> None:
     torch.save({"x": Path("/etc")}, tmp_path / "step-0000000001.pt")
     with pytest.raises(StoreError):
         checkpoint.load(tmp_path / "step-0000000001.pt")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """Its line comes when it is durable, before the lines of what was done meanwhile."""
+    journal, disk = Journal(tmp_path / "journal.jsonl"), threading.Event()
+    writer = checkpoint.Writer(Pulse())
+    weights = torch.zeros(3)
+    journal.write("metrics", step=1, values={"loss": 1.0})
+    state = checkpoint.snapshot({"method": {"w": weights}, "journal": journal.hold()})
+
+    def write() -> None:
+        disk.wait(10)
+        checkpoint.write(state, tmp_path, 1, improved=True, journal=journal.file.fileno())
+
+    writer.start(write, 1)
+    assert writer.busy
+    weights += 1
+    journal.write("metrics", step=2, values={"loss": 2.0})
+    assert not list(tmp_path.glob("*.pt"))
+    disk.set()
+    writer.finish()
+    journal.release(1)
+    assert [(line["kind"], line["step"]) for line in read(tmp_path / "journal.jsonl")[0]] == [
+        ("metrics", 1),
+        ("checkpoint", 1),
+        ("metrics", 2),
+    ]
+    found = checkpoint.load(tmp_path / "step-0000000001.pt")
+    assert found["method"]["w"].tolist() == [0, 0, 0]
+    resumed = Journal(tmp_path / "journal.jsonl", found["journal"])
+    resumed.close()
+    assert [line["step"] for line in read(tmp_path / "journal.jsonl")[0]] == [1]
+    assert set(checkpoint.load(tmp_path / "best.pt")) == {"method"}
+
+
+def test_what_goes_wrong_in_writing_is_raised_where_it_is_waited_for() -> None:
+    def write() -> None:
+        raise StoreError("no disk")
+
+    writer = checkpoint.Writer(Pulse())
+    writer.start(write, 1)
+    with pytest.raises(StoreError, match="no disk"):
+        writer.finish()
+    assert writer.pulse.writing is None
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    checkpoint.save_step({"step": 1}, tmp_path, 1)
+    (tmp_path / "step-0000000002.partial").write_bytes(b"half")
+    checkpoint.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001.pt"]

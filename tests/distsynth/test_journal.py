@@ -53,3 +53,17 @@ def test_only_covered_lines_are_final() -> None:
 
 def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
     assert read(tmp_path / "none.jsonl") == ([], 0)
+
+
+def test_a_reader_notices_that_a_resumed_run_has_cut_the_journal_back(tmp_path: Path) -> None:
+    """It has grown past the reader's offset again, so that its length alone does not tell."""
+    journal = Journal(tmp_path / "j")
+    length = journal.sync()
+    journal.write("metrics", step=1, values={"loss": 0.5})
+    _, offset = read(tmp_path / "j")
+    journal = Journal(tmp_path / "j", length)
+    journal.write("start", world_size=2, device="cpu", host="somewhere", pid=12345, resumed_at=0)
+    journal.write("metrics", step=1, values={"loss": 0.5})
+    lines, after = read(tmp_path / "j", offset)
+    assert [line["kind"] for line in lines] == ["start", "metrics"]
+    assert read(tmp_path / "j", after) == ([], after)

@@ -104,6 +104,29 @@ def test_a_failed_run_says_why_and_goes_on_as_the_same_run(sweep: Path) -> None:
     assert again.client.get_run(again.parent).info.status == "FAILED"
 
 
+@pytest.mark.parametrize("same_launcher", [True, False])
+def test_steps_that_a_resumed_run_makes_again_stand_once(sweep: Path, same_launcher: bool) -> None:
+    """It failed at step 6, which its last words cover; its last good checkpoint is that of step 3, and more than that is cut off."""
+    path = RunDirectory(sweep / "a").journal
+    third = sum(map(len, path.read_bytes().splitlines(keepends=True)[:4]))
+    journal = Journal(path)
+    journal.write("metrics", step=6, values={"joint/g_loss": 1 / 6})
+    journal.write("end", status="failed", reason="a rank was lost")
+    sync = Sync(sweep)
+    sync.replay()
+    journal = Journal(path, third)
+    journal.write("start", world_size=2, device="cpu", host="there", pid=2, resumed_at=3)
+    for step in range(4, 9):
+        journal.write("metrics", step=step, values={"joint/g_loss": 1 / step})
+    journal.write("end", status="finished", reason="")
+    sync = sync if same_launcher else Sync(sweep)
+    sync.replay()
+    run = children(sync)[0]
+    assert (run.info.status, run.data.tags["distsynth.host"]) == ("FINISHED", "there")
+    points = [(m.step, m.value) for m in sync.client.get_metric_history(run.info.run_id, "joint/g_loss")]
+    assert points == [(step, 1 / step) for step in range(1, 9)]
+
+
 def test_the_database_can_be_thrown_away(sweep: Path) -> None:
     Sync(sweep).finish()
     (sweep.parent / "mlflow.db").unlink()

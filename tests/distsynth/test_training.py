@@ -13,9 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from distsynth import config as configuration
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
+from distsynth.training.distributed import World
+from distsynth.training.preemption import StopRequest
+from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
+from preprocess.errors import UserError
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -230,7 +237,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple
     ("words", "sentence"),
     [
         (("data.store=/nowhere/c.zarr",), "/nowhere/c.zarr"),
-        (("train.precision=bf16",), "train.precision=bf16 needs a GPU"),
         (("train.batch=100000",), "a batch of 100000 slices is more than the"),
         (("variant=simoo",), "did you mean simo"),
         (("train.device=cuda",), "train.device=cuda: local rank 0 finds 0 GPUs"),
@@ -244,8 +250,11 @@ def test_what_cannot_work_is_one_sentence(
     assert sentence in failing(tmp_path / "run", store, *tiny, *words)
 
 
-def test_a_store_that_is_wrong_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_is_wrong_from_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert "is not finished, or no cohort" in failing(tmp_path / "run", tmp_path, *tiny)
+    assert "train.precision=bf16 needs a GPU" in failing(
+        tmp_path / "run", store, *tiny, "train.precision=bf16", "train.device=cpu"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -273,6 +282,24 @@ def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
     assert "was made from something else (recipe.n4.enabled:" in done.stderr
 
 
+def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> None:
+    before = (whole / "journal.jsonl").read_bytes()
+    for change, sentence in (
+        (
+            {"method": {"critic": {"width": 8}}},
+            r"\(method.critic.width: 4 there, 8 here\): start a new run, or bring the old back",
+        ),
+        (
+            {"variant": {"outputs": ["t1", "flair"]}},
+            r"\(variant.outputs: \['t1', 't1c', 'flair'\] there, \['t1', 'flair'\] here\)",
+        ),
+    ):
+        tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)
+        with pytest.raises(UserError, match=sentence):
+            Trainer(configuration.typed(tree), RunDirectory(whole), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    assert (whole / "journal.jsonl").read_bytes() == before
+
+
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_more(
     store: Path, whole: Path, tiny: tuple[str, ...], small_disk: Path
 ) -> None:
@@ -290,8 +317,6 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_more(
 
 
 def test_two_processes_never_train_one_run(whole: Path, tmp_path: Path, run: Any) -> None:
-    from distsynth.run_directory import RunDirectory
-
     shutil.copytree(whole, tmp_path / "run")
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
     with RunDirectory(tmp_path / "run").lock():

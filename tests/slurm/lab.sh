@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real Slurm on one machine, for tests: a controller with accounting and four nodes, without systemd and cgroups. Debian and root.
 #
-#   lab.sh up            install Debian's packages where absent, start everything; prints the SLURM_CONF to use; 10 s
+#   lab.sh up            install Debian's packages where absent, start everything; prints the SLURM_CONF to use; about 10 s
 #   lab.sh down          stop everything and remove its state
 #   lab.sh kill node2    a power cut: every process of the node dies at once
 #   lab.sh start node2   the node comes back
@@ -16,8 +16,8 @@ export SLURM_CONF=$lab/slurm.conf MUNGE_SOCKET=$lab/munge.socket
 
 die() { echo "lab: $*" >&2; exit 1; }
 wait_for() { # SECONDS WHAT COMMAND...
-    local tries=$(($1 * 10)) what=$2; shift 2
-    for ((; tries > 0; tries--)); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+    local end=$((SECONDS + $1)) what=$2; shift 2
+    while ((SECONDS <= end)); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
     die "$what does not answer; its log lies in $lab/log"
 }
 detached() { setsid "$@" </dev/null >>"$lab/log/start.log" 2>&1 & } # a daemon that holds none of the caller's pipes
@@ -140,7 +140,8 @@ down() {
     local file pid
     for file in "$lab"/run/node*.pid "$lab"/run/{slurmctld,slurmdbd,mariadbd,munged}.pid; do
         pid=$(cat "$file" 2>/dev/null) || continue
-        kill -KILL "$pid" 2>/dev/null || true
+        # Not another process that has got the number since: the lab's own have its configuration in their environment.
+        if grep -qa "SLURM_CONF=$SLURM_CONF" "/proc/$pid/environ" 2>/dev/null; then kill -KILL "$pid"; fi
     done
     rm -rf "$lab"
 }

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
+
+from distsynth.run_directory import RunDirectory
+from distsynth.tracking.journal import read
+from distsynth.training import checkpoint
+from slurm.controller import ranks_of
 
 LAUNCH = str(Path(__file__).parents[2] / "slurm" / "launch.py")
 Runner = Callable[..., subprocess.CompletedProcess[str]]
@@ -151,3 +157,33 @@ def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     assert again.returncode == 0, again.stdout + again.stderr
     resumed = [json.loads(line)["resumed_at"] for line in journal.read_text().splitlines() if '"start"' in line]
     assert resumed[-1] > 0
+
+
+@pytest.mark.parametrize(("number", "ranks", "jobs"), [(signal.SIGKILL, [1], 2), (signal.SIGUSR2, [0, 1], 1)])
+def test_a_killed_rank_and_a_preemption_change_nothing_but_the_time(
+    launched, store: Path, tiny: tuple[str, ...], tmp_path: Path, number: int, ranks: list[int], jobs: int
+) -> None:
+    """One rank dies, and the launcher submits the run again; or all are told to stop, and submitit's local executor starts them again."""
+    given = [*words(store, tiny), "sweep.axes.variant=[siso]", "sweep.axes.train.lr=[1e-3]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, LAUNCH, *given], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    run = RunDirectory(tmp_path / "runs" / "small" / "siso_lr-0.001")
+    deadline = time.monotonic() + 120
+    while not any(line.get("step", 0) >= 6 for line in read(run.journal)[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    running = ranks_of(int(json.loads(run.job.read_text())["id"]))
+    for rank in ranks:
+        os.kill(running[rank], number)
+    out, error = process.communicate(timeout=200)
+    assert process.returncode == 0, out + error
+    assert ("submitted again, 1 of 2 times" in error) == (jobs == 2)
+    assert len(list((tmp_path / "runs" / "small" / "logs").glob("[0-9]*"))) == jobs
+    through = checkpoint.newest(launched[0] / "runs" / "small" / "siso_lr-0.001" / "checkpoints")
+    disturbed = checkpoint.newest(run.checkpoints)
+    assert through is not None
+    assert disturbed is not None
+    assert [n for n, w in through[0]["method"].items() if not torch.equal(w, disturbed[0]["method"][n])] == []
+    assert [line["resumed_at"] for line in read(run.journal)[0] if line["kind"] == "start"][-1] > 0

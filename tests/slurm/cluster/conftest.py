@@ -28,7 +28,13 @@ SHAPE = [
     "cluster.memory=2GB",
     "poll_seconds=0.5",
 ]
-LENGTH = ["train.epochs=8", "train.validate_every=4", "evaluate.floors=false", "evaluate.figures=0"]
+LENGTH = [
+    "train.epochs=8",
+    "train.validate_every=4",
+    "train.checkpoint_minutes=0.02",
+    "evaluate.floors=false",
+    "evaluate.figures=0",
+]
 Curves = dict[str, list[tuple[int, float]]]
 
 
@@ -44,6 +50,11 @@ class Lab:
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def configure(self, line: str) -> None:
+        with Path(os.environ["SLURM_CONF"]).open("a") as file:
+            file.write(line + "\n")
+        self.slurm("scontrol", "reconfigure")
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +125,11 @@ class Launched:
 
     @staticmethod
     def sent(pid: int, number: int) -> bool:
-        """Whether a stopped process has been sent the signal."""
-        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        """Whether a stopped process has been sent the signal, or is gone."""
+        try:
+            status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            return True
         pending = [int(line.split()[1], 16) for line in status if line.startswith(("SigPnd", "ShdPnd"))]
         return any(mask >> (number - 1) & 1 for mask in pending)
 

@@ -4,6 +4,7 @@ run without a gap or a double point in its curves."""
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -53,20 +54,24 @@ def test_requeued_by_an_operator(lab: Any, start: Start, undisturbed: dict[str, 
 
 
 def test_out_of_time(lab: Any, start: Start, undisturbed: dict[str, Any]) -> None:
-    """A minute is more than the run needs: one rank is stopped, and all wait for it, until Slurm has warned of the limit."""
-    launched = start("cluster.minutes=1", "cluster.warning=5")
+    """The run needs less than a minute: so one rank is stopped, and all wait for it, until Slurm has warned of the limit."""
+    launched = start("cluster.minutes=1", "cluster.warning=5", "train.limits.silence=120", "train.limits.step=120")
     launched.until_step(STEP)
     last = launched.rank(3)
     os.kill(last, signal.SIGSTOP)
     launched.until("warned of the time limit", lambda: launched.sent(last, signal.SIGUSR2), 60)
-    os.kill(last, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(last, signal.SIGCONT)
     ends_the_same(launched, undisturbed)
     assert launched.starts[-1] >= STEP
     assert "submitted again" not in launched.said
 
 
-def test_preempted_by_a_job_of_higher_priority(lab: Any, start: Start, undisturbed: dict[str, Any]) -> None:
-    """As a site that has set nothing else does it: SIGTERM and a time of grace."""
+@pytest.mark.parametrize("site", ["SIGTERM", "USR2"])
+def test_preempted_by_a_job_of_higher_priority(lab: Any, start: Start, undisturbed: dict[str, Any], site: str) -> None:
+    """As a site that has set nothing else does it, SIGTERM and a time of grace, and as one that sends the signal which the job asks for."""
+    if site == "USR2":
+        lab.configure("SlurmctldParameters=preempt_send_user_signal")
     launched = start("cluster.partition=low")
     launched.until_step(STEP)
     urgent = lab.slurm(

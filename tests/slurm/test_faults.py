@@ -1,0 +1,31 @@
+"""The fault table's command: what is wrong with its settings is said before anything starts. The faults themselves take minutes; each one has
+a test of its own in test_launch.py, test_dispatch.py and cluster/."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slurm.faults import LOCAL, SLURM
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["store=x.zarr", "only=[rank_kiled]"], "only=rank_kiled is not a fault: choose from rank_killed, rank_hung"),
+        (["store=x.zarr", "cluster=slurm", "only=[rank_hung]"], "choose from preempted, requeued, cancelled"),
+        (["only=[rank_killed]"], "setting store is missing"),
+        (["store=x.zarr", "only=[rank_killed]"], "the launcher ended with 2 in place of 0, saying: "),
+    ],
+)
+def test_bad_settings_are_one_sentence(words: list[str], sentence: str, run: Runner, tmp_path: Path) -> None:
+    done = run("slurm.faults", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert sentence in done.stderr
+
+
+def test_every_fault_says_how_it_is_done() -> None:
+    assert all(fault.how for fault in (*LOCAL.values(), *SLURM.values()))
