@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,60 +24,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
+from distsynth.training.beat import Beat, Phase, Seen, Verdict, alive, birth, machine, place
 from distsynth.training.settings import LimitSettings
 
 if TYPE_CHECKING:  # torch.distributed has it too, unknown to mypy
     from torch._C._distributed_c10d import Store
 
-Phase = Literal["start", "first_step", "step", "validation", "checkpoint", "evaluation"]
-PLACES: dict[Phase, str] = {
-    "start": "at its start",
-    "first_step": "in the first update after step {}",
-    "step": "at step {}",
-    "validation": "in the validation after step {}",
-    "checkpoint": "writing the checkpoint of step {}",
-    "evaluation": "in the evaluation after step {}",
-}
 BEAT = 1.0  # seconds between two beats
 GRACE = 8.0  # seconds that a rank gets to end by itself, once the run is lost
 BROKEN_SILENCE = 4.0  # seconds without a beat that name the dead rank, where a connection has broken already
-
-
-@dataclass(frozen=True)
-class Beat:
-    """What a rank tells of itself."""
-
-    rank: int
-    machine: str
-    pid: int
-    born: int  # the process's start, so that a later one of the same pid is told from it
-    number: int = 0
-    phase: Phase = "start"
-    step: int = 0
-    moves: int = 0  # a change is progress
-    waits: bool = False  # for other ranks
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why the run ends, and the ranks that are to blame."""
-
-    sentence: str
-    blamed: tuple[int, ...] = ()
-    retry: bool = True  # started again from its checkpoint, the run may get further
-
-
-@dataclass
-class Seen:
-    """The last beat of a rank, and when it and its progress last changed (this rank's monotonic seconds)."""
-
-    beat: Beat
-    beaten: float
-    moved: float
 
 
 @dataclass
@@ -313,28 +271,6 @@ class Pulse:
                 self.tell(verdict)
                 print(f"error: {verdict.sentence}", file=sys.stderr, flush=True)
         os._exit(2)
-
-
-def place(phase: Phase, step: int) -> str:
-    return PLACES[phase].format(step)
-
-
-def machine() -> str:
-    """Where a pid means the same process: host and pid namespace."""
-    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def birth(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None if there is none, or only its entry waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def alive(pid: int, born: int) -> bool:
-    return birth(pid) == born
 
 
 @contextlib.contextmanager

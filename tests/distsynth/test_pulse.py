@@ -13,7 +13,8 @@ import pytest
 
 from distsynth.tracking.journal import read
 from distsynth.training import pulse as module
-from distsynth.training.pulse import Beat, Pulse, Seen, birth, machine
+from distsynth.training.beat import Beat, Seen, birth, machine
+from distsynth.training.pulse import Pulse
 from distsynth.training.settings import LimitSettings
 from preprocess.errors import SettingError
 
