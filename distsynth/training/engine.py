@@ -16,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distsynth.data.batch import Batch
 from distsynth.methods.method import Method, Objective, Stage, Terms
+from distsynth.training.compiled import compiled, failure
 from distsynth.training.distributed import World
+from distsynth.training.insight import Insight
 from distsynth.training.precision import resolve
 from distsynth.training.schedule import share
 from distsynth.training.settings import TrainSettings
@@ -43,8 +45,11 @@ class LossModule(nn.Module):
 class Engine:
     """Optimiser steps on a stage's objectives; `minimise` is what a method's `update` calls."""
 
-    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World) -> None:
+    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World, insight: Insight | None = None) -> None:
         self.method, self.stage, self.train, self.world = method, stage, train, world
+        self.insight = insight or Insight(world, enabled=False)
+        self.look = False  # whether the update under way is one whose gradient norms are kept
+        self.norms: dict[str, Tensor] = {}
         self.dtype = resolve(train.precision, world.device)
         chosen = self.objectives = {name: method.objectives()[name] for name in stage.objectives}
         self.losses = {name: self.wrap(objective) for name, objective in chosen.items()}
@@ -57,7 +62,11 @@ class Engine:
 
     def wrap(self, objective: Objective) -> nn.Module:
         module = LossModule(objective)
-        return DistributedDataParallel(module, gradient_as_bucket_view=True) if self.world.size > 1 else module
+        if self.world.size == 1:
+            return module
+        parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        self.insight.watch(parallel)
+        return parallel
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
@@ -75,22 +84,61 @@ class Engine:
                 scaler.scale(loss * (len(part) / len(batch))).backward()
             self.tally.add(name, terms, len(part) / len(batch))
             self.world.pulse.move()
+        self.after_backward(name)
         scaler.step(optimiser)
         scaler.update()
+
+    def after_backward(self, name: str) -> None:
+        """Tell the clock, and where the update is looked at keep the norm of the gradient, fp16's scale taken off it."""
+        self.insight.backward_ended()
+        if self.look:
+            self.scalers[name].unscale_(self.optimisers[name])
+            self.norms[name] = gradient_norm(self.objectives[name].network)
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Of the last update that was looked at, by objective; not those that fp16's scaler skips, which overflow on purpose."""
+        found = {f"grad_norm/{name}": float(norm) for name, norm in self.norms.items() if norm.isfinite()}
+        self.norms = {}
+        return found
 
     def warm_up(self, batch: Batch) -> None:
         """Two passes of each loss that leave no trace. DDP lays out its buckets anew after its first pass and then sums over more than two
         ranks in another order, so that without these the first update of a resumed run would differ from the undisturbed run's."""
-        if self.world.size == 1:
-            return
         before = deepcopy(self.method.state_dict())
         part = batch.split(self.train.micro_batch or len(batch))[0]
+        if self.train.compile:
+            self.compile(part)
+        if self.world.size > 1:
+            self.pass_twice(part)
+        self.method.load_state_dict(before)  # batch statistics, image pools
+
+    def pass_twice(self, part: Batch) -> None:
         for name in [*self.losses, *self.losses]:
             with self.autocast():
                 loss, _ = self.losses[name](part)
             loss.backward()
             self.optimisers[name].zero_grad(set_to_none=True)
-        self.method.load_state_dict(before)  # batch statistics, image pools
+
+    def compile(self, part: Batch) -> None:
+        """Compile the losses, or say on rank 0 why not and leave all of them as they are, on every rank alike."""
+        bare = {name: unwrapped(module) for name, module in self.losses.items()}
+        plain = {name: module.loss for name, module in bare.items()}
+        for module in bare.values():
+            module.loss = compiled(module.loss)
+        found = failure(lambda: self.try_losses(part))
+        if whys := [why for why in self.world.gather(found) if why]:
+            for name, module in bare.items():
+                module.loss = plain[name]
+            if self.world.leads:
+                print(f"warning: train.compile=true does not work here, training goes on without it ({whys[0]})", flush=True)
+
+    def try_losses(self, part: Batch) -> None:
+        """One pass of each loss, of this rank alone."""
+        for name, module in self.losses.items():
+            with self.autocast():
+                loss, _ = unwrapped(module)(part)
+            loss.backward()
+            self.optimisers[name].zero_grad(set_to_none=True)
 
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
@@ -138,3 +186,15 @@ class Engine:
             optimiser.load_state_dict(state["optimisers"][name])
             self.scalers[name].load_state_dict(state["scalers"][name])
         self.tally.load_state_dict(state["tally"])
+
+
+def unwrapped(module: nn.Module) -> LossModule:
+    """The loss inside DDP, or itself."""
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    assert isinstance(inner, LossModule)
+    return inner
+
+
+def gradient_norm(network: nn.Module) -> Tensor:
+    """L2 over all parameters: of the global batch's gradient, once DDP has averaged it."""
+    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])

@@ -45,10 +45,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def curve(run: Path) -> list[tuple[int, dict[str, float]]]:
-    """Every metric of the journal but times."""
+    """Every metric of the journal but what the machine did."""
     lines, _ = read(run / "journal.jsonl")
     points = [
-        (line["step"], {k: v for k, v in line["values"].items() if not k.startswith("time/")})
+        (line["step"], {k: v for k, v in line["values"].items() if not k.startswith(("time/", "system/"))})
         for line in lines
         if line["kind"] == "metrics"
     ]
@@ -252,8 +252,8 @@ def test_what_cannot_work_is_one_sentence(
 
 def test_what_is_wrong_from_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert "is not finished, or no cohort" in failing(tmp_path / "run", tmp_path, *tiny)
-    assert "train.precision=bf16 needs a GPU" in failing(
-        tmp_path / "run", store, *tiny, "train.precision=bf16", "train.device=cpu"
+    assert "train.precision=fp16 needs a GPU" in failing(
+        tmp_path / "run", store, *tiny, "train.precision=fp16", "train.device=cpu"
     )
     assert not (tmp_path / "run").exists()
 
