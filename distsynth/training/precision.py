@@ -1,26 +1,51 @@
-"""Which arithmetic a device gets."""
+"""Which arithmetic a device gets, and the memory layout of the weights."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from torch import nn
 
 from preprocess.errors import SettingError
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of autocast; float32 means none. Raises SettingError for half precision on a CPU.
+    """The dtype of autocast on a device; float32 means none. Sets, for the process, whether float32 products may take TF32.
 
-    `auto` asks the compute capability, since `torch.cuda.is_bf16_supported` also counts emulation.
+    Raises SettingError for what the device cannot do.
     """
-    if device.type == "cpu":
-        if precision in ("bf16", "fp16"):
-            raise SettingError(f"train.precision={precision} needs a GPU: use fp32 or auto on a CPU")
-        return torch.float32
+    chosen = choose(precision, torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
+    # torch lets convolutions take TF32 unless told not to: then neither fp32 nor the penalty under bf16 would be what they say.
+    products = "tf32" if chosen == "tf32" else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = products
+    return DTYPES[chosen]
+
+
+def choose(precision: Precision, capability: tuple[int, int] | None) -> Precision:
+    """The precision for a GPU of some compute capability, or for a CPU (None): never `auto`. Raises SettingError.
+
+    `auto` asks the capability, since `torch.cuda.is_bf16_supported` also counts emulation. bf16 on a CPU works, slowly, and is for tests.
+    """
     if precision == "auto":
-        major, _ = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if major >= 8 else torch.float16 if major >= 7 else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        return "fp32" if capability is None or capability < (7, 0) else "bf16" if capability >= (8, 0) else "fp16"
+    if capability is None and precision in ("tf32", "fp16"):
+        raise SettingError(f"train.precision={precision} needs a GPU: use fp32 or auto on a CPU")
+    if capability is not None and capability < (8, 0) and precision in ("tf32", "bf16"):
+        instead = "fp16" if capability >= (7, 0) else "fp32"
+        raise SettingError(
+            f"train.precision={precision} needs a GPU of compute capability 8.0 (Ampere) or later and this one has "
+            f"{capability[0]}.{capability[1]}: use {instead}, or auto"
+        )
+    return precision
+
+
+def lay_out(network: nn.Module, channels_last: bool) -> None:
+    """Store the weights of 2-D convolutions channels last, where asked for; the activations follow them."""
+    for parameter in network.parameters() if channels_last else ():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

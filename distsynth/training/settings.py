@@ -57,9 +57,10 @@ class TrainSettings:
     lr: float = setting(2e-4, "Adam's highest learning rate; the schedule gives the share of it")
     betas: tuple[float, float] = setting((0.9, 0.999), "Adam's two decay rates")
     schedule: ScheduleSettings = setting(ScheduleSettings, "how the learning rate moves")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "auto: bf16 from compute capability 8.0 on, fp16 with a scaler on Volta and Turing, fp32 on CPUs"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = setting(
+        "auto", "auto: bf16 from compute capability 8.0 on, fp16 with a scaler on Volta and Turing, fp32 on CPUs and older GPUs"
     )
+    channels_last: bool = setting(False, "store images channels last, which tensor cores prefer and instance norms do not: try it")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal")
     validate_every: int = setting(1, "epochs between two whole-volume validations")

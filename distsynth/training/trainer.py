@@ -30,6 +30,7 @@ from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from distsynth.training.model import build
+from distsynth.training.precision import lay_out
 from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.validation import validate
 from preprocess.cohort import Cohort, differences
@@ -59,6 +60,7 @@ class Trainer:
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
         self.model.method.to(world.device)
+        lay_out(self.model.method, config.train.channels_last)
         self.warn_of_batch_norm()
         self.stages = self.model.method.stages(config.train)
         for stage in self.stages:
