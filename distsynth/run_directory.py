@@ -6,6 +6,7 @@ journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
 evaluation/     scores.json
 figures/        PNG per held-out patient
+profile/        the trace that train.profile asks for
 job.json        the job that the launcher last submitted for it; its output lies in the sweep's folder logs/
 """
 
@@ -37,6 +38,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.scores = self.evaluation / "scores.json"
         self.figures = self.path / "figures"
+        self.profile = self.path / "profile"
         self.job = self.path / "job.json"
 
     def create(self, name: str, sweep: str) -> None:

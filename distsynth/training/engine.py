@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distsynth.data.batch import Batch
 from distsynth.methods.method import Method, Objective, Stage, Terms
 from distsynth.training.distributed import World
+from distsynth.training.insight import Insight
 from distsynth.training.precision import resolve
 from distsynth.training.schedule import share
 from distsynth.training.settings import TrainSettings
@@ -43,8 +44,11 @@ class LossModule(nn.Module):
 class Engine:
     """Optimiser steps on a stage's objectives; `minimise` is what a method's `update` calls."""
 
-    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World) -> None:
+    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World, insight: Insight | None = None) -> None:
         self.method, self.stage, self.train, self.world = method, stage, train, world
+        self.insight = insight or Insight(world, enabled=False)
+        self.look = False  # whether the update under way is one whose gradient norms are kept
+        self.norms: dict[str, Tensor] = {}
         self.dtype = resolve(train.precision, world.device)
         chosen = self.objectives = {name: method.objectives()[name] for name in stage.objectives}
         self.losses = {name: self.wrap(objective) for name, objective in chosen.items()}
@@ -57,7 +61,11 @@ class Engine:
 
     def wrap(self, objective: Objective) -> nn.Module:
         module = LossModule(objective)
-        return DistributedDataParallel(module, gradient_as_bucket_view=True) if self.world.size > 1 else module
+        if self.world.size == 1:
+            return module
+        parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        self.insight.watch(parallel)
+        return parallel
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
@@ -75,8 +83,18 @@ class Engine:
                 scaler.scale(loss * (len(part) / len(batch))).backward()
             self.tally.add(name, terms, len(part) / len(batch))
             self.world.pulse.move()
+        self.insight.backward_ended()
+        if self.look:
+            scaler.unscale_(optimiser)
+            self.norms[name] = gradient_norm(self.objectives[name].network)
         scaler.step(optimiser)
         scaler.update()
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Of the last update that was looked at, by objective; not those that fp16's scaler skips, which overflow on purpose."""
+        found = {f"grad_norm/{name}": float(norm) for name, norm in self.norms.items() if norm.isfinite()}
+        self.norms = {}
+        return found
 
     def warm_up(self, batch: Batch) -> None:
         """Two passes of each loss that leave no trace. DDP lays out its buckets anew after its first pass and then sums over more than two
@@ -138,3 +156,8 @@ class Engine:
             optimiser.load_state_dict(state["optimisers"][name])
             self.scalers[name].load_state_dict(state["scalers"][name])
         self.tally.load_state_dict(state["tally"])
+
+
+def gradient_norm(network: nn.Module) -> Tensor:
+    """L2 over all parameters: of the global batch's gradient, once DDP has averaged it."""
+    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])

@@ -60,9 +60,13 @@ class TrainSettings:
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = setting(
         "auto", "auto: bf16 from compute capability 8.0 on, fp16 with a scaler on Volta and Turing, fp32 on CPUs and older GPUs"
     )
-    channels_last: bool = setting(False, "store images channels last, which tensor cores prefer and instance norms do not: try it")
+    channels_last: bool = setting(
+        False, "store images channels last, which tensor cores prefer and instance norms do not: try it"
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal")
+    insight: bool = setting(True, "journal where the time goes, memory and gradient norms with the losses")
+    profile: bool = setting(False, "write a torch profiler trace of a few updates into the run's folder profile/ (rank 0)")
     validate_every: int = setting(1, "epochs between two whole-volume validations")
     checkpoint_minutes: float = setting(
         10, "minutes between two checkpoints within an epoch; its end has one too where that costs under 1 % of the time"

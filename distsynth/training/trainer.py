@@ -29,9 +29,11 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
+from distsynth.training.insight import Insight
 from distsynth.training.model import build
 from distsynth.training.precision import lay_out
 from distsynth.training.preemption import Stopped, StopRequest
+from distsynth.training.trace import traced
 from distsynth.training.validation import validate
 from preprocess.cohort import Cohort, differences
 from preprocess.errors import StoreError, UserError
@@ -70,6 +72,7 @@ class Trainer:
         self.improved = False  # best.pt is to be written with the next checkpoint
         self.at, self.engine_state, length = self.resume()
         self.journal = Journal(run.journal, length) if world.leads else None
+        self.insight = Insight(world, config.train.insight)
         self.saved, self.stall = time.monotonic(), 0.0
         self.stepped = False
 
@@ -119,8 +122,9 @@ class Trainer:
         }
         self.note("start", resumed_at=self.at.total, **where)
         try:
-            while self.at.stage < len(self.stages):
-                self.run_stage(self.stages[self.at.stage])
+            with traced(self.run.profile, self.config.train.profile and self.world.leads) as self.after_update:
+                while self.at.stage < len(self.stages):
+                    self.run_stage(self.stages[self.at.stage])
         except BaseException:
             with suppress(Exception):
                 self.finish_writing()
@@ -129,7 +133,7 @@ class Trainer:
 
     def run_stage(self, stage: Stage) -> None:
         self.world.pulse.enter("first_step", self.at.total)
-        engine = Engine(self.model.method, stage, self.config.train, self.world)
+        engine = Engine(self.model.method, stage, self.config.train, self.world, self.insight)
         feed = Feed(
             self.cohort,
             self.cohort.split(stage.split),
@@ -159,10 +163,12 @@ class Trainer:
         if self.world.pulse.phase == "validation":
             self.world.pulse.enter("step", self.at.total)
         lr = engine.set_epoch(self.at.epoch)
-        for batch in self.batches(stage, feed, self.at.epoch, range(self.at.step, steps)):
+        self.insight.begin()
+        for batch in self.insight.waiting_for(self.batches(stage, feed, self.at.epoch, range(self.at.step, steps))):
             # What draws from torch's own generator (dropout) is a function of the place too, so that no generator's state is kept.
             torch.manual_seed(key(self.config.seed, stage.name, self.at.epoch, self.at.step, self.world.rank) >> 1)
-            stage.update(batch.to(self.world.device), engine.minimise)
+            engine.look = self.config.train.insight and self.logs(self.at.step + 1, steps)
+            stage.update(batch, engine.minimise)
             engine.tally.updates += 1
             self.at.step += 1
             self.at.total += 1
@@ -170,7 +176,8 @@ class Trainer:
             if not self.stepped:
                 self.stepped = True
                 self.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
-            if self.at.step % self.config.train.log_every == 0 or self.at.step == steps:
+            self.after_update()
+            if self.logs(self.at.step, steps):
                 self.log(stage, engine, lr, steps)
             stop, due = self.agree(self.stop.number, time.monotonic() - self.saved > 60 * self.config.train.checkpoint_minutes)
             if stop or due:
@@ -179,21 +186,25 @@ class Trainer:
                 self.settle()
                 raise Stopped(stop)
 
+    def logs(self, step: int, steps: int) -> bool:
+        """Whether the journal gets a line after an epoch's update number `step`."""
+        return step % self.config.train.log_every == 0 or step == steps
+
     def batches(self, stage: Stage, feed: Feed, epoch: int, steps: range) -> Iterator[Batch]:
         """This rank's share of an epoch's global batches."""
         return feed.batches(stage.name, epoch, self.config.seed, stage.batch, steps, self.world.rank, self.world.size)
 
     def agree(self, stop: int, due: bool) -> tuple[int, bool]:
         """A stop that any rank was asked for, and whether a checkpoint is due, the same on all ranks."""
-        both = self.world.largest(torch.tensor([stop, int(due)], device=self.world.device))
-        return int(both[0]), bool(both[1])
+        with self.insight.part("communication"):
+            both = self.world.largest(torch.tensor([stop, int(due)], device=self.world.device))
+            return int(both[0]), bool(both[1])
 
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
         """Losses to the journal, and at the epoch's end to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
-        self.note(
-            "metrics", step=self.at.total, values={**{f"{stage.name}/{k}": v for k, v in losses.items()}, f"{stage.name}/lr": lr}
-        )
+        curves = {f"{stage.name}/{k}": v for k, v in [*losses.items(), *engine.gradient_norms().items(), ("lr", lr)]}
+        self.note("metrics", step=self.at.total, values=curves | self.insight.values())
         at = {
             "epoch": self.at.epoch + 1,
             "epochs": stage.epochs,
@@ -239,6 +250,7 @@ class Trainer:
             self.writer.start(write, self.at.total)
         self.improved = False
         self.saved, self.stall = time.monotonic(), time.perf_counter() - began
+        self.insight.seconds["checkpoint"] += self.stall
         self.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": self.stall})
 
     @property

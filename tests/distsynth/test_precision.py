@@ -21,7 +21,14 @@ V100, T4, A100, H100, PASCAL = (7, 0), (7, 5), (8, 0), (9, 0), (6, 1)
 
 
 def test_auto_takes_what_the_generation_is_good_at() -> None:
-    assert [choose("auto", gpu) for gpu in (None, PASCAL, V100, T4, A100, H100)] == ["fp32", "fp32", "fp16", "fp16", "bf16", "bf16"]
+    assert [choose("auto", gpu) for gpu in (None, PASCAL, V100, T4, A100, H100)] == [
+        "fp32",
+        "fp32",
+        "fp16",
+        "fp16",
+        "bf16",
+        "bf16",
+    ]
 
 
 @pytest.mark.parametrize(("asked", "gpus"), [("fp32", (None, PASCAL, V100, H100)), ("fp16", (V100, T4, H100)), ("bf16", (None, A100)),

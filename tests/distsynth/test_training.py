@@ -45,10 +45,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def curve(run: Path) -> list[tuple[int, dict[str, float]]]:
-    """Every metric of the journal but times."""
+    """Every metric of the journal but what the machine did."""
     lines, _ = read(run / "journal.jsonl")
     points = [
-        (line["step"], {k: v for k, v in line["values"].items() if not k.startswith("time/")})
+        (line["step"], {k: v for k, v in line["values"].items() if not k.startswith(("time/", "system/"))})
         for line in lines
         if line["kind"] == "metrics"
     ]
