@@ -83,12 +83,16 @@ class Engine:
                 scaler.scale(loss * (len(part) / len(batch))).backward()
             self.tally.add(name, terms, len(part) / len(batch))
             self.world.pulse.move()
-        self.insight.backward_ended()
-        if self.look:
-            scaler.unscale_(optimiser)
-            self.norms[name] = gradient_norm(self.objectives[name].network)
+        self.after_backward(name)
         scaler.step(optimiser)
         scaler.update()
+
+    def after_backward(self, name: str) -> None:
+        """Tell the clock, and where the update is looked at keep the norm of the gradient, fp16's scale taken off it."""
+        self.insight.backward_ended()
+        if self.look:
+            self.scalers[name].unscale_(self.optimisers[name])
+            self.norms[name] = gradient_norm(self.objectives[name].network)
 
     def gradient_norms(self) -> dict[str, float]:
         """Of the last update that was looked at, by objective; not those that fp16's scaler skips, which overflow on purpose."""

@@ -83,6 +83,10 @@ class Insight:
             self.waits.append((self.last_sent, self.mark()))
             self.last_sent = None
 
+    def exposed(self) -> list[float]:
+        """Seconds of each wait since the last `values`, once the device has caught up."""
+        return [between(*marks) for marks in self.waits]
+
     def mark(self) -> Mark:
         if self.world.device.type != "cuda":
             return time.perf_counter()
@@ -95,7 +99,7 @@ class Insight:
         if not self.enabled or not self.updates:
             return {}
         wall, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu
-        self.seconds["communication"] += sum(between(*marks) for marks in self.waits)
+        self.seconds["communication"] += sum(self.exposed())
         parts = [self.seconds[name] for name in PARTS]
         mine = torch.tensor([wall, wall - sum(parts), *parts], device=self.world.device) / self.updates
         means = dict(zip(("step", "compute", *PARTS), self.world.mean(mine).tolist(), strict=True))

@@ -1,0 +1,35 @@
+"""Figures of merit, measured on the machine at hand.
+
+    python -m distsynth.bench start data.store=data/phantom.zarr method=tcmgan_small repeats=5
+    python -m distsynth.bench overhead method=tcmgan_small
+    python -m distsynth.bench memory
+    python -m distsynth.bench scaling method=tcmgan_small
+
+start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
+overhead   what the journal, the timing and the gradient norms cost, of an update's time
+memory     what each method takes, and the largest batch that GPUs of 6, 8, 16, 24 and 80 GB hold
+scaling    1, 2 and 4 ranks here, what their communication costs, and 8 to 1,024 GPUs as a cost model has them
+
+Settings of the training (method=, variant=, train.…) say what is measured; those of each bench stand at the head of its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from preprocess.errors import SettingError
+from preprocess.settings import command
+
+BENCHES = ("start", "overhead", "memory", "scaling")
+
+
+def main(words: Sequence[str]) -> int:
+    if not words or words[0] not in BENCHES:
+        raise SettingError(f"name a bench first: {', '.join(BENCHES)}")
+    bench: Callable[[Sequence[str]], int] = import_module(f"distsynth.bench.{words[0]}").main
+    return bench(words[1:])
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

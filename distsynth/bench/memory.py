@@ -1,0 +1,48 @@
+"""What each method takes on a rank, and the most slices that GPUs of several sizes hold at once, by `distsynth.training.memory`.
+
+Counted on this machine in the types of the precision asked for; bf16 stands for fp16 too, which takes as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distsynth.bench.synthetic import method_of, noise
+from distsynth.bench.words import apart
+from distsynth.config import CONFIGS, compose
+from distsynth.training.distributed import world
+from distsynth.training.engine import Engine
+from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, plan
+from preprocess.settings import setting
+
+
+@dataclass
+class MemorySettings:
+    cards: list[int] = setting([6, 8, 16, 24, 80], "GB of the GPUs")
+    pixels: int = setting(160, "height and width of the slices")
+    precision: Literal["fp32", "bf16"] = setting("bf16", "bf16 for what half precision takes on any GPU, or fp32")
+
+
+def main(words: Sequence[str]) -> int:
+    settings, given = apart(MemorySettings, words)
+    named = [word.partition("=")[2] for word in given if word.startswith("method=")]
+    rest = [word for word in given if not word.startswith("method=")]
+    print(f"most slices at once on a GPU, {settings.precision}, slices of {settings.pixels}x{settings.pixels}; "
+          f"assumed: {OVERHEAD / 1e9:.1f} GB of overhead, {USABLE:.0%} of the rest usable")  # fmt: skip
+    print(f"{'method':16}{'stage':12}{'static, GB':>11}{'a slice, MB':>13}" + "".join(f"{card:>7} GB" for card in settings.cards))
+    for preset in named or sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml")):
+        for found in plans([f"method={preset}", *rest], settings):
+            held = "".join(f"{found.fits(card * 1e9):10,}" for card in settings.cards)
+            print(f"{preset:16}{found.stage:12}{found.static / 1e9:11.2f}{found.per_slice / 1e6:13.1f}{held}")
+    return 0
+
+
+def plans(words: Sequence[str], settings: MemorySettings) -> list[MemoryPlan]:
+    """Of each stage of a method, counted on the CPU."""
+    config = compose([*words, f"train.precision={settings.precision}"])
+    method, size = method_of(config, settings.pixels)
+    batch = noise(config.variant, 1, size)
+    with world("cpu", 1) as ranks:
+        return [plan(Engine(method, stage, config.train, ranks), batch) for stage in method.stages(config.train)]

@@ -1,0 +1,88 @@
+"""What the journal, the timing and the gradient norms cost, in two ways.
+
+By themselves: all that they do between two lines of the journal, without the updates, over the time that the updates take. And the same
+updates with and without them, turn by turn in one process, the fastest turn of each: this also sees what they might do to the updates,
+and on a busy machine mostly noise. Both in this process's own CPU time; on a GPU the wall clock, after it has caught up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from distsynth.bench.synthetic import method_of, noise
+from distsynth.bench.words import apart
+from distsynth.config import compose
+from distsynth.tracking.journal import Journal
+from distsynth.training.distributed import World, world
+from distsynth.training.engine import Engine
+from distsynth.training.insight import Insight
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+GOAL = 1.0  # percent
+
+
+@dataclass
+class OverheadSettings:
+    rounds: int = setting(30, "turns of each, with and without")
+    pixels: int = setting(64, "height and width of the slices")
+
+    def __post_init__(self) -> None:
+        if self.rounds < 3:
+            raise SettingError(f"rounds={self.rounds} must be at least 3, for a spread")
+
+
+def main(words: Sequence[str]) -> int:
+    settings, given = apart(OverheadSettings, words)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, world("auto", 1) as ranks:
+        stretch = Stretch(given, settings.pixels, Journal(Path(folder) / "journal.jsonl"), ranks)
+        stretch.turn(True, work=True)
+        alone = [stretch.turn(True, work=False) - stretch.turn(False, work=False) for _ in range(settings.rounds)]
+        pairs = [[stretch.turn(on, work=True) for on in (True, False)] for _ in range(settings.rounds)]
+    on, off = (min(seconds) for seconds in zip(*pairs, strict=True))
+    print(
+        f"journal, timing and gradient norms by themselves: {1e6 * statistics.median(alone) / stretch.updates:.0f} us an update, "
+        f"{100 * statistics.median(alone) / off:.2f} % of its {1000 * off / stretch.updates:.1f} ms; goal under {GOAL:.0f} %\n"
+        f"updates with and without them: {100 * (on / off - 1):+.2f} % (fastest of {settings.rounds} turns of {stretch.updates} updates)"
+    )
+    return 0
+
+
+class Stretch:
+    """The updates between two lines of the journal, with or without insight, with or without the updates themselves."""
+
+    def __init__(self, words: Sequence[str], pixels: int, journal: Journal, ranks: World) -> None:
+        config = compose(words)
+        method, size = method_of(config, pixels)
+        self.stage = method.to(ranks.device).stages(config.train)[-1]
+        self.batch = noise(config.variant, self.stage.batch, size)
+        self.updates, self.journal = config.train.log_every, journal
+        self.insights = {on: Insight(ranks, on) for on in (True, False)}
+        self.engine = Engine(method, self.stage, config.train, ranks)
+        self.clock = time.process_time if ranks.device.type == "cpu" else time.perf_counter
+
+    def turn(self, on: bool, work: bool) -> float:
+        """Its seconds. Without the updates, the gradients of the last one are still there to take norms of."""
+        engine = self.engine
+        engine.insight = insight = self.insights[on]
+        start = self.clock()
+        insight.begin()
+        for index, batch in enumerate(insight.waiting_for([self.batch] * self.updates)):
+            engine.look = on and index == self.updates - 1
+            for name in () if work else engine.losses:
+                engine.after_backward(name)
+            if work:
+                self.stage.update(batch, engine.minimise)
+                engine.tally.updates += 1
+        losses = engine.losses_since_last(self.updates) if work else {}
+        if on:
+            self.journal.write("metrics", step=self.updates, values=losses | engine.gradient_norms() | insight.values())
+        return self.clock() - start

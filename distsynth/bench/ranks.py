@@ -1,0 +1,111 @@
+"""What `bench scaling` starts on every rank: times updates with and without their communication, and bare all-reduces.
+
+torchrun --nproc-per-node=2 -m distsynth.bench.ranks out=measured.json slices=[4,2] updates=10 pixels=64 method=tcmgan_small
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from distsynth.bench.synthetic import method_of, noise
+from distsynth.bench.words import apart
+from distsynth.config import Config, compose
+from distsynth.run_directory import write_json
+from distsynth.training.distributed import World, world
+from distsynth.training.engine import Engine
+from distsynth.training.insight import Insight
+from preprocess.settings import command, required, setting
+
+SIZES = (4 * 2**10, 256 * 2**10, 2**20, 8 * 2**20, 25 * 2**20)  # bytes of the bare all-reduces
+
+
+@dataclass
+class RankSettings:
+    out: str = required("the JSON that rank 0 writes")
+    slices: list[int] = setting([4], "slices per rank and update; each is measured")
+    updates: int = setting(10, "timed updates of each kind")
+    pixels: int = setting(64, "height and width of the slices")
+
+
+def main(words: Sequence[str]) -> int:
+    settings, given = apart(RankSettings, words)
+    torch.set_num_threads(1)
+    with world("auto", 5) as ranks:
+        found = {
+            "ranks": ranks.size,
+            "steps": [timed(compose(given), slices, settings, ranks) for slices in dict.fromkeys(settings.slices)],
+            "all_reduce": [(size, all_reduce(size, ranks)) for size in SIZES if ranks.size > 1],
+        }
+        if ranks.leads:
+            write_json(Path(settings.out), found)
+    return 0
+
+
+def timed(config: Config, slices: int, settings: RankSettings, ranks: World) -> dict[str, Any]:
+    """Median seconds of an update of so many slices a rank, mean over the ranks: whole; without communication; the exposed wait
+    that the journal would show; and the processor time of it without communication."""
+    method, size = method_of(config, settings.pixels)
+    stage = method.to(ranks.device).stages(config.train)[-1]
+    insight = Insight(ranks, True)
+    engine = Engine(method, stage, config.train, ranks, insight)
+    batch = noise(config.variant, slices, size, ranks.rank).to(ranks.device)
+
+    def update() -> None:
+        stage.update(batch, engine.minimise)
+
+    def alone() -> None:
+        with ExitStack() as silent:
+            for module in engine.losses.values():
+                if isinstance(module, DistributedDataParallel):
+                    silent.enter_context(module.no_sync())
+            update()
+
+    for warming in (update, update, alone):
+        warming()
+    insight.waits.clear()
+    pairs = [(clocked(update, ranks), clocked(alone, ranks)) for _ in range(settings.updates)]
+    waited = sum(insight.exposed()) / settings.updates
+    mine = [
+        statistics.median(with_[0] for with_, _ in pairs),
+        *(statistics.median(w[i] for _, w in pairs) for i in (0, 1)),
+        waited,
+    ]
+    means = ranks.mean(torch.tensor(mine, dtype=torch.float64)).tolist() if ranks.device.type == "cpu" else mine
+    gradients = [sum(4 * p.numel() for p in engine.objectives[name].network.parameters()) for name in engine.losses]
+    return {"slices": slices, **dict(zip(("step", "alone", "processor", "waited"), means, strict=True)), "gradients": gradients}
+
+
+def clocked(work: Callable[[], None], ranks: World) -> tuple[float, float]:
+    """Seconds by the wall and of this process's processor time, all ranks starting together."""
+    ranks.barrier()
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def all_reduce(size: int, ranks: World) -> float:
+    """Median seconds of summing so many bytes over the ranks."""
+    values = torch.zeros(size // 4, device=ranks.device)
+    seconds = [clocked(lambda: void(torch.distributed.all_reduce(values)), ranks)[0] for _ in range(12)][2:]
+    return statistics.median(seconds)
+
+
+def void(_: object) -> None:
+    """Drop a value."""
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    command(main, __doc__, RankSettings)

@@ -1,0 +1,145 @@
+"""1, 2 and 4 ranks on this machine, weak and strong, and what a cost model fitted to them says of 8 to 1,024 GPUs.
+
+weak: `batch` slices per rank; strong: `batch` slices over all ranks. A rank has one thread, so that ranks are alike; more ranks than cores
+share them, which says nothing of GPUs and is told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distsynth.bench.cost_model import Link, fit_link, fit_overlap, ring, step
+from distsynth.bench.predict import predictions
+from distsynth.bench.words import apart
+from distsynth.config import compose
+from preprocess.errors import SettingError, UserError
+from preprocess.settings import setting
+
+BACKWARD = 2 / 3  # of compute: a backward pass is two products for the forward's one
+
+
+@dataclass
+class ScalingSettings:
+    ranks: list[int] = setting([1, 2, 4], "numbers of ranks to measure here; the first is 1")
+    batch: int = setting(8, "slices: per rank (weak) and over all ranks (strong)")
+    updates: int = setting(10, "timed updates of each kind")
+    pixels: int = setting(64, "height and width of the slices measured here")
+    full_pixels: int = setting(160, "height and width of the slices predicted for")
+    gpu: Literal["a100", "h100", "v100", "rtx2060"] = setting("a100", "the GPU predicted for")
+    utilisation: float = setting(0.25, "share of the GPU's peak that convolutions of these sizes get")
+    launch_us: float = setting(5, "microseconds to launch a kernel")
+    step_ms: float = setting(0, "measured milliseconds per slice on your GPU, instead of counted operations (0: count)")
+    slices: int = setting(4, "slices per GPU in the weak predictions")
+    largest_batch: int = setting(64, "the largest global batch known to train well (tcmgan's authors: 64)")
+
+    def __post_init__(self) -> None:
+        if self.ranks[:1] != [1] or any(self.batch % n or n < 1 for n in self.ranks):
+            raise SettingError(
+                f"ranks={self.ranks} must begin with 1 and divide batch={self.batch}: for example ranks=[1,2,4] batch=8"
+            )
+        if not 0 < self.utilisation <= 1:
+            raise SettingError(f"utilisation={self.utilisation} must be above 0 and at most 1")
+
+
+def main(words: Sequence[str]) -> int:
+    settings, given = apart(ScalingSettings, words)
+    compose(given)
+    measured = [measure(settings, n, given) for n in settings.ranks]
+    link = fit_link([(m["ranks"], size, t) for m in measured for size, t in m["all_reduce"]])
+    rows = compared(settings, measured, link)
+    overlap = fit_overlap([(r["compute"], r["wire"], r["step"]) for r in rows if r["ranks"] > 1], BACKWARD)
+    print("\n".join([*told(settings, measured, link, overlap, rows), "", *predictions(settings, overlap, BACKWARD)]))
+    return 0
+
+
+def measure(settings: ScalingSettings, ranks: int, words: Sequence[str]) -> dict[str, Any]:
+    """What `distsynth.bench.ranks` finds on so many ranks here. Raises UserError if they fail."""
+    counts = settings.batch // ranks if ranks > 1 else ",".join(str(settings.batch // n) for n in settings.ranks)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "measured.json"
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        own = [f"out={out}", f"slices=[{settings.batch},{counts}]", f"updates={settings.updates}", f"pixels={settings.pixels}"]
+        command = [*start, "-m", "distsynth.bench.ranks", *own, *words]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "rror" in line] or ["no reason given"]
+            raise UserError(f"{ranks} ranks could not be measured: {errors[0].removeprefix('error: ')}")
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found
+
+
+def compared(settings: ScalingSettings, measured: list[dict[str, Any]], link: Link) -> list[dict[str, Any]]:
+    """Each measured step beside the model's parts: compute is one rank's on as many slices, times what sharing cores costs."""
+    single = {s["slices"]: s["step"] for s in measured[0]["steps"]}
+    rows = []
+    for m in measured:
+        n = m["ranks"]
+        for kind, slices in (("weak", settings.batch), ("strong", settings.batch // n)):
+            found = next(s for s in m["steps"] if s["slices"] == slices)
+            wire = sum(ring(n, size, link) for size in (*found["gradients"], 16))
+            rows.append({**found, "ranks": n, "kind": kind, "compute": single[slices] * max(1, n / cores()), "wire": wire})
+    return rows
+
+
+def told(
+    settings: ScalingSettings, measured: list[dict[str, Any]], link: Link, overlap: float, rows: list[dict[str, Any]]
+) -> list[str]:
+    """The measured table, with the model's figure and its error beside each."""
+    busy = os.getloadavg()[0]
+    lines = [
+        f"measured here: {cores()} cores, 1 thread a rank, gloo, slices of {settings.pixels}x{settings.pixels}, medians of "
+        f"{settings.updates} updates, ms; load average {busy:.1f} at the end",
+        f"bare all-reduces: latency {1e6 * link.latency:.0f} us, bandwidth {link.bandwidth / 1e9:.2f} GB/s (least squares, "
+        f"error {100 * link_error(measured, link):.0f} % rms); overlap with the backward pass fitted: {overlap:.2f}",
+        "",
+        f"{'':8}{'ranks':>6}{'slices':>8}{'step':>9}{'alone':>9}{'exposed':>9}{'waited':>9}{'slices/s':>10}{'efficiency':>12}{'model':>9}{'error':>8}",
+    ]
+    for kind in ("weak", "strong"):
+        base = next(r for r in rows if r["kind"] == kind and r["ranks"] == 1)
+        lines += [line(r, base, overlap) for r in rows if r["kind"] == kind]
+    errors = [model(r, overlap) / r["step"] - 1 for r in rows if r["ranks"] > 1]
+    lines += [
+        "step: an update; alone: without communication; exposed: their difference; waited: what the journal calls communication",
+        f"the model is off by {100 * max(map(abs, errors), default=0):.0f} % at most and "
+        f"{100 * (sum(e * e for e in errors) / max(1, len(errors))) ** 0.5:.0f} % rms on the rows above with more than one rank: "
+        "trust the predictions no further",
+    ]
+    return [*lines, *(["* more ranks than cores: they share them, so compute here says nothing of GPUs"] if shared(rows) else [])]
+
+
+def line(row: dict[str, Any], base: dict[str, Any], overlap: float) -> str:
+    n, rate = row["ranks"], row["ranks"] * row["slices"] / row["step"]
+    efficiency = rate / (base["slices"] / base["step"]) / n
+    times = [1000 * x for x in (row["step"], row["alone"], row["step"] - row["alone"], row["waited"])]
+    star = "*" if n > cores() else " "
+    expected = model(row, overlap)
+    return (
+        f"{row['kind']:8}{n:>5}{star}{row['slices']:>8}" + "".join(f"{t:9.1f}" for t in times) + f"{rate:10.1f}{efficiency:12.0%}"
+        f"{1000 * expected:9.1f}{expected / row['step'] - 1:+8.0%}"
+    )
+
+
+def model(row: dict[str, Any], overlap: float) -> float:
+    return step(row["compute"], row["wire"], overlap, BACKWARD)
+
+
+def shared(rows: list[dict[str, Any]]) -> bool:
+    return any(r["ranks"] > cores() for r in rows)
+
+
+def link_error(measured: list[dict[str, Any]], link: Link) -> float:
+    """Root mean square of the relative error of the fitted all-reduces."""
+    errors = [ring(m["ranks"], size, link) / t - 1 for m in measured for size, t in m["all_reduce"]]
+    return float((sum(e * e for e in errors) / max(1, len(errors))) ** 0.5)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,19 @@
+"""A bench's own settings, apart from those of the training that it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from preprocess.settings import parse
+
+T = TypeVar("T")
+
+
+def apart(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
+    """The bench's settings, checked, and the words that are the training's. Raises SettingError."""
+    kind: Any = schema
+    own = {field.name for field in fields(kind)}
+    mine = [word for word in words if word.partition("=")[0] in own]
+    return parse(schema, mine), [word for word in words if word not in mine]

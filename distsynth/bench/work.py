@@ -1,0 +1,52 @@
+"""What an update of a method costs a device, counted rather than timed: floating-point operations, kernels, bytes of gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from distsynth.bench.synthetic import method_of, noise
+from distsynth.config import Config
+from distsynth.training.distributed import World
+from distsynth.training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One update of the last stage on one slice, forward and backward, optimiser steps included."""
+
+    flops: int  # of convolutions and matrix products; a multiplication and an addition are two
+    kernels: int  # operations that are more than a view
+    gradients: tuple[int, ...]  # bytes, per optimiser step
+
+
+class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def count(config: Config, pixels: int) -> Counted:
+    """Run one update on the CPU, counting."""
+    method, size = method_of(config, pixels)
+    stage = method.stages(config.train)[-1]
+    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    gradients: list[int] = []
+
+    def minimise(name: str, batch: Any) -> None:
+        gradients.append(sum(4 * p.numel() for p in engine.objectives[name].network.parameters() if p.requires_grad))
+        engine.minimise(name, batch)
+
+    with FlopCounterMode(display=False) as flops, Kernels() as kernels:
+        stage.update(noise(config.variant, 1, size), minimise)
+    return Counted(flops.get_total_flops(), kernels.count, tuple(gradients))

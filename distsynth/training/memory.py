@@ -1,0 +1,115 @@
+"""The memory plan: what a stage will take on a rank, before it does, and how many slices the GPU at hand holds at once.
+
+    total = parameters + gradients + Adam's two moments + activations(slices) + overhead
+
+Activations are counted, not timed or guessed: each loss runs forward on one slice and on two, in the run's own precision, and what autograd
+keeps for the backward pass is added up; the difference is a slice's, the rest is fixed (weights cast to half precision). The backward pass
+holds about two of the largest on top. The losses of a stage come one after another, so the hungriest counts.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distsynth.data.batch import Batch
+from distsynth.training.engine import Engine
+
+OVERHEAD = 0.8e9  # bytes of a GPU that CUDA's context, its libraries and cuDNN's workspace take; an assumption
+USABLE = 0.92  # of what is left: the allocator's blocks do not fit each other exactly; an assumption
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one rank in one stage."""
+
+    stage: str
+    parameters: int
+    gradients: int
+    optimiser: int
+    fixed: int  # kept for the backward pass whatever the batch
+    per_slice: int
+
+    @property
+    def static(self) -> int:
+        return self.parameters + self.gradients + self.optimiser + self.fixed
+
+    def total(self, slices: int) -> int:
+        """Without the overhead of a GPU."""
+        return self.static + slices * self.per_slice
+
+    def fits(self, card: float) -> int:
+        """The most slices that a GPU of `card` bytes takes at once; 0 if none."""
+        return max(0, int(((card - OVERHEAD) * USABLE - self.static) / self.per_slice))
+
+    def line(self) -> dict[str, Any]:
+        """As the journal has it."""
+        return asdict(self)
+
+
+def plan(engine: Engine, batch: Batch) -> MemoryPlan:
+    """The stage's plan, counted on slices like those of `batch`, on its device. Leaves no trace in the method."""
+    before = deepcopy(engine.method.state_dict())
+    one, two = (held(engine, repeated(batch, count)) for count in (1, 2))
+    engine.method.load_state_dict(before)  # batch statistics, image pools
+    networks = {id(o.network): o.network for o in engine.objectives.values()}
+    trained = sum(size_of(p) for network in networks.values() for p in network.parameters() if p.requires_grad)
+    parameters = sum(size_of(t) for t in [*engine.method.parameters(), *engine.method.buffers()])
+    return MemoryPlan(engine.stage.name, parameters, trained, 2 * trained, max(0, 2 * one - two), max(1, two - one))
+
+
+def held(engine: Engine, batch: Batch) -> int:
+    """Bytes that the hungriest loss of the stage holds in its backward pass, weights apart."""
+    found = []
+    for objective in engine.objectives.values():
+        kept: dict[int, Tensor] = {}  # by storage: what several operations keep is there once
+
+        def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+            return tensor
+
+        with engine.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _ = objective.loss(batch)
+        weights = {p.untyped_storage().data_ptr() for p in engine.method.parameters()}
+        sizes = [kept[place].untyped_storage().nbytes() for place in kept.keys() - weights]
+        found.append(sum(sizes) + 2 * max(sizes, default=0))
+        del loss
+    return max(found)
+
+
+def repeated(batch: Batch, count: int) -> Batch:
+    """The first slice, `count` times."""
+    sources, targets, brain, tumour = (
+        tensor[:1].repeat_interleave(count, 0) for tensor in (batch.sources, batch.targets, batch.brain, batch.tumour)
+    )
+    return Batch(sources, targets, brain, tumour, np.repeat(batch.keys[:1], count))
+
+
+def size_of(tensor: Tensor | nn.Parameter) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def told(plan: MemoryPlan, slices: int, card: int | None) -> str:
+    """The plan in a sentence, for a rank that takes so many slices at once, on a GPU of `card` bytes or on a CPU."""
+    parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimiser": plan.optimiser}
+    shares = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    activations = f"activations {(plan.fixed + slices * plan.per_slice) / 1e9:.2f} ({plan.per_slice / 1e6:.0f} MB a slice)"
+    need = plan.total(slices) + (OVERHEAD if card else 0)
+    text = f"memory of stage {plan.stage} on a rank, GB: {shares}, {activations}; {need / 1e9:.2f} for {slices} slices at once"
+    if card is None:
+        return text
+    most = plan.fits(card)
+    advice = f"holds {most}" if most >= slices else f"holds only {most}: " + (
+        f"set train.micro_batch={most}, which changes nothing but memory" if most else "take narrower networks or a larger GPU"
+    )  # fmt: skip
+    return f"{text}, {OVERHEAD / 1e9:.1f} of overhead included; this GPU of {card / 1e9:.1f} GB {advice}"
+
+
+def card_of(device: torch.device) -> int | None:
+    """The bytes of the device's memory; None for a CPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
