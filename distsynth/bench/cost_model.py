@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 PER_NODE = 8
 BUCKET = 25 * 2**20  # bytes: DDP's, after a first of 1 MiB
@@ -105,7 +104,7 @@ def fit_overlap(points: list[tuple[float, float, float]], backward_share: float)
     return min(grid, key=lambda share: sum((step(c, w, share, backward_share) - t) ** 2 for c, w, t in points))
 
 
-def stops_helping(throughput: dict[int, float], gain: float = 1.25) -> int | None:
-    """The number of ranks beyond which doubling them gives less than `gain` times the throughput; None if none does."""
-    counts = sorted(throughput)
-    return next((n for n, more in pairwise(counts) if throughput[more] < gain * throughput[n]), None)
+def worth_it(throughput: dict[int, float], share: float = 0.5) -> int:
+    """The most ranks of which each does at least `share` of what one does alone."""
+    alone = throughput[min(throughput)] / min(throughput)
+    return max(n for n, rate in throughput.items() if rate / n >= share * alone)

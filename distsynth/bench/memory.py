@@ -15,6 +15,7 @@ from distsynth.config import CONFIGS, compose
 from distsynth.training.distributed import world
 from distsynth.training.engine import Engine
 from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, plan
+from distsynth.training.settings import LimitSettings
 from preprocess.settings import setting
 
 
@@ -44,5 +45,5 @@ def plans(words: Sequence[str], settings: MemorySettings) -> list[MemoryPlan]:
     config = compose([*words, f"train.precision={settings.precision}"])
     method, size = method_of(config, settings.pixels)
     batch = noise(config.variant, 1, size)
-    with world("cpu", 1) as ranks:
+    with world("cpu", LimitSettings(start=3600)) as ranks:
         return [plan(Engine(method, stage, config.train, ranks), batch) for stage in method.stages(config.train)]

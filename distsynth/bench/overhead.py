@@ -23,6 +23,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
 from distsynth.training.insight import Insight
+from distsynth.training.settings import LimitSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
 
@@ -42,7 +43,7 @@ class OverheadSettings:
 def main(words: Sequence[str]) -> int:
     settings, given = apart(OverheadSettings, words)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, world("auto", 1) as ranks:
+    with tempfile.TemporaryDirectory() as folder, world("auto", LimitSettings(start=3600)) as ranks:
         stretch = Stretch(given, settings.pixels, Journal(Path(folder) / "journal.jsonl"), ranks)
         stretch.turn(True, work=True)
         alone = [stretch.turn(True, work=False) - stretch.turn(False, work=False) for _ in range(settings.rounds)]

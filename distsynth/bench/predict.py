@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distsynth.bench.cost_model import FABRICS, PER_NODE, Fabric, Work, communication, step, stops_helping
+from distsynth.bench.cost_model import FABRICS, PER_NODE, Fabric, Work, communication, step, worth_it
 from distsynth.bench.work import Counted, count
 from distsynth.config import CONFIGS, compose
 
@@ -44,8 +44,8 @@ def assumptions(settings: ScalingSettings, overlap: float, backward_share: float
         f"  compute: {compute}; the backward pass is {backward_share:.0%} of it and hides {overlap:.0%} of itself in communication (fitted above)",
         f"  links, as an all-reduce gets them: {links}; nodes of {PER_NODE} GPUs that share one link; rings; float32 gradients",
         "  no stragglers, no waiting for data, validation and checkpoints left out",
-        f"  weak: {settings.slices} slices a GPU; strong: a global batch of {settings.largest_batch}, the largest known to train well; helping: "
-        "doubling the GPUs gives at least 1.25 times the slices per second",
+        f"  weak: {settings.slices} slices a GPU; strong: a global batch of {settings.largest_batch}, the largest known to train well; "
+        "communication takes over where a GPU does less than half of what it does alone",
     ]
 
 
@@ -82,14 +82,16 @@ def seconds(fabric: Fabric, ranks: int, work: Work, slices: float, hidden: float
 
 def verdict(weak: dict[int, float], strong: dict[int, float], settings: ScalingSettings) -> str:
     """At which scale communication, or the global batch, stops helping."""
-    wire, batch = stops_helping(weak), settings.largest_batch // settings.slices
-    first = (
-        f"communication stops helping beyond {wire:,} GPUs"
-        if wire
-        else f"communication does not stop helping up to {COUNTS[-1]:,}"
+    most, full, fastest = worth_it(weak), settings.largest_batch // settings.slices, max(strong, key=lambda n: strong[n])
+    wire = (
+        f"communication takes over beyond {most:,} GPUs"
+        if most < COUNTS[-1]
+        else f"communication leaves {COUNTS[-1]:,} GPUs useful"
     )
-    end = stops_helping(strong) or settings.largest_batch
+    if strong[fastest] < 1.1 * strong[1]:
+        batch = "it is no faster on more than one: launching kernels is the limit"
+    else:
+        batch = f"spread thinner it is fastest on {fastest:,}, {strong[fastest] / strong[1]:.1f} times one"
     return (
-        f"{first}; the global batch of {settings.largest_batch} is reached at {batch:,} GPUs with {settings.slices} slices each, and spread "
-        f"thinner it stops helping beyond {end:,}"
+        f"{wire}; a global batch of {settings.largest_batch} is full with {full:,} GPUs of {settings.slices} slices, and {batch}"
     )

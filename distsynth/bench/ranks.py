@@ -24,6 +24,7 @@ from distsynth.run_directory import write_json
 from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
 from distsynth.training.insight import Insight
+from distsynth.training.settings import LimitSettings
 from preprocess.settings import command, required, setting
 
 SIZES = (4 * 2**10, 256 * 2**10, 2**20, 8 * 2**20, 25 * 2**20)  # bytes of the bare all-reduces
@@ -40,7 +41,7 @@ class RankSettings:
 def main(words: Sequence[str]) -> int:
     settings, given = apart(RankSettings, words)
     torch.set_num_threads(1)
-    with world("auto", 5) as ranks:
+    with world("auto", LimitSettings(start=3600)) as ranks:
         found = {
             "ranks": ranks.size,
             "steps": [timed(compose(given), slices, settings, ranks) for slices in dict.fromkeys(settings.slices)],

@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
     measured = [measure(settings, n, given) for n in settings.ranks]
     link = fit_link([(m["ranks"], size, t) for m in measured for size, t in m["all_reduce"]])
     rows = compared(settings, measured, link)
-    overlap = fit_overlap([(r["compute"], r["wire"], r["step"]) for r in rows if r["ranks"] > 1], BACKWARD)
+    overlap = fit_overlap([(r["compute"], r["wire"], r["step"]) for r in rows if 1 < r["ranks"] <= cores()], BACKWARD)
     print("\n".join([*told(settings, measured, link, overlap, rows), "", *predictions(settings, overlap, BACKWARD)]))
     return 0
 

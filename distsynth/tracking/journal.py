@@ -5,6 +5,7 @@ Every line has `kind` and `time` (milliseconds since 1970). Kinds:
     {"kind": "start", "time": …, "world_size": 2, "device": "cpu", "host": "node1", "pid": 71, "resumed_at": 1200}   each start of the process
     {"kind": "metrics", "time": …, "step": 1210, "values": {"joint/d_loss": -2.29, "val/flair/brain/psnr": 23.1}}
     {"kind": "progress", "time": …, "stage": "joint", "epoch": 3, "epochs": 200, "step": 1210, "steps": 80000}       for live tables
+    {"kind": "memory", "time": …, "stage": "joint", "parameters": 136044552, "per_slice": 48000000, …}               bytes, as planned
     {"kind": "checkpoint", "time": …, "step": 1200}     a checkpoint is durable: the lines before it are final
     {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…", "retry": false}           retry: it may pass
 

@@ -26,7 +26,7 @@ from distsynth.data.randomness import key
 from distsynth.methods.method import Stage
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
-from distsynth.training import checkpoint
+from distsynth.training import checkpoint, memory
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from distsynth.training.insight import Insight
@@ -144,7 +144,9 @@ class Trainer:
             self.world.share,
         )
         steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
-        engine.warm_up(next(self.batches(stage, feed, 0, range(1))).to(self.world.device))
+        first = next(self.batches(stage, feed, 0, range(1))).to(self.world.device)
+        self.plan_memory(engine, first)
+        engine.warm_up(first)
         if self.engine_state is not None:
             engine.load_state_dict(self.engine_state)
         for epoch in range(self.at.epoch, stage.epochs):
@@ -157,6 +159,13 @@ class Trainer:
                 self.at.stage, self.at.epoch, self.engine_state = self.at.stage + 1, 0, None
             if ended or self.agree(0, self.improved or self.cheap)[1]:
                 self.save(None if ended else engine)
+
+    def plan_memory(self, engine: Engine, batch: Batch) -> None:
+        """What the stage will take of a rank's memory, to the screen and the journal."""
+        found = memory.plan(engine, batch)
+        self.note("memory", **found.line())
+        at_once = min(len(batch), self.config.train.micro_batch or len(batch))
+        self.say(memory.told(found, at_once, memory.card_of(self.world.device)))
 
     def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
         self.model.method.train()

@@ -13,12 +13,41 @@ def test_start_prints_the_time_to_the_first_step(store: Path, tiny: tuple[str, .
     assert 0.5 < float(found[1]) < 60
 
 
-def test_an_unknown_bench_and_a_failing_training_are_one_sentence(run: Any) -> None:
+def test_overhead_prints_its_share_both_ways(tiny: tuple[str, ...], run: Any) -> None:
+    done = run("distsynth.bench", "overhead", "rounds=3", "pixels=32", *tiny, "train.log_every=2")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"by themselves: \d+ us an update, [0-9.]+ % of its [0-9.]+ ms", done.stdout)
+    assert re.search(r"with and without them: [+-][0-9.]+ %", done.stdout)
+
+
+def test_memory_prints_the_most_slices_for_each_card(run: Any) -> None:
+    done = run("distsynth.bench", "memory", "method=tcmgan_small", "cards=[6,24]", "pixels=64")
+    assert done.returncode == 0, done.stderr
+    (_, _, most, more) = done.stdout.splitlines()[-1].replace(",", "").split()[-4:]
+    assert 0 < int(most) < int(more)
+
+
+def test_scaling_measures_and_predicts_every_method(tiny: tuple[str, ...], run: Any) -> None:
+    words = ("ranks=[1,2]", "batch=2", "updates=2", "pixels=32", "full_pixels=32")
+    done = run("distsynth.bench", "scaling", *words, *tiny)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^(weak|strong) +[12] ", done.stdout, re.M)) == 4
+    assert re.search(r"latency \d+ us, bandwidth [0-9.]+ GB/s", done.stdout)
+    assert "trust the predictions no further" in done.stdout
+    for preset in (path.stem for path in (Path(__file__).parents[2] / "configs" / "method").glob("*.yaml")):
+        assert re.search(rf"^{preset}: [0-9.]+ Gflop a slice, \d+ kernels", done.stdout, re.M)
+    assert done.stdout.count("a global batch of 64 is full with 16 GPUs") == 3 * len(re.findall("Gflop a slice", done.stdout))
+
+
+def test_what_a_bench_cannot_do_is_one_sentence(run: Any) -> None:
     for words, sentence in (
         (["strat"], "name a bench first: start"),
-        (["start", "repeats=no"], "repeats=no must be a whole number"),
+        (["start", "repeats=0"], "repeats=0 must be a whole number"),
         (["start", "data.store=/nowhere", "repeats=1"], "/nowhere"),
+        (["scaling", "ranks=[1,3]"], "must begin with 1 and divide batch=8"),
+        (["scaling", "gpu=abacus"], "setting gpu"),
+        (["overhead", "rounds=1"], "rounds=1 must be at least 3"),
     ):
         done = run("distsynth.bench", *words)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert sentence in done.stderr

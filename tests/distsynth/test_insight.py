@@ -74,6 +74,7 @@ LATE = """
 import sys, time, torch
 from distsynth.training.distributed import world
 from distsynth.training.insight import Insight
+from distsynth.training.settings import LimitSettings
 from torch.nn.parallel import DistributedDataParallel
 
 class Slow(torch.autograd.Function):
@@ -84,7 +85,7 @@ class Slow(torch.autograd.Function):
         time.sleep(0.3 if int(sys.argv[1]) == ranks.rank else 0)
         return g
 
-with world("cpu", 1) as ranks:
+with world("cpu", LimitSettings()) as ranks:
     insight = Insight(ranks, True)
     network = DistributedDataParallel(torch.nn.Linear(4, 4))
     insight.watch(network)

@@ -7,37 +7,60 @@ import pytest
 
 from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, told
 
-# Peak of the resident set over two updates, less what was there before the networks, in a process of its own.
+# Peak of the resident set over two updates, less what the process held before, its code loaded by an update of tiny slices.
 PEAK = """
 import sys, torch
 from pathlib import Path
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
-from distsynth.training.distributed import world
+from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from distsynth.training.memory import plan
+
+torch.set_num_threads(1)
+config, ranks = compose(sys.argv[3:]), World(0, 1, 0, torch.device("cpu"))
 
 def resident(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) * 1024
 
-torch.set_num_threads(1)
-pixels, slices, *words = sys.argv[1:]
-config = compose(words)
-torch.nn.Conv2d(1, 1, 3)(torch.zeros(1, 1, 8, 8)).sum().backward()
-with world("cpu", 1) as ranks:
-    for slices in (int(slices), 0):
-        if slices == 0:
-            method, size = method_of(config, int(pixels))
-            engine = Engine(method, method.stages(config.train)[-1], config.train, ranks)
-            print(found.total(done), peak, plan(engine, noise(config.variant, 1, size)).per_slice)
-            break
-        before = resident("VmRSS")
-        method, size = method_of(config, int(pixels))
-        stage = method.stages(config.train)[-1]
-        engine = Engine(method, stage, config.train, ranks)
-        batch = noise(config.variant, slices, size)
-        for _ in range(2):
-            stage.update(batch, engine.minimise)
-        peak, done = resident("VmHWM") - before, slices
-        found = plan(engine, batch)
+def updated(pixels, slices):
+    method, size = method_of(config, pixels)
+    stage = method.stages(config.train)[-1]
+    engine, batch = Engine(method, stage, config.train, ranks), noise(config.variant, slices, size)
+    for _ in range(2):
+        stage.update(batch, engine.minimise)
+    return engine, batch
+
+updated(32, 1)
+before = resident("VmRSS")
+engine, batch = updated(int(sys.argv[1]), int(sys.argv[2]))
+print(resident("VmHWM") - before, plan(engine, batch).total(int(sys.argv[2])))
 """
+
+
+@pytest.mark.parametrize("words", [("160", "12", "method=tcmgan_small"), ("64", "12", "method=tcmgan", "method.critic.width=32")])
+def test_the_plan_is_within_a_half_of_the_peak(words: tuple[str, ...], tmp_path: Path, run: Any) -> None:
+    """Mostly activations, then mostly weights and their moments."""
+    (tmp_path / "peak.py").write_text(PEAK)
+    done = run(str(tmp_path / "peak.py"), *words)
+    assert done.returncode == 0, done.stderr
+    peak, planned = map(int, done.stdout.split())
+    assert peak > 200e6  # or there would be nothing to measure
+    assert 1 / 1.5 < planned / peak < 1.5
+
+
+PLAN = MemoryPlan("joint", parameters=10**8, gradients=10**8, optimiser=2 * 10**8, fixed=10**8, per_slice=10**8)
+
+
+def test_what_fits_is_what_the_total_says() -> None:
+    most = PLAN.fits(6e9)
+    assert PLAN.total(most) <= (6e9 - OVERHEAD) * USABLE < PLAN.total(most + 1)
+    assert PLAN.fits(1e9) == 0
+
+
+def test_a_batch_that_does_not_fit_is_told_what_would() -> None:
+    most = PLAN.fits(6e9)
+    assert f"holds {most}" in told(PLAN, 4, 6 * 10**9)
+    assert f"holds only {most}: set train.micro_batch={most}" in told(PLAN, 100, 6 * 10**9)
+    assert "take narrower networks or a larger GPU" in told(PLAN, 100, 10**9)
+    assert told(PLAN, 4, None).endswith("; 0.90 for 4 slices at once")
