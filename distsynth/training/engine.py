@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distsynth.data.batch import Batch
 from distsynth.methods.method import Method, Objective, Stage, Terms
+from distsynth.training.compiled import compiled, failure
 from distsynth.training.distributed import World
 from distsynth.training.insight import Insight
 from distsynth.training.precision import resolve
@@ -103,16 +104,41 @@ class Engine:
     def warm_up(self, batch: Batch) -> None:
         """Two passes of each loss that leave no trace. DDP lays out its buckets anew after its first pass and then sums over more than two
         ranks in another order, so that without these the first update of a resumed run would differ from the undisturbed run's."""
-        if self.world.size == 1:
-            return
         before = deepcopy(self.method.state_dict())
         part = batch.split(self.train.micro_batch or len(batch))[0]
+        if self.train.compile:
+            self.compile(part)
+        if self.world.size > 1:
+            self.pass_twice(part)
+        self.method.load_state_dict(before)  # batch statistics, image pools
+
+    def pass_twice(self, part: Batch) -> None:
         for name in [*self.losses, *self.losses]:
             with self.autocast():
                 loss, _ = self.losses[name](part)
             loss.backward()
             self.optimisers[name].zero_grad(set_to_none=True)
-        self.method.load_state_dict(before)  # batch statistics, image pools
+
+    def compile(self, part: Batch) -> None:
+        """Compile the losses, or say on rank 0 why not and leave all of them as they are, on every rank alike."""
+        bare = {name: unwrapped(module) for name, module in self.losses.items()}
+        plain = {name: module.loss for name, module in bare.items()}
+        for module in bare.values():
+            module.loss = compiled(module.loss)
+        found = failure(lambda: self.try_losses(part))
+        if whys := [why for why in self.world.gather(found) if why]:
+            for name, module in bare.items():
+                module.loss = plain[name]
+            if self.world.leads:
+                print(f"warning: train.compile=true does not work here, training goes on without it ({whys[0]})", flush=True)
+
+    def try_losses(self, part: Batch) -> None:
+        """One pass of each loss, of this rank alone."""
+        for name, module in self.losses.items():
+            with self.autocast():
+                loss, _ = unwrapped(module)(part)
+            loss.backward()
+            self.optimisers[name].zero_grad(set_to_none=True)
 
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
@@ -160,6 +186,13 @@ class Engine:
             optimiser.load_state_dict(state["optimisers"][name])
             self.scalers[name].load_state_dict(state["scalers"][name])
         self.tally.load_state_dict(state["tally"])
+
+
+def unwrapped(module: nn.Module) -> LossModule:
+    """The loss inside DDP, or itself."""
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    assert isinstance(inner, LossModule)
+    return inner
 
 
 def gradient_norm(network: nn.Module) -> Tensor:

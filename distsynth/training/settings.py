@@ -65,6 +65,7 @@ class TrainSettings:
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal")
+    compile: bool = setting(False, "compile the losses (minutes at the start, worth it for long runs on GPUs)")
     insight: bool = setting(True, "journal where the time goes, memory and gradient norms with the losses")
     profile: bool = setting(False, "write a torch profiler trace of a few updates into the run's folder profile/ (rank 0)")
     validate_every: int = setting(1, "epochs between two whole-volume validations")
