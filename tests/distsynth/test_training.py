@@ -252,8 +252,8 @@ def test_what_cannot_work_is_one_sentence(
 
 def test_what_is_wrong_from_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert "is not finished, or no cohort" in failing(tmp_path / "run", tmp_path, *tiny)
-    assert "train.precision=bf16 needs a GPU" in failing(
-        tmp_path / "run", store, *tiny, "train.precision=bf16", "train.device=cpu"
+    assert "train.precision=fp16 needs a GPU" in failing(
+        tmp_path / "run", store, *tiny, "train.precision=fp16", "train.device=cpu"
     )
     assert not (tmp_path / "run").exists()
 
