@@ -113,7 +113,7 @@ def main(words: Sequence[str]) -> int:
         if name not in known:
             raise SettingError(f"only={name} is not a fault: choose from {', '.join(known)}")
     rows, good = [], True
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="faults-", dir=Path.cwd()) as folder:  # compute nodes do not see this machine's /tmp
         whole = Trial(Path(folder) / "whole", settings.store, settings.cluster, ())
         whole.finish()
         for name in settings.only or known:
