@@ -44,9 +44,7 @@ def furthest(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, str]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
-    ("ranks", "precision"), [(2, "double"), (2, "in parts"), (2, "single"), (4, "double"), (4, "single")]
-)
+@pytest.mark.parametrize(("ranks", "precision"), [(2, "double"), (2, "in parts"), (2, "single"), (4, "double"), (4, "single")])
 def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ranks: int) -> None:
     """But for batch norm, whose statistics are each rank's own: there the difference must be seen, or it would not have to be said."""
     one, many = results[1][preset, precision], results[ranks][preset, precision]
