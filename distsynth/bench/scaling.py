@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -71,8 +72,8 @@ def measure(settings: ScalingSettings, ranks: int, words: Sequence[str]) -> dict
         command = [*start, "-m", "distsynth.bench.ranks", *own, *words]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "rror" in line] or ["no reason given"]
-            raise UserError(f"{ranks} ranks could not be measured: {errors[0].removeprefix('error: ')}")
+            why = re.search(r"^(?:\[rank\d+\]: )?(?:error|[\w.]*Error): (.*)", done.stderr, re.MULTILINE)
+            raise UserError(f"{ranks} ranks could not be measured: {why[1] if why else 'no reason given'}")
         found: dict[str, Any] = json.loads(out.read_text())
         return found
 
