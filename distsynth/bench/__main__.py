@@ -1,11 +1,13 @@
 """Figures of merit, measured on the machine at hand.
 
     python -m distsynth.bench start data.store=data/phantom.zarr method=tcmgan_small repeats=5
+    python -m distsynth.bench checkpoint data.store=data/phantom.zarr method=tcmgan train.epochs=3
     python -m distsynth.bench overhead method=tcmgan_small
     python -m distsynth.bench memory
     python -m distsynth.bench scaling method=tcmgan_small
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
+checkpoint seconds that training stands still for a checkpoint, of the seconds between two
 overhead   what the journal, the timing and the gradient norms cost, of an update's time
 memory     what each method takes, and the largest batch that GPUs of 6, 8, 16, 24 and 80 GB hold
 scaling    1, 2 and 4 ranks here, what their communication costs, and 8 to 1,024 GPUs as a cost model has them
@@ -21,7 +23,7 @@ from importlib import import_module
 from preprocess.errors import SettingError
 from preprocess.settings import command
 
-BENCHES = ("start", "overhead", "memory", "scaling")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling")
 
 
 def main(words: Sequence[str]) -> int:

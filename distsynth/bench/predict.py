@@ -41,7 +41,7 @@ def assumptions(settings: ScalingSettings, overlap: float, backward_share: float
     )
     return [
         "predicted, not measured. Assumptions:",
-        f"  compute: {compute}; the backward pass is {backward_share:.0%} of it and hides {overlap:.0%} of itself in communication (fitted above)",
+        f"  compute: {compute}; the backward pass is {backward_share:.0%} of it and hides {overlap:.0%} of itself in communication (gloo, above)",
         f"  links, as an all-reduce gets them: {links}; nodes of {PER_NODE} GPUs that share one link; rings; float32 gradients",
         "  no stragglers, no waiting for data, validation and checkpoints left out",
         f"  weak: {settings.slices} slices a GPU; strong: a global batch of {settings.largest_batch}, the largest known to train well; "

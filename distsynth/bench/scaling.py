@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -52,11 +53,12 @@ class ScalingSettings:
 def main(words: Sequence[str]) -> int:
     settings, given = apart(ScalingSettings, words)
     compose(given)
+    busy = os.getloadavg()[0]
     measured = [measure(settings, n, given) for n in settings.ranks]
     link = fit_link([(m["ranks"], size, t) for m in measured for size, t in m["all_reduce"]])
     rows = compared(settings, measured, link)
     overlap = fit_overlap([(r["compute"], r["wire"], r["step"]) for r in rows if 1 < r["ranks"] <= cores()], BACKWARD)
-    print("\n".join([*told(settings, measured, link, overlap, rows), "", *predictions(settings, overlap, BACKWARD)]))
+    print("\n".join([*told(settings, measured, link, overlap, rows, busy), "", *predictions(settings, overlap, BACKWARD)]))
     return 0
 
 
@@ -70,8 +72,8 @@ def measure(settings: ScalingSettings, ranks: int, words: Sequence[str]) -> dict
         command = [*start, "-m", "distsynth.bench.ranks", *own, *words]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "rror" in line] or ["no reason given"]
-            raise UserError(f"{ranks} ranks could not be measured: {errors[0].removeprefix('error: ')}")
+            why = re.search(r"^(?:\[rank\d+\]: )?(?:error|[\w.]*Error): (.*)", done.stderr, re.MULTILINE)
+            raise UserError(f"{ranks} ranks could not be measured: {why[1] if why else 'no reason given'}")
         found: dict[str, Any] = json.loads(out.read_text())
         return found
 
@@ -90,24 +92,24 @@ def compared(settings: ScalingSettings, measured: list[dict[str, Any]], link: Li
 
 
 def told(
-    settings: ScalingSettings, measured: list[dict[str, Any]], link: Link, overlap: float, rows: list[dict[str, Any]]
+    settings: ScalingSettings, measured: list[dict[str, Any]], link: Link, overlap: float, rows: list[dict[str, Any]], busy: float
 ) -> list[str]:
-    """The measured table, with the model's figure and its error beside each."""
-    busy = os.getloadavg()[0]
+    """The measured table, with the model's figure and its error beside each; `busy` is the load average from before."""
     lines = [
         f"measured here: {cores()} cores, 1 thread a rank, gloo, slices of {settings.pixels}x{settings.pixels}, medians of "
-        f"{settings.updates} updates, ms; load average {busy:.1f} at the end",
+        f"{settings.updates} updates, ms; load average before {busy:.1f}"
+        + (": other work disturbs every figure below but cpu" if busy > 0.5 else ""),
         f"bare all-reduces: latency {1e6 * link.latency:.0f} us, bandwidth {link.bandwidth / 1e9:.2f} GB/s (least squares, "
         f"error {100 * link_error(measured, link):.0f} % rms); overlap with the backward pass fitted: {overlap:.2f}",
         "",
-        f"{'':8}{'ranks':>6}{'slices':>8}{'step':>9}{'alone':>9}{'exposed':>9}{'waited':>9}{'slices/s':>10}{'efficiency':>12}{'model':>9}{'error':>8}",
+        f"{'':8}{'ranks':>6}{'slices':>8}{'step':>9}{'alone':>9}{'cpu':>9}{'exposed':>9}{'waited':>9}{'slices/s':>10}{'efficiency':>12}{'model':>9}{'error':>8}",
     ]
     for kind in ("weak", "strong"):
         base = next(r for r in rows if r["kind"] == kind and r["ranks"] == 1)
         lines += [line(r, base, overlap) for r in rows if r["kind"] == kind]
     errors = [model(r, overlap) / r["step"] - 1 for r in rows if r["ranks"] > 1]
     lines += [
-        "step: an update; alone: without communication; exposed: their difference; waited: what the journal calls communication",
+        "step: an update; alone: without communication; cpu: its processor time; exposed: step less alone; waited: as in the journal",
         f"the model is off by {100 * max(map(abs, errors), default=0):.0f} % at most and "
         f"{100 * (sum(e * e for e in errors) / max(1, len(errors))) ** 0.5:.0f} % rms on the rows above with more than one rank: "
         "trust the predictions no further",
@@ -118,7 +120,7 @@ def told(
 def line(row: dict[str, Any], base: dict[str, Any], overlap: float) -> str:
     n, rate = row["ranks"], row["ranks"] * row["slices"] / row["step"]
     efficiency = rate / (base["slices"] / base["step"]) / n
-    times = [1000 * x for x in (row["step"], row["alone"], row["step"] - row["alone"], row["waited"])]
+    times = [1000 * x for x in (row["step"], row["alone"], row["processor"], row["step"] - row["alone"], row["waited"])]
     star = "*" if n > cores() else " "
     expected = model(row, overlap)
     return (

@@ -60,7 +60,8 @@ class Method(nn.Module, ABC):
 
     A run is resumed from `state_dict` alone: what changes in training besides parameters (moving averages, image pools, curricula, how
     many critic updates came since the generator's) is a buffer, or goes through `get_extra_state`. What is drawn at random is keyed by
-    sample (`Batch.uniform`), so that it is the same on any number of ranks.
+    sample (`Batch.uniform`), so that it is the same on any number of ranks. A loss may be asked for at any time, on one slice and before the
+    first update too: memory is planned, and DDP's buckets are laid out, with calls that leave no trace in the state.
     """
 
     Settings: ClassVar[type[Any]]

@@ -102,8 +102,11 @@ class Engine:
         return found
 
     def warm_up(self, batch: Batch) -> None:
-        """Two passes of each loss that leave no trace. DDP lays out its buckets anew after its first pass and then sums over more than two
-        ranks in another order, so that without these the first update of a resumed run would differ from the undisturbed run's."""
+        """Compile where asked to, then two passes of each loss; all of it leaves no trace. DDP lays out its buckets anew after its first pass
+        and then sums over more than two ranks in another order, so that without these the first update of a resumed run would differ from
+        the undisturbed run's."""
+        if self.world.size == 1 and not self.train.compile:
+            return
         before = deepcopy(self.method.state_dict())
         part = batch.split(self.train.micro_batch or len(batch))[0]
         if self.train.compile:

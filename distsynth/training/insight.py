@@ -6,7 +6,8 @@
 
 data: waiting for the next batch. communication: exposed only, that is from the moment DDP has all gradients and sends the last of them to
 the end of the backward pass, and the ranks' agreement after an update, waiting for a slower rank included; what hides behind the backward
-pass costs nothing. checkpoint: the stall. compute: the rest. On a GPU the marks are events of its stream, read when the losses are.
+pass costs nothing. checkpoint: the stall. compute: the rest. On a GPU the marks are events of its stream, read when the losses are, so that
+no update waits for them; data and checkpoint are then the host's time, which the GPU may spend working.
 """
 
 from __future__ import annotations

@@ -97,10 +97,10 @@ def size_of(tensor: Tensor | nn.Parameter) -> int:
 def told(plan: MemoryPlan, slices: int, card: int | None) -> str:
     """The plan in a sentence, for a rank that takes so many slices at once, on a GPU of `card` bytes or on a CPU."""
     parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimiser": plan.optimiser}
-    shares = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
-    activations = f"activations {(plan.fixed + slices * plan.per_slice) / 1e9:.2f} ({plan.per_slice / 1e6:.0f} MB a slice)"
+    parts["activations"] = plan.fixed + slices * plan.per_slice
+    shares = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in parts.items())
     need = plan.total(slices) + (OVERHEAD if card else 0)
-    text = f"memory of stage {plan.stage} on a rank, GB: {shares}, {activations}; {need / 1e9:.2f} for {slices} slices at once"
+    text = f"memory of stage {plan.stage} on a rank, GB: {shares}; together {need / 1e9:.3g} for {slices} slices at once"
     if card is None:
         return text
     most = plan.fits(card)

@@ -209,7 +209,8 @@ class Trainer:
     def agree(self, stop: int, due: bool) -> tuple[int, bool]:
         """A stop that any rank was asked for, and whether a checkpoint is due, the same on all ranks."""
         with self.insight.part("communication"):
-            both = self.world.largest(torch.tensor([stop, int(due)], device=self.world.device))
+            device = self.world.device if self.world.size > 1 else "cpu"  # reading a GPU's number waits for all its work
+            both = self.world.largest(torch.tensor([stop, int(due)], device=device))
             return int(both[0]), bool(both[1])
 
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:

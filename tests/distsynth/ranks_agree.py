@@ -69,6 +69,8 @@ def main(store: str, out: str) -> None:
                 ("in parts", torch.float64, 1),
                 ("single", torch.float32, 0),
             ):
+                if micro and SMALLER["batch"] // ranks.size <= micro:
+                    continue  # there is but one part
                 config = shrunk(preset, store, micro)
                 method = trained(config, ranks, dtype)
                 found[preset, name] = {

@@ -13,6 +13,15 @@ def test_start_prints_the_time_to_the_first_step(store: Path, tiny: tuple[str, .
     assert 0.5 < float(found[1]) < 60
 
 
+def test_checkpoint_prints_how_long_training_stands_still(store: Path, tiny: tuple[str, ...], run: Any) -> None:
+    done = run("distsynth.bench", "checkpoint", f"data.store={store}", *tiny)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"^(\d) checkpoints of ([0-9.]+) MB: training stands still for ([0-9.]+) s", done.stdout, re.M)
+    assert found is not None
+    assert int(found[1]) >= 2
+    assert 0 < float(found[3]) < 10
+
+
 def test_overhead_prints_its_share_both_ways(tiny: tuple[str, ...], run: Any) -> None:
     done = run("distsynth.bench", "overhead", "rounds=3", "pixels=32", *tiny, "train.log_every=2")
     assert done.returncode == 0, done.stderr

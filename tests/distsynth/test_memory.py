@@ -63,4 +63,4 @@ def test_a_batch_that_does_not_fit_is_told_what_would() -> None:
     assert f"holds {most}" in told(PLAN, 4, 6 * 10**9)
     assert f"holds only {most}: set train.micro_batch={most}" in told(PLAN, 100, 6 * 10**9)
     assert "take narrower networks or a larger GPU" in told(PLAN, 100, 10**9)
-    assert told(PLAN, 4, None).endswith("; 0.90 for 4 slices at once")
+    assert told(PLAN, 4, None).endswith("activations 0.5; together 0.9 for 4 slices at once")

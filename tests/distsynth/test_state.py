@@ -79,7 +79,8 @@ class Remembering(Method):
         return loss, {"g_loss": loss}
 
     def judge(self, batch: Batch) -> tuple[Tensor, Terms]:
-        fake = self.pool[int(torch.randint(len(self.pool), ()))]
+        pool = self.pool or [batch.targets]
+        fake = pool[int(torch.randint(len(pool), ()))]
         loss = (self.critic(fake) - 1).square().mean() + self.critic(batch.targets).square().mean()
         return loss, {"d_loss": loss}
 
@@ -115,7 +116,8 @@ def train(run: Path, store: Path, stop: Callable[[int], bool]) -> dict[str, Any]
 
 def losses(run: Path) -> list[tuple[int, dict[str, float]]]:
     lines = read(run / "journal.jsonl")[0]
-    return [(line["step"], line["values"]) for line in lines if "only/d_loss" in line.get("values", {})]
+    found = [(line["step"], line["values"]) for line in lines if "only/d_loss" in line.get("values", {})]
+    return [(step, {name: value for name, value in values.items() if name.startswith("only/")}) for step, values in found]
 
 
 def test_a_stop_at_any_update_changes_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

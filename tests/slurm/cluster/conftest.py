@@ -77,11 +77,16 @@ class Launched:
     def __init__(self, folder: Path, store: Path, tiny: tuple[str, ...], *words: str) -> None:
         self.folder, self.run = folder, folder / "runs" / "single" / "simo_tcmgan"
         settings = [word for word in tiny if not word.startswith(("train.epochs", "train.steps_per_epoch", "evaluate"))]
-        given = [*SHAPE, f"data.store={store}", *settings, *LENGTH, *words]
+        self.words = [*SHAPE, f"data.store={store}", *settings, *LENGTH, *words]
+        self.launch()
+
+    def launch(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         environment.pop("MLFLOW_TRACKING_URI", None)
-        with (folder / "out").open("ab") as out:
-            self.process = subprocess.Popen([sys.executable, LAUNCH, *given], cwd=folder, env=environment, stdout=out, stderr=out)
+        with (self.folder / "out").open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, LAUNCH, *self.words], cwd=self.folder, env=environment, stdout=out, stderr=out
+            )
 
     @property
     def said(self) -> str:

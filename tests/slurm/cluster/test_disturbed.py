@@ -108,3 +108,6 @@ def test_a_cancelled_job_stays_away_until_the_launcher_is_asked_again(
     assert launched.ends() == 1
     assert "its job was cancelled" in launched.said
     assert lab.slurm("squeue", "-h") == ""
+    launched.launch()
+    ends_the_same(launched, undisturbed)
+    assert launched.starts[-1] >= STEP
