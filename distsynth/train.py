@@ -122,11 +122,9 @@ def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
     if lost_peer(error):
         verdict = world.pulse.blame(error)
     else:
-        mine = (
-            reason(error)
-            if isinstance(error, UserError)
-            else f"rank {world.rank} failed at step {world.pulse.step}: {reason(error)}"
-        )
+        mine = reason(error, run)
+        if may_pass(error):
+            mine = f"rank {world.rank} failed at step {world.pulse.step}: {mine}"
         verdict = world.pulse.fail(mine, may_pass(error))
         if verdict.sentence == mine and may_pass(error):
             traceback.print_exception(error)  # a fault of the program: where it is must be seen
@@ -147,12 +145,12 @@ def wait_for(path: Path, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException, run: RunDirectory) -> str:
     """One sentence."""
     if isinstance(error, UserError):
         return str(error)
     if no_space(error):
-        place = getattr(error, "filename", None) or "the run directory"
+        place = getattr(error, "filename", None) or run.path
         return f"no space left for {place}: free some and start the run again"
     where = traceback.extract_tb(error.__traceback__)[-1]
     said = str(error).splitlines()[0] if str(error) else ""
