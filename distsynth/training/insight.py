@@ -125,3 +125,9 @@ def system(device: torch.device) -> dict[str, float]:
         with suppress(ImportError, RuntimeError):  # no NVML for Python here
             found["system/gpu_percent"] = float(torch.cuda.utilization(device))
     return found
+
+
+def seconds_since_start() -> float:
+    """Since this process was started by the operating system, imports included (Linux)."""
+    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

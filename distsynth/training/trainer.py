@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint, memory
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.insight import Insight
+from distsynth.training.insight import Insight, seconds_since_start
 from distsynth.training.model import build
 from distsynth.training.precision import lay_out
 from distsynth.training.preemption import Stopped, StopRequest
@@ -295,9 +294,3 @@ class Trainer:
     def say(self, text: str) -> None:
         if self.world.leads:
             print(text, flush=True)
-
-
-def seconds_since_start() -> float:
-    """Since this process was started by the operating system, imports included (Linux)."""
-    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
