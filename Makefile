@@ -25,7 +25,7 @@ else
 endif
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 test-slurm: $(INSTALLED)
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest --durations=20 tests/slurm/cluster; status=$$?; tests/slurm/lab.sh down; exit $$status

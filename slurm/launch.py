@@ -187,6 +187,8 @@ def conclude(states: Sequence[RunState], sync: Sync) -> int:
 
 
 if __name__ == "__main__":
+    # A script's background job ignores SIGINT, and so would submitit's controllers, which it is sent to to end a run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's TERM ends the runs as Ctrl-C does
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command(main, (__doc__ or "").strip() + configuration.groups_help((*configuration.GROUPS, "cluster", "sweep")), Launch)
