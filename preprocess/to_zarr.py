@@ -43,7 +43,7 @@ class Settings:
     store: str = setting("data/phantom.zarr", "the cohort to make or to go on with")
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
-    workers: int = setting(0, "processes, each with one thread and about 1.5 GB at 240x240x155 (0: one per core)")
+    workers: int = setting(0, "processes, each with one thread and about 0.7 GB at 240x240x155 (0: one per core)")
     part: str = setting(
         "", "K/N: only the K-th of N parts, which may run at once on many nodes; finish: the manifest of what they made"
     )
