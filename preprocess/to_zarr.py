@@ -143,7 +143,9 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
         yield from (one(case, settings, writer) for case in cases)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=die_with_parent)
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__spec__.name, "SimpleITK", "nibabel", "zarr"])  # imported once, not by every worker
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:
             task = progress.add_task("subjects", total=len(cases))

@@ -25,6 +25,7 @@ from preprocess.summary import print_seconds
 
 MEMORY_GOAL = 1.5  # GB of a worker at 240x240x155
 WORKERS_GOAL = 1.8  # times as fast with two workers
+LOOP = "import time; s = time.perf_counter(); sum(i * i for i in range(20_000_000)); print(time.perf_counter() - s)"
 
 
 @dataclass
@@ -40,13 +41,15 @@ def run(settings: Settings) -> None:
         print(f"peak memory of a worker: {peak:.2f} GB on grids of {grid}; goal at most {MEMORY_GOAL} GB at 240x240x155")
         before, after = bytes_of(source, ("*.nii*", "*.mha")), bytes_of(Path(scratch) / "stages.zarr", ("*",))
         print(f"store {after / 1e6:.1f} MB, sources {before / 1e6:.1f} MB: {after / before:.2f} of them")
-        ratios = []
+        ratios, bare = [], []
         for repeat in range(settings.repeats):
             one, two = (wall(source, Path(scratch) / f"{repeat}-{n}.zarr", n) for n in (1, 2))
             ratios.append(one / two)
-            print(f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x")
+            bare.append(2 * max(loops(1)) / max(loops(2)))
+            print(f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x; bare loops {bare[-1]:.2f} x")
         spread = f"median of {len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f}"
         print(f"two workers are {statistics.median(ratios):.2f} x as fast as one ({spread}); goal at least {WORKERS_GOAL}")
+        print(f"this machine's second core is worth {statistics.median(bare):.2f} x to a bare loop, which shares no memory and has no start")
 
 
 def in_a_fresh_process(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:
@@ -83,6 +86,12 @@ def wall(source: Path, store: Path, workers: int) -> float:
     if done.returncode:
         raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: ") if done.stderr else "to_zarr failed")
     return time.perf_counter() - start
+
+
+def loops(count: int) -> list[float]:
+    """Seconds that each of so many processes at once takes for the same bare loop: what a second core of this machine gives at most."""
+    running = [subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return [float(process.communicate()[0]) for process in running]
 
 
 def bytes_of(folder: Path, patterns: Sequence[str]) -> int:
