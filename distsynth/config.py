@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from distsynth.data import volumes
 from distsynth.data.settings import DataSettings
-from distsynth.data.volumes import open_cohort
 from distsynth.evaluation.settings import EvaluateSettings
 from distsynth.methods import registry
 from distsynth.modalities import Variant
@@ -51,6 +51,8 @@ def compose(words: Sequence[str]) -> Config:
     """
     config = typed(layers(words, GROUPS))
     config.data.store = str(Path(config.data.store).absolute())
+    if config.train.init_from:
+        config.train.init_from = str(Path(config.train.init_from).absolute())
     config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
     return config
 
@@ -94,7 +96,8 @@ def fragment(group: str, name: str) -> DictConfig:
 def check(config: Config, ranks: int) -> None:
     """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, or none of
     its subjects has the variant's modalities."""
-    for name, batch in registry.method(config.method.name).batches(config.method, config.train).items():
+    kind = registry.method(config.method.name)
+    for name, batch in kind.batches(config.method, config.train).items():
         if batch % ranks:
             fewer = max(n for n in range(1, ranks) if batch % n == 0)
             raise SettingError(
@@ -102,7 +105,14 @@ def check(config: Config, ranks: int) -> None:
                 f"{name}={-(-batch // ranks) * ranks}, or take {fewer} rank{'s' * (fewer > 1)}"
             )
     for store in (config.data.store, *config.data.external.values()):
-        open_cohort(store, config.variant, config.data.fold if store == config.data.store else 0)
+        own = store == config.data.store
+        volumes.open_cohort(store, config.variant, config.data.fold if own else 0, kind.incomplete and own)
+
+
+def left_out(config: Config) -> str:
+    """One sentence on the subjects that a training leaves out, or nothing."""
+    incomplete = registry.method(config.method.name).incomplete
+    return volumes.left_out(config.data.store, config.variant, config.data.fold, incomplete)
 
 
 def groups_help(groups: Sequence[str] = GROUPS) -> str:

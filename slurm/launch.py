@@ -28,7 +28,6 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 
 try:
     from distsynth import config as configuration
-    from distsynth.data.volumes import left_out
     from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.errors import StoreError, UserError
@@ -72,7 +71,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     for run in runs:
         configuration.check(run.config, launch.cluster.nodes * launch.cluster.ranks)
-    for sentence in sorted({left_out(run.config.data.store, run.config.variant, run.config.data.fold) for run in runs} - {""}):
+    for sentence in sorted({configuration.left_out(run.config) for run in runs} - {""}):
         print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)

@@ -81,7 +81,7 @@ class Stretch:
             for name in () if work else engine.losses:
                 engine.after_backward(name)
             if work:
-                self.stage.update(batch, engine.minimise)
+                self.stage.update(batch, engine)
                 engine.tally.updates += 1
         losses = engine.losses_since_last(self.updates) if work else {}
         if on:

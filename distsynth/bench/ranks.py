@@ -62,7 +62,7 @@ def timed(config: Config, slices: int, settings: RankSettings, ranks: World) -> 
     batch = noise(config.variant, slices, size, ranks.rank).to(ranks.device)
 
     def update() -> None:
-        stage.update(batch, engine.minimise)
+        stage.update(batch, engine)
 
     def alone() -> None:
         with ExitStack() as silent:

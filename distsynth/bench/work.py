@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import Config
+from distsynth.data.batch import Batch
+from distsynth.methods.method import Made
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 
@@ -42,11 +44,13 @@ def count(config: Config, pixels: int) -> Counted:
     stage = method.stages(config.train)[-1]
     engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
     gradients: list[int] = []
+    minimise = engine.minimise
 
-    def minimise(name: str, batch: Any) -> None:
+    def noted(name: str, batch: Batch) -> Made:
         gradients.append(sum(4 * p.numel() for p in engine.objectives[name].network.parameters() if p.requires_grad))
-        engine.minimise(name, batch)
+        return minimise(name, batch)
 
+    engine.minimise = noted  # type: ignore[method-assign]
     with FlopCounterMode(display=False) as flops, Kernels() as kernels:
-        stage.update(noise(config.variant, 1, size), minimise)
+        stage.update(noise(config.variant, 1, size), engine)
     return Counted(flops.get_total_flops(), kernels.count, tuple(gradients))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,46 @@ import torch
 
 from distsynth.data.batch import Batch
 from distsynth.data.intensity_map import IntensityMap
-from distsynth.data.randomness import Keys, permutation, sample_keys, uniform
+from distsynth.data.randomness import Keys, permutation, sample_keys, splitmix, uniform
 from distsynth.data.settings import DataSettings
 from distsynth.data.volumes import read_image
 from distsynth.modalities import Variant
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.errors import SettingError
 
-Share = Callable[[Callable[[], str], Callable[[str], npt.NDArray[np.float16]]], npt.NDArray[np.float16]]
+Share = Callable[[Callable[[], str], Callable[[str], npt.NDArray[Any]]], npt.NDArray[Any]]
 
 
 class Feed:
     """The training slices of some subjects, resident in the node's memory."""
 
     def __init__(self, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
-                 size: tuple[int, int], share: Share) -> None:  # fmt: skip
-        """`size` is the H x W that the slices are padded to; `share` is `World.share`. Raises StoreError if an array is damaged."""
-        self.variant, self.settings = variant, settings
-        self.modalities = variant.modalities
-        self.slices = share(lambda: write_shared(slices_of(cohort, subjects, self.modalities, mapping, settings)), open_shared)
-        self.size = size
+                 size: tuple[int, int], share: Share, paired: bool = True, incomplete: bool = False) -> None:  # fmt: skip
+        """`size` is the H x W that the slices are padded to; `share` is `World.share`; for the last two see `Method`.
+
+        Raises StoreError if an array is damaged, SettingError if no slice holds enough brain or an unpaired method gets one patient."""
+        self.variant, self.settings, self.size = variant, settings, size
+        self.incomplete = incomplete
+        patients = [cohort.record(subject).patient for subject in subjects]
+        if not paired:
+            if len(set(patients)) < 2:
+                raise SettingError("an unpaired method needs slices of two patients at least, and this split holds one")
+            pairs = sorted(zip(patients, subjects, strict=True))
+            patients, subjects = [patient for patient, _ in pairs], [subject for _, subject in pairs]
+        counts: list[int] = []
+
+        def write() -> str:
+            stacks = [slices_of(cohort, s, variant.modalities, mapping, settings, incomplete) for s in subjects]
+            counts.extend(len(stack) for stack in stacks)
+            if not any(counts):
+                raise SettingError(
+                    f"no training slice of {len(subjects)} subjects holds data.min_brain={settings.min_brain} of brain: lower it"
+                )
+            return write_shared(np.concatenate(stacks))
+
+        self.slices = share(write, open_shared)
+        numbers = np.unique(patients, return_inverse=True)[1]
+        self.patients = None if paired else share(lambda: write_shared(np.repeat(numbers, counts)), open_shared)
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -61,32 +82,51 @@ class Feed:
 
     def cut(self, indices: npt.NDArray[np.int64], keys: Keys) -> Batch:
         """The slices `indices`, padded to the networks' size, flipped and turned as their keys say."""
-        slices = augment(pad(np.asarray(self.slices[indices], np.float32), self.size), keys, self.settings)
-        return as_batch(slices, len(self.variant.inputs), keys)
+        inputs = len(self.variant.inputs)
+        batch = as_batch(self.augmented(indices, keys), inputs, keys)
+        if self.incomplete:
+            held = torch.cat([batch.sources, batch.targets], dim=1).flatten(2) > -1
+            batch = batch.having(present=held.any(2).float())
+        if self.patients is None:
+            return batch
+        partners = strangers(self.patients, indices, uniform(keys, "partner"))
+        other = as_batch(self.augmented(partners, splitmix(keys)), inputs, keys)
+        return replace(batch, targets=other.targets).having(target_brain=other.brain)
+
+    def augmented(self, indices: npt.NDArray[np.int64], keys: Keys) -> npt.NDArray[np.float32]:
+        return augment(pad(np.asarray(self.slices[indices], np.float32), self.size), keys, self.settings)
+
+
+def strangers(
+    patients: npt.NDArray[Any], indices: npt.NDArray[np.int64], share: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """For each slice one of another patient: the one at `share` (0 to 1) of all those. `patients` is ascending."""
+    first = np.searchsorted(patients, patients[indices], "left")
+    own = np.searchsorted(patients, patients[indices], "right") - first
+    place = (share * (len(patients) - own)).astype(np.int64)
+    return np.asarray(np.where(place < first, place, place + own), np.int64)
 
 
 def slices_of(
-    cohort: Cohort, subjects: Sequence[str], modalities: Sequence[str], mapping: IntensityMap, settings: DataSettings
+    cohort: Cohort,
+    subject: str,
+    modalities: Sequence[str],
+    mapping: IntensityMap,
+    settings: DataSettings,
+    incomplete: bool = False,
 ) -> npt.NDArray[np.float16]:
     """(N, modality + 2, H, W): network intensities, brain and tumour of every slice that holds enough brain."""
-    chosen = []
-    for subject in subjects:
-        image = read_image(cohort, subject, modalities, settings.clip)
-        stack = with_masks(image, cohort.labels(subject), mapping.to_network(image, modalities))
-        chosen.append(stack[stack[:, -2].mean(axis=(1, 2)) >= settings.min_brain])
-    slices = np.concatenate(chosen) if chosen else np.empty((0, len(modalities) + 2, 1, 1), np.float16)
-    if not len(slices):
-        raise SettingError(
-            f"no training slice of {len(subjects)} subjects holds data.min_brain={settings.min_brain} of brain: lower it"
-        )
-    return slices
+    image = read_image(cohort, subject, modalities, settings.clip, incomplete)
+    stack = with_masks(image, cohort.labels(subject), mapping.to_network(image, modalities))
+    enough = stack[:, -2].mean(axis=(1, 2)) >= settings.min_brain
+    return np.asarray(stack[enough])
 
 
 def with_masks(
     image: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float16]:
     """(z, modality + 2, y, x): the values, then brain and whole tumour as 0 and 1."""
-    masks = np.stack([image[0] != BACKGROUND, labels > 0])
+    masks = np.stack([(image != BACKGROUND).any(axis=0), labels > 0])
     return np.concatenate([values, masks]).swapaxes(0, 1).astype(np.float16)
 
 
@@ -127,7 +167,7 @@ def centre(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:
     return slice(top, top + shape[0]), slice(left, left + shape[1])
 
 
-def write_shared(slices: npt.NDArray[np.float16]) -> str:
+def write_shared(slices: npt.NDArray[Any]) -> str:
     """The slices as a .npy file that the node's ranks map: in shared memory where it fits, else in the temporary folder."""
     for folder in ("/dev/shm", tempfile.gettempdir()):
         if Path(folder).is_dir() and free_bytes(folder) > slices.nbytes * 1.1:
@@ -143,7 +183,7 @@ def free_bytes(folder: str) -> int:
     return shutil.disk_usage(folder).free
 
 
-def open_shared(path: str) -> npt.NDArray[np.float16]:
+def open_shared(path: str) -> npt.NDArray[Any]:
     """Map the slices of `write_shared`."""
-    mapped: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+    mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     return mapped

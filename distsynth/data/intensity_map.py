@@ -27,10 +27,10 @@ class IntensityMap:
     def of(cls, cohort: Cohort, subjects: Sequence[str]) -> IntensityMap:
         """The widest clip bounds among the training subjects, so that no clipped training intensity saturates."""
         bounds = [cohort.record(subject).intensity for subject in subjects]
-        shared = [m for m in cohort.modalities if all(m in b for b in bounds)]
+        held = {m: [b[m] for b in bounds if m in b] for m in cohort.modalities}
         return cls(
-            low={m: float(min(b[m]["clip_low"] for b in bounds)) for m in shared},
-            high={m: float(max(b[m]["clip_high"] for b in bounds)) for m in shared},
+            low={m: float(min(b["clip_low"] for b in found)) for m, found in held.items() if found},
+            high={m: float(max(b["clip_high"] for b in found)) for m, found in held.items() if found},
         )
 
     def to_network(self, z: Volume, modalities: Sequence[str], saturate: bool = True) -> Volume:

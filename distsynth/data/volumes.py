@@ -13,36 +13,52 @@ from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.errors import StoreError
 
 
-def open_cohort(store: str, variant: Variant, fold: int = 0) -> Cohort:
-    """The subjects of a store that have every contrast of the variant. Raises StoreError if there is none."""
-    whole = Cohort.open(store, fold)
-    cohort = whole.having(variant.modalities)
+def open_cohort(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> Cohort:
+    """The subjects of a store that have every contrast of the variant, or where `incomplete` subjects will do at least two of them.
+
+    Raises StoreError if there is none.
+    """
+    cohort = enough(Cohort.open(store, fold), variant, incomplete)
     if not cohort.subjects:
         raise StoreError(
-            f"no subject of cohort {store} has all of {', '.join(variant.modalities)}: choose another variant or cohort"
+            f"no subject of cohort {store} has {'two' if incomplete else 'all'} of {', '.join(variant.modalities)}: "
+            "choose another variant or cohort"
         )
     return cohort
 
 
-def left_out(store: str, variant: Variant, fold: int = 0) -> str:
+def enough(cohort: Cohort, variant: Variant, incomplete: bool) -> Cohort:
+    """Without the subjects that a training does not take."""
+    return cohort.having(variant.modalities, at_least=2 if incomplete else None)
+
+
+def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> str:
     """One sentence on the subjects that `open_cohort` leaves out, or nothing."""
     whole = Cohort.open(store, fold)
-    lacking = len(whole.subjects) - len(whole.having(variant.modalities).subjects)
+    lacking = len(whole.subjects) - len(enough(whole, variant, incomplete).subjects)
     if not lacking:
         return ""
-    return f"{lacking} of {len(whole.subjects)} subjects of {store} lack a contrast of variant {variant.name} and are left out"
+    what = "have less than two contrasts" if incomplete else "lack a contrast"
+    return f"{lacking} of {len(whole.subjects)} subjects of {store} {what} of variant {variant.name} and are left out"
 
 
-def read_image(cohort: Cohort, subject: str, modalities: Sequence[str], clip: bool) -> npt.NDArray[np.float32]:
-    """(modality, z, y, x) z-scores of the subject, background -9, clipped at the record's bounds where `clip` is true.
+def read_image(
+    cohort: Cohort, subject: str, modalities: Sequence[str], clip: bool, incomplete: bool = False
+) -> npt.NDArray[np.float32]:
+    """(modality, z, y, x) z-scores of the subject, background -9, clipped at the record's bounds where `clip` is true; a contrast that it
+    lacks is background throughout where `incomplete` is true.
 
     Raises StoreError if the subject lacks a modality or its image is damaged.
     """
-    image = cohort.image(subject)[channels(cohort.record(subject).modalities, modalities)]
-    if not clip:
-        return image
-    bounds = cohort.record(subject).intensity
+    record, whole = cohort.record(subject), cohort.image(subject)
+    if incomplete:
+        image = np.full((len(modalities), *whole.shape[1:]), BACKGROUND, np.float32)
+        there = [i for i, modality in enumerate(modalities) if modality in record.modalities]
+        image[there] = whole[channels(record.modalities, [modalities[i] for i in there])]
+    else:
+        image = whole[channels(record.modalities, modalities)]
     for channel, modality in zip(image, modalities, strict=True):
-        inside = channel != BACKGROUND
-        channel[inside] = np.clip(channel[inside], bounds[modality]["clip_low"], bounds[modality]["clip_high"])
+        if clip and modality in record.intensity:
+            inside, bounds = channel != BACKGROUND, record.intensity[modality]
+            channel[inside] = np.clip(channel[inside], bounds["clip_low"], bounds["clip_high"])
     return image

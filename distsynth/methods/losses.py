@@ -11,10 +11,10 @@ from torch import Tensor
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
     """E[(||grad critic(x)||_2 - 1)^2] at x between real and fake (Gulrajani et al. 2017, equation 3), in float32.
 
-    real, fake: (B, C, H, W); epsilon: (B,) in [0, 1), the share of the real image; critic: (B, C, H, W) -> (B,).
+    real, fake: (B, C, ...); epsilon: (B,) in [0, 1), the share of the real image; critic: (B, C, ...) -> (B,).
     """
     with torch.autocast(real.device.type, enabled=False):
-        share = epsilon.view(-1, 1, 1, 1)
+        share = epsilon.view(-1, *[1] * (real.dim() - 1))
         gradient = input_gradient(critic, (share * real + (1 - share) * fake).detach())
         penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         return penalty

@@ -1,7 +1,7 @@
 """What a method is: networks, losses and update. The engine owns devices, ranks, precision, accumulation, optimisers and checkpoints.
 
 A method declares its networks, one objective per optimiser (a network to train and the loss that trains it), and stages, whose
-`update` reads like the paper's algorithm: `minimise("critic", batch)`, then `minimise("generator", batch)`. To add one, write one
+`update` reads like the paper's algorithm: `step.minimise("critic", batch)`, then `step.minimise("generator", batch)`. To add one, write one
 file, one line in `registry.py` and one yaml in `configs/method/`.
 """
 
@@ -22,22 +22,38 @@ from distsynth.training.settings import ScheduleSettings, TrainSettings
 from preprocess.errors import SettingError
 
 Terms = dict[str, Tensor]
+Made = dict[str, Tensor]  # (B, ...) what a network has made of a batch, by name
 Loss = Callable[[Batch], tuple[Tensor, Terms]]  # the scalar to minimise, and the scalars to log
 Validation = Callable[[Batch], dict[str, float]]  # a held-out patient's whole stack of slices -> scores, higher is better
 
 
-class Minimise(Protocol):
-    """One optimiser step of an objective on a global batch; the engine gives it to `update`."""
+class Step(Protocol):
+    """What the engine gives to `update`."""
 
-    def __call__(self, name: str, batch: Batch) -> None: ...
+    def minimise(self, name: str, batch: Batch) -> Made:
+        """One optimiser step of an objective on a global batch; returns what it made on the way, without gradients."""
+        ...
+
+    def make(self, name: str, batch: Batch) -> Made:
+        """What the objective's network makes of the batch, without gradients, before its `minimise` of the same batch, which need not make it
+        again: so that another network can be trained on it first."""
+        ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss and the one network that its gradient may move."""
+    """A loss and the one network that its gradient may move.
+
+    `make`, where given, is the network's own forward pass; the loss then finds in `batch.more` what it made.
+    """
 
     network: nn.Module
     loss: Loss
+    make: Callable[[Batch], Made] | None = None
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Terms]:
+        """The loss of a batch, whole."""
+        return self.loss(batch.having(**self.make(batch)) if self.make else batch)
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ class Stage:
     name: str
     split: str
     objectives: tuple[str, ...]
-    update: Callable[[Batch, Minimise], None]
+    update: Callable[[Batch, Step], None]
     validate: Validation
     epochs: int
     batch: int
@@ -58,14 +74,17 @@ class Stage:
 class Method(nn.Module, ABC):
     """The base of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's.
 
-    A run is resumed from `state_dict` alone: what changes in training besides parameters (moving averages, image pools, curricula, how
-    many critic updates came since the generator's) is a buffer, or goes through `get_extra_state`. What is drawn at random is keyed by
-    sample (`Batch.uniform`), so that it is the same on any number of ranks. A loss may be asked for at any time, on one slice and before the
-    first update too: memory is planned, and DDP's buckets are laid out, with calls that leave no trace in the state.
+    A run is resumed from `state_dict` alone: what changes in training besides parameters (moving averages, image pools) is a buffer, or goes
+    through `get_extra_state`; phases and curricula are functions of `Batch.epoch` and `Batch.update`. What is drawn at random is keyed by
+    sample (`Batch.uniform`, `Batch.seeds`), so that it is the same on any number of ranks. A loss may be asked for at any time, on one slice
+    and before the first update too, when `batch.more` holds nothing that an update put there: memory is planned, and DDP's buckets are laid
+    out, with calls that leave no trace in the state.
     """
 
     Settings: ClassVar[type[Any]]
     kinds: ClassVar[Sequence[str]] = ("siso", "simo", "miso", "mimo")
+    paired: ClassVar[bool] = True  # False: targets are slices of another patient than the sources', and `target_brain` is theirs
+    incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts, and `present` says which they have
 
     @classmethod
     def check(cls, variant: Variant) -> None:
@@ -103,12 +122,16 @@ class Method(nn.Module, ABC):
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain."""
 
+    def synthesise_volume(self, sources: Tensor, brain: Tensor) -> Tensor:
+        """`synthesise` of all slices of one patient, in order."""
+        return in_chunks(self.synthesise, sources, brain)
+
     def compare(self, patient: Batch) -> dict[str, float]:
         """PSNR inside the brain over the patient's whole volume, per output modality.
 
         The range is the truth's own inside the brain; being a ratio, the figure is the same in network units and in z-scores.
         """
-        made = in_chunks(self.synthesise, patient.sources, patient.brain)
+        made = self.synthesise_volume(patient.sources, patient.brain)
         inside = patient.brain[:, 0] > 0
         scores = {}
         for index, name in enumerate(self.variant.outputs):

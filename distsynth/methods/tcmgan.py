@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
 from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
-from distsynth.methods.method import Method, Minimise, Objective, Stage, Terms, frozen, in_chunks
+from distsynth.methods.method import Method, Objective, Stage, Step, Terms, frozen, in_chunks
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.networks.initialise import normal
@@ -138,13 +138,13 @@ class TCMGAN(Method):
         joint = Stage("joint", "gan", three, self.train_jointly, self.compare, *main)
         return [pretraining, joint] if s.epochs else [joint]
 
-    def pretrain(self, batch: Batch, minimise: Minimise) -> None:
-        minimise("pretraining", batch)
+    def pretrain(self, batch: Batch, step: Step) -> None:
+        step.minimise("pretraining", batch)
 
-    def train_jointly(self, batch: Batch, minimise: Minimise) -> None:
-        minimise("critic", batch)
-        minimise("generator", batch)
-        minimise("segmentor", batch)
+    def train_jointly(self, batch: Batch, step: Step) -> None:
+        step.minimise("critic", batch)
+        step.minimise("generator", batch)
+        step.minimise("segmentor", batch)
 
     # -- the losses ----------------------------------------------------------------------------------------------------
 

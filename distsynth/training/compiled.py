@@ -7,22 +7,24 @@ A whole loss is compiled, its forward pass and its backward pass. The gradient p
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 from distsynth.data.batch import Batch
-from distsynth.methods.method import Loss
+
+T = TypeVar("T", bound=Callable[..., object])
 
 
-def compiled(loss: Loss) -> Loss:
-    """The loss, to be compiled when it is first called."""
+def compiled(loss: T) -> T:
+    """The loss (or what a network makes for it), to be compiled when it is first called."""
     import torch._dynamo
 
     # DDP's own splitting of graphs at its buckets does not know torch.func.grad.
     torch._dynamo.config.optimize_ddp = False
     # Random numbers come from hashes of names and sample keys: nothing to compile.
     Batch.uniform = torch.compiler.disable(Batch.uniform)  # type: ignore[method-assign, no-untyped-call]
+    Batch.seeds = torch.compiler.disable(Batch.seeds)  # type: ignore[method-assign, no-untyped-call]
     # No symbolic shapes: else a run's kernels would depend on which batch it saw first, and a resumed run differ from an undisturbed one.
-    made: Loss = torch.compile(loss, dynamic=False)
-    return made
+    return cast(T, torch.compile(loss, dynamic=False))
 
 
 def failure(attempt: Callable[[], object]) -> str:

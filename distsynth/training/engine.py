@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distsynth.data.batch import Batch
-from distsynth.methods.method import Method, Objective, Stage, Terms
+from distsynth.methods.method import Made, Method, Objective, Stage, Terms
 from distsynth.training.compiled import compiled, failure
 from distsynth.training.distributed import World
 from distsynth.training.insight import Insight
@@ -31,15 +31,16 @@ class NonFinite(UserError):
 
 
 class LossModule(nn.Module):
-    """An objective as the module that DDP wraps."""
+    """An objective as the module that DDP wraps: its forward pass is the one that goes through the trained network, the loss's or, where the
+    objective has it, `make`'s alone, from which on no other parameter is trained."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.network = objective.network
-        self.loss = objective.loss
+        self.run = objective.make or objective.loss
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        return self.loss(batch)
+    def forward(self, batch: Batch) -> Any:
+        return self.run(batch)
 
 
 class Engine:
@@ -52,13 +53,20 @@ class Engine:
         self.norms: dict[str, Tensor] = {}
         self.dtype = resolve(train.precision, world.device)
         chosen = self.objectives = {name: method.objectives()[name] for name in stage.objectives}
-        self.losses = {name: self.wrap(objective) for name, objective in chosen.items()}
+        self.losses: dict[str, nn.Module] = {name: self.wrap(objective) for name, objective in chosen.items()}
+        self.rest = {name: o.loss for name, o in chosen.items() if o.make}  # of the loss, outside DDP
         self.optimisers = {
-            name: torch.optim.Adam((p for p in o.network.parameters() if p.requires_grad), lr=stage.lr, betas=train.betas)
+            name: torch.optim.Adam(
+                (p for p in o.network.parameters() if p.requires_grad),
+                lr=stage.lr,
+                betas=train.betas,
+                weight_decay=train.weight_decay,
+            )
             for name, o in chosen.items()
         }
         self.scalers = {name: torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16) for name in chosen}
         self.tally = Tally(world)
+        self.kept: dict[str, Made] = {}  # made ahead, by objective, until its step
 
     def wrap(self, objective: Objective) -> nn.Module:
         module = LossModule(objective)
@@ -71,22 +79,46 @@ class Engine:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def minimise(self, name: str, batch: Batch) -> None:
+    def make(self, name: str, batch: Batch) -> Made:
+        """See `distsynth.methods.method.Step`. A batch in micro-batches is made again by `minimise`: that saves memory, not work."""
+        if len(parts := self.parts(batch)) > 1:
+            make = self.objectives[name].make
+            assert make is not None
+            with torch.no_grad(), self.autocast():
+                return joined([make(part) for part in parts])
+        with self.autocast():
+            self.kept[name] = self.losses[name](batch)
+        return joined([self.kept[name]])
+
+    def minimise(self, name: str, batch: Batch) -> Made:
         """One step of the objective's optimiser on this rank's share of a global batch, a micro-batch at a time."""
         loss_module, optimiser, scaler = self.losses[name], self.optimisers[name], self.scalers[name]
         optimiser.zero_grad(set_to_none=True)
-        parts = batch.split(self.train.micro_batch or len(batch))
+        parts, made = self.parts(batch), []
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             with nullcontext() if last or self.world.size == 1 else loss_module.no_sync():  # type: ignore[operator]
-                with self.autocast():
-                    loss, terms = loss_module(part)
-                scaler.scale(loss * (len(part) / len(batch))).backward()
+                found, loss, terms = self.evaluate(name, part)
+                scaler.scale(loss * (len(part) / len(batch))).backward()  # type: ignore[no-untyped-call]
+            made.append(found)
             self.tally.add(name, terms, len(part) / len(batch))
             self.world.pulse.move()
         self.after_backward(name)
         scaler.step(optimiser)
         scaler.update()
+        return joined(made)
+
+    def evaluate(self, name: str, part: Batch) -> tuple[Made, Tensor, Terms]:
+        """What the objective's network makes of a micro-batch, unless that was made ahead; the loss; and its terms."""
+        with self.autocast():
+            if self.objectives[name].make is None:
+                return {}, *self.losses[name](part)
+            made = self.kept.pop(name, None) or self.losses[name](part)
+            return made, *self.rest[name](part.having(**made))
+
+    def parts(self, batch: Batch) -> list[Batch]:
+        """The micro-batches of this rank's share of a batch."""
+        return batch.split(self.train.micro_batch or len(batch))
 
     def after_backward(self, name: str) -> None:
         """Tell the clock, and where the update is looked at keep the norm of the gradient, fp16's scale taken off it."""
@@ -108,40 +140,35 @@ class Engine:
         if self.world.size == 1 and not self.train.compile:
             return
         before = deepcopy(self.method.state_dict())
-        part = batch.split(self.train.micro_batch or len(batch))[0]
+        part = self.parts(batch)[0]
         if self.train.compile:
             self.compile(part)
         if self.world.size > 1:
-            self.pass_twice(part)
+            self.pass_once(part)
+            self.pass_once(part)
         self.method.load_state_dict(before)  # batch statistics, image pools
 
-    def pass_twice(self, part: Batch) -> None:
-        for name in [*self.losses, *self.losses]:
-            with self.autocast():
-                loss, _ = self.losses[name](part)
-            loss.backward()
+    def pass_once(self, part: Batch) -> None:
+        for name in self.losses:
+            self.evaluate(name, part)[1].backward()  # type: ignore[no-untyped-call]
             self.optimisers[name].zero_grad(set_to_none=True)
 
     def compile(self, part: Batch) -> None:
         """Compile the losses, or say on rank 0 why not and leave all of them as they are, on every rank alike."""
         bare = {name: unwrapped(module) for name, module in self.losses.items()}
-        plain = {name: module.loss for name, module in bare.items()}
+        plain, rest = {name: module.run for name, module in bare.items()}, self.rest
         for module in bare.values():
-            module.loss = compiled(module.loss)
-        found = failure(lambda: self.try_losses(part))
+            module.run = compiled(module.run)
+        self.rest = {name: compiled(loss) for name, loss in rest.items()}
+        wrapped, self.losses = self.losses, dict(bare)  # one pass of each loss, of this rank alone
+        found = failure(lambda: self.pass_once(part))
+        self.losses = wrapped
         if whys := [why for why in self.world.gather(found) if why]:
+            self.rest = rest
             for name, module in bare.items():
-                module.loss = plain[name]
+                module.run = plain[name]
             if self.world.leads:
                 print(f"warning: train.compile=true does not work here, training goes on without it ({whys[0]})", flush=True)
-
-    def try_losses(self, part: Batch) -> None:
-        """One pass of each loss, of this rank alone."""
-        for name, module in self.losses.items():
-            with self.autocast():
-                loss, _ = unwrapped(module)(part)
-            loss.backward()
-            self.optimisers[name].zero_grad(set_to_none=True)
 
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
@@ -189,6 +216,11 @@ class Engine:
             optimiser.load_state_dict(state["optimisers"][name])
             self.scalers[name].load_state_dict(state["scalers"][name])
         self.tally.load_state_dict(state["tally"])
+
+
+def joined(parts: list[Made]) -> Made:
+    """What was made of the micro-batches as that of the batch, without gradients."""
+    return {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
 
 
 def unwrapped(module: nn.Module) -> LossModule:

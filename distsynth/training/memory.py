@@ -74,7 +74,7 @@ def held(engine: Engine, batch: Batch) -> int:
             return tensor
 
         with engine.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss, _ = objective.loss(batch)
+            loss, _ = objective(batch)
         weights = {p.untyped_storage().data_ptr() for p in engine.method.parameters()}
         sizes = [kept[place].untyped_storage().nbytes() for place in kept.keys() - weights]
         found.append(sum(sizes) + 2 * max(sizes, default=0))
@@ -84,10 +84,7 @@ def held(engine: Engine, batch: Batch) -> int:
 
 def repeated(batch: Batch, count: int) -> Batch:
     """The first slice, `count` times."""
-    sources, targets, brain, tumour = (
-        tensor[:1].repeat_interleave(count, 0) for tensor in (batch.sources, batch.targets, batch.brain, batch.tumour)
-    )
-    return Batch(sources, targets, brain, tumour, np.repeat(batch.keys[:1], count))
+    return batch.map(lambda tensor: tensor[:1].repeat_interleave(count, 0), np.repeat(batch.keys[:1], count))
 
 
 def size_of(tensor: Tensor | nn.Parameter) -> int:

@@ -11,6 +11,8 @@ def share(schedule: ScheduleSettings, epoch: int) -> float:
         return triangular(epoch, schedule.half_period, schedule.floor)
     if schedule.name == "steps":
         return ([1.0] + [s for e, s in zip(schedule.epochs, schedule.shares, strict=True) if epoch >= e])[-1]
+    if schedule.name == "linear":
+        return max(0.0, 1 - max(0.0, epoch + 1 - schedule.flat) / (schedule.decay + 1))
     return 1.0
 
 

@@ -13,11 +13,13 @@ from preprocess.settings import setting
 class ScheduleSettings:
     """The learning rate as a share of `train.lr`, a pure function of the epoch."""
 
-    name: Literal["constant", "triangular", "steps"] = setting("constant", "constant, triangular or steps")
+    name: Literal["constant", "triangular", "steps", "linear"] = setting("constant", "constant, triangular, steps or linear")
     floor: float = setting(0.2, "triangular: the lowest share")
     half_period: float = setting(25, "triangular: epochs from the highest to the lowest share, and back")
     epochs: list[int] = setting([], "steps: the epochs at which the share changes")
     shares: list[float] = setting([], "steps: the share from each of those epochs on")
+    flat: float = setting(100, "linear: epochs at the highest share")
+    decay: float = setting(100, "linear: epochs after those in which it falls to nothing")
 
     def __post_init__(self) -> None:
         if len(self.epochs) != len(self.shares):
@@ -26,6 +28,8 @@ class ScheduleSettings:
             )
         if self.half_period <= 0:
             raise SettingError(f"schedule.half_period={self.half_period} must be above 0 epochs")
+        if self.flat < 0 or self.decay < 0:
+            raise SettingError(f"schedule.flat={self.flat} and schedule.decay={self.decay} must not be negative")
 
 
 @dataclass
@@ -56,6 +60,7 @@ class TrainSettings:
     steps_per_epoch: int = setting(0, "updates per epoch (0: every slice once, the last incomplete batch dropped)")
     lr: float = setting(2e-4, "Adam's highest learning rate; the schedule gives the share of it")
     betas: tuple[float, float] = setting((0.9, 0.999), "Adam's two decay rates")
+    weight_decay: float = setting(0.0, "Adam's L2 penalty on the weights")
     schedule: ScheduleSettings = setting(ScheduleSettings, "how the learning rate moves")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = setting(
         "auto", "auto: bf16 from compute capability 8.0 on, fp16 with a scaler on Volta and Turing, fp32 on CPUs and older GPUs"
@@ -63,6 +68,8 @@ class TrainSettings:
     channels_last: bool = setting(
         False, "store images channels last, which tensor cores prefer and instance norms do not: try it"
     )
+    init_from: str = setting("", "a run whose best checkpoint gives the first weights, where names and shapes agree")
+    freeze: list[str] = setting([], "weights that stay as they are: names or their beginnings, e.g. generator.down")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal")
     compile: bool = setting(False, "compile the losses (minutes at the start, worth it for long runs on GPUs)")

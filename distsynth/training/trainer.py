@@ -10,25 +10,27 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distsynth.config import Config, check
+from distsynth.config import Config, check, left_out
 from distsynth.data.batch import Batch
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import key
-from distsynth.data.volumes import left_out, open_cohort
+from distsynth.data.volumes import open_cohort
+from distsynth.methods import registry
 from distsynth.methods.method import Stage
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint, memory
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
+from distsynth.training.initial import begin_from
 from distsynth.training.insight import Insight, seconds_since_start
 from distsynth.training.model import build
 from distsynth.training.precision import lay_out
@@ -57,13 +59,15 @@ class Trainer:
         """Open the cohort, build the method, take up the newest checkpoint. Raises UserError before any work is done."""
         self.config, self.run, self.world, self.stop = config, run, world, stop
         check(config, world.size)
-        self.cohort = open_cohort(config.data.store, config.variant, config.data.fold)
-        if world.leads and (sentence := left_out(config.data.store, config.variant, config.data.fold)):
-            print(sentence, flush=True)
+        incomplete = registry.method(config.method.name).incomplete
+        self.cohort = open_cohort(config.data.store, config.variant, config.data.fold, incomplete)
+        self.complete = self.cohort.having(config.variant.modalities)  # whom validation can score
+        self.say(left_out(config))
         self.patients("gan", "training")
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
         self.model.method.to(world.device)
+        self.say(begin_from(self.model.method, config.train))
         lay_out(self.model.method, config.train.channels_last)
         self.warn_of_batch_norm()
         self.stages = self.model.method.stages(config.train)
@@ -79,8 +83,8 @@ class Trainer:
         self.stepped = False
 
     def patients(self, split: str, what: str) -> list[str]:
-        """The subjects of a split. Raises StoreError if there are none."""
-        if not (subjects := self.cohort.split(split)):
+        """The subjects of a split, for validation those with every contrast. Raises StoreError if there are none."""
+        if not (subjects := (self.complete if split == "val" else self.cohort).split(split)):
             raise StoreError(
                 f"cohort {self.cohort.path} has no patients in split {split} for {what}: make it with other split.* settings"
             )
@@ -111,7 +115,7 @@ class Trainer:
     @property
     def made_from(self) -> dict[str, Any]:
         """What a checkpoint fits to alone."""
-        own = {"method": asdict(self.config.method), "variant": asdict(self.config.variant)}
+        own = {"method": asdict(self.config.method), "variant": asdict(self.config.variant), "freeze": self.config.train.freeze}
         return {**own, "recipe": self.cohort.recipe, "store": self.cohort.digest[:12]}
 
     def fit(self) -> None:
@@ -144,6 +148,8 @@ class Trainer:
             self.config.data,
             self.model.size,
             self.world.share,
+            self.model.method.paired,
+            self.model.method.incomplete,
         )
         steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
         first = next(self.batches(stage, feed, 0, range(1))).to(self.world.device)
@@ -179,7 +185,8 @@ class Trainer:
             # What draws from torch's own generator (dropout) is a function of the place too, so that no generator's state is kept.
             torch.manual_seed(key(self.config.seed, stage.name, self.at.epoch, self.at.step, self.world.rank) >> 1)
             engine.look = self.config.train.insight and self.logs(self.at.step + 1, steps)
-            stage.update(batch, engine.minimise)
+            now = self.at.epoch * steps + self.at.step
+            stage.update(replace(batch, epoch=self.at.epoch, update=now), engine)
             engine.tally.updates += 1
             self.at.step += 1
             self.at.total += 1
@@ -230,7 +237,7 @@ class Trainer:
     def validate(self, stage: Stage) -> None:
         """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint."""
         self.world.pulse.enter("validation", self.at.total)
-        scores = validate(self.model, stage, self.cohort, self.cohort.split("val"), self.config.data.clip, self.world)
+        scores = validate(self.model, stage, self.complete, self.complete.split("val"), self.config.data.clip, self.world)
         self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
         self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)
@@ -292,5 +299,5 @@ class Trainer:
         self.journal.write(kind, **fields)
 
     def say(self, text: str) -> None:
-        if self.world.leads:
+        if text and self.world.leads:
             print(text, flush=True)

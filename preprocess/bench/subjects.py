@@ -46,10 +46,14 @@ def run(settings: Settings) -> None:
             one, two = (wall(source, Path(scratch) / f"{repeat}-{n}.zarr", n) for n in (1, 2))
             ratios.append(one / two)
             bare.append(2 * max(loops(1)) / max(loops(2)))
-            print(f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x; bare loops {bare[-1]:.2f} x")
+            print(
+                f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x; bare loops {bare[-1]:.2f} x"
+            )
         spread = f"median of {len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f}"
         print(f"two workers are {statistics.median(ratios):.2f} x as fast as one ({spread}); goal at least {WORKERS_GOAL}")
-        print(f"this machine's second core is worth {statistics.median(bare):.2f} x to a bare loop, which shares no memory and has no start")
+        print(
+            f"this machine's second core is worth {statistics.median(bare):.2f} x to a bare loop, which shares no memory and has no start"
+        )
 
 
 def in_a_fresh_process(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:

@@ -52,13 +52,14 @@ class Cohort:
         """Names the data: a hash of the manifest, which holds every array's own, and of the split."""
         return json_digest([self.manifest, self._split])
 
-    def having(self, modalities: Iterable[str]) -> Cohort:
-        """The same cohort without the subjects that lack one of the contrasts."""
+    def having(self, modalities: Iterable[str], at_least: int | None = None) -> Cohort:
+        """The same cohort without the subjects that lack one of the contrasts, or have less than `at_least` of them."""
         wanted = set(modalities)
-        if all(wanted <= set(record.modalities) for record in self.records.values()):
+        enough = len(wanted) if at_least is None else at_least
+        if all(len(wanted & set(record.modalities)) >= enough for record in self.records.values()):
             return self
         fewer = copy.copy(self)
-        fewer.subjects = [subject for subject in self.subjects if wanted <= set(self.records[subject].modalities)]
+        fewer.subjects = [s for s in self.subjects if len(wanted & set(self.records[s].modalities)) >= enough]
         kept = set(fewer.subjects)
         fewer._split = {name: [s for s in members if s in kept] for name, members in self._split.items()}
         return fewer

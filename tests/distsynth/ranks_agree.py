@@ -54,8 +54,8 @@ def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
             epoch, place = divmod(step, feed.steps(stage.batch))
             engine.set_epoch(epoch)
             (batch,) = feed.batches(stage.name, epoch, 0, stage.batch, range(place, place + 1), ranks.rank, ranks.size)
-            images = {name: getattr(batch, name).to(dtype) for name in ("sources", "targets", "brain", "tumour")}
-            stage.update(replace(batch, **images), engine.minimise)
+            batch = replace(batch.map(lambda tensor: tensor.to(dtype), batch.keys), epoch=epoch, update=step)
+            stage.update(batch, engine)
     return method
 
 

@@ -28,7 +28,7 @@ def updated(pixels, slices):
     stage = method.stages(config.train)[-1]
     engine, batch = Engine(method, stage, config.train, ranks), noise(config.variant, slices, size)
     for _ in range(2):
-        stage.update(batch, engine.minimise)
+        stage.update(batch, engine)
     return engine, batch
 
 updated(32, 1)

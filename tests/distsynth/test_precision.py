@@ -75,7 +75,7 @@ def updated(store: Path, tiny: tuple[str, ...]) -> Updated:
         feed = Feed(cohort, cohort.split("gan"), config.variant, model.mapping, config.data, model.size, engine.world.share)
         for batch in feed.batches(stage.name, 0, 0, stage.batch, range(3), 0, 1):
             images = {name: getattr(batch, name).double() for name in ("sources", "targets", "brain", "tumour")} if double else {}
-            stage.update(replace(batch, **images), engine.minimise)
+            stage.update(replace(batch, **images), engine)
             engine.tally.updates += 1
         return model.method.state_dict(), engine.losses_since_last(3)
 

@@ -15,7 +15,7 @@ from distsynth.config import Config
 from distsynth.data.batch import Batch
 from distsynth.data.settings import DataSettings
 from distsynth.methods import registry
-from distsynth.methods.method import Method, Minimise, Objective, Stage, Terms
+from distsynth.methods.method import Method, Objective, Stage, Step, Terms
 from distsynth.modalities import Variant
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
@@ -63,13 +63,13 @@ class Remembering(Method):
         main = (train.epochs, train.batch, train.lr, train.schedule)
         return [Stage("only", "gan", ("generator", "critic"), self.update, self.compare, *main)]
 
-    def update(self, batch: Batch, minimise: Minimise) -> None:
+    def update(self, batch: Batch, step: Step) -> None:
         with torch.no_grad():
             self.pool = [*self.pool, self.generator(batch.sources)][-3:]
-        minimise("critic", batch)
+        step.minimise("critic", batch)
         self.phase += 1
         if self.phase % 3 == 0:
-            minimise("generator", batch)
+            step.minimise("generator", batch)
             with torch.no_grad():
                 for kept, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
                     kept.lerp_(new, 0.5)
