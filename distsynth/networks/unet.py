@@ -6,55 +6,78 @@ Biases before an InstanceNorm are left out: their true gradient is zero, and Ada
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from distsynth.networks import keyed
+
+OUTER = 4  # levels at the outside that pix2pix never gives dropout
 
 
 class UNet(nn.Module):
     """(B, inputs, H, W) -> (B, outputs, H, W) in [-1, 1]; H and W must be multiples of 2**depth."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, direct: bool = False) -> None:
-        """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128).
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        direct: bool = False,
+        norm: str = "instance",
+        dropout: float = 0.0,
+    ) -> None:
+        """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128 and 8 for 256 x 256).
 
         `direct` (not pix2pix) adds a level of 3x3 convolutions at the full resolution, without a norm: InstanceNorm takes a slice's
-        absolute intensities away, and this gives them back.
+        absolute intensities away, and this gives them back. `norm`: instance, or batch as pix2pix has it. `dropout` is the share of
+        values dropped behind the norm on the way up, at the inner levels but the innermost (pix2pix: .5).
         """
         super().__init__()
         last = width if direct else outputs
         widths = [width * min(2**level, 8) for level in range(depth)]
+        self.dropout = dropout
         self.down = nn.ModuleList(
-            down_block(inputs if level == 0 else widths[level - 1], widths[level], level, depth) for level in range(depth)
+            down_block(inputs if level == 0 else widths[level - 1], widths[level], level, depth, norm) for level in range(depth)
         )
         self.up = nn.ModuleList(
-            up_block(widths[level] * (1 if level == depth - 1 else 2), widths[level - 1] if level else last, level)
+            up_block(widths[level] * (1 if level == depth - 1 else 2), widths[level - 1] if level else last, level, norm)
             for level in reversed(range(depth))
         )
         self.enter = nn.Conv2d(inputs, width, 3, padding=1) if direct else None
         self.leave = full_resolution_block(last + width, width, outputs) if direct else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """`seeds` (B,) int64, one per sample, say what is dropped (`Batch.seeds`); without them nothing is."""
         given = None if self.enter is None else self.enter(x)
         skips = []
         for down in self.down:
             x = down(x)
             skips.append(x)
-        for up, skip in zip(self.up, [None, *reversed(skips[:-1])], strict=True):
+        for index, (up, skip) in enumerate(zip(self.up, [None, *reversed(skips[:-1])], strict=True)):
             x = up(x if skip is None else torch.cat([x, skip], dim=1))
+            if seeds is not None and self.dropout and 0 < index < len(self.up) - OUTER:
+                x = keyed.dropout(x, seeds + index, self.dropout)
         return torch.tanh(x if given is None or self.leave is None else self.leave(torch.cat([x, given], dim=1)))
 
 
-def down_block(inputs: int, outputs: int, level: int, depth: int) -> nn.Sequential:
-    """LeakyReLU, 4x4 convolution of stride 2, InstanceNorm; the outermost has no activation, both ends have no norm."""
+def down_block(inputs: int, outputs: int, level: int, depth: int, norm: str) -> nn.Sequential:
+    """LeakyReLU, 4x4 convolution of stride 2, norm; the outermost has no activation, both ends have no norm."""
     normed = 0 < level < depth - 1
     layers: list[nn.Module] = [] if level == 0 else [nn.LeakyReLU(0.2)]
     layers.append(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=not normed))
-    return nn.Sequential(*layers, *([nn.InstanceNorm2d(outputs)] if normed else []))
+    return nn.Sequential(*layers, *([NORMS[norm](outputs)] if normed else []))
 
 
-def up_block(inputs: int, outputs: int, level: int) -> nn.Sequential:
-    """ReLU, 4x4 transposed convolution of stride 2, InstanceNorm; the outermost has no norm."""
+def up_block(inputs: int, outputs: int, level: int, norm: str) -> nn.Sequential:
+    """ReLU, 4x4 transposed convolution of stride 2, norm; the outermost has no norm."""
     layers: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=level == 0)]
-    return nn.Sequential(*layers, *([nn.InstanceNorm2d(outputs)] if level else []))
+    return nn.Sequential(*layers, *([NORMS[norm](outputs)] if level else []))
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
 def full_resolution_block(inputs: int, width: int, outputs: int) -> nn.Sequential:

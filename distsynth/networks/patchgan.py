@@ -1,0 +1,42 @@
+"""The PatchGAN discriminator of pix2pix (Isola et al. 2017, appendix 6.1.2), which CycleGAN and MM-GAN take over."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from distsynth.networks.unet import NORMS
+
+
+class PatchGAN(nn.Module):
+    """(B, inputs, H, W) -> (B, outputs, h, w) logits, each of a patch of 70x70 pixels at the published 3 layers."""
+
+    def __init__(self, inputs: int, width: int = 64, layers: int = 3, norm: str = "instance", outputs: int = 1) -> None:
+        """`width` channels at the first of `layers` strided layers, doubled at each up to 8 x width; one unstrided layer more, then the map.
+
+        `norm`: `instance`, the same for any number of ranks, or `batch` as pix2pix has it. Biases before a norm are left out.
+        """
+        super().__init__()
+        widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
+        body: list[nn.Module] = [nn.Conv2d(inputs, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for layer in range(1, layers + 1):
+            stride = 2 if layer < layers else 1
+            body += [
+                nn.Conv2d(widths[layer - 1], widths[layer], 4, stride, 1, bias=False),
+                NORMS[norm](widths[layer]),
+                nn.LeakyReLU(0.2),
+            ]
+        self.body = nn.Sequential(*body, nn.Conv2d(widths[-1], outputs, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body(x)
+        return logits
+
+
+def receptive_field(network: nn.Module) -> int:
+    """Pixels of the input, along one axis, that one value of the output depends on, computed from the convolutions in their order."""
+    field, jump = 1, 1
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            field += (module.kernel_size[0] - 1) * jump
+            jump *= module.stride[0]
+    return field
