@@ -3,6 +3,8 @@
     python -m slurm.faults store=data/phantom.zarr                       every fault, on this machine
     python -m slurm.faults store=data/phantom.zarr only=[rank_killed]    some of them
     python -m slurm.faults store=data/phantom.zarr cluster=slurm         those that a user's rights allow on Slurm
+    tests/slurm/lab.sh up && SLURM_CONF=/tmp/distsynth-slurm/slurm.conf python -m slurm.faults store=data/phantom.zarr cluster=slurm \
+        partitions=[low,high] node_down='tests/slurm/lab.sh kill' node_up='tests/slurm/lab.sh start'      all, on the Slurm of the tests
 
 Each fault is done to real processes: a small run of two ranks that the launcher started. The result is the same if all weights and every loss
 equal those of a run that nothing happened to, bit for bit.
@@ -11,6 +13,7 @@ equal those of a run that nothing happened to, bit for bit.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +35,17 @@ class Settings:
     store: str = required("a small cohort, for example of python -m preprocess.phantom spacing=5 subjects=10")
     cluster: Literal["local", "slurm"] = setting("local", "where the runs go")
     only: list[str] = setting([], "names of the faults to try (empty: all)")
+    partitions: list[str] = setting([], "on Slurm: one whose jobs are pre-empted, and one whose jobs do it")
+    node_down: str = setting(
+        "", "on Slurm: a command that cuts the power of the node whose name follows it, and has the right to"
+    )
+    node_up: str = setting("", "on Slurm: a command that gives it back")
+
+    def __post_init__(self) -> None:
+        if len(self.partitions) not in (0, 2):
+            raise SettingError(f"partitions={self.partitions} must be two: whose jobs are pre-empted, and whose jobs do it")
+        if bool(self.node_down) != bool(self.node_up):
+            raise SettingError("node_down and node_up must be given together")
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Fault:
     words: tuple[str, ...] = ()
     disk: bool = False
     recovers: bool = True
+    afterwards: Callable[[], None] = lambda: None
 
 
 def to_rank(number: signal.Signals) -> Callable[[Trial], None]:
@@ -98,17 +113,57 @@ LOCAL = {
     "not_finite": Fault("train.lr=1e30", lambda trial: None, words=("train.lr=1e30",), recovers=False),
     "launcher_killed": Fault("kill -9 of slurm/launch.py", kill_the_launcher, again=True),
 }
-SLURM = {
-    "preempted": Fault("scancel --signal=USR2", slurm_says("scancel", "--signal=USR2")),
-    "requeued": Fault("scontrol requeue", slurm_says("scontrol", "requeue")),
-    "cancelled": Fault("scancel", slurm_says("scancel"), again=True),
-}
+
+
+def on_slurm(settings: Settings) -> dict[str, Fault]:
+    """Those of a cluster; what the settings do not allow is left out."""
+    faults = {
+        "signalled": Fault("scancel --signal=USR2", slurm_says("scancel", "--signal=USR2")),
+        "requeued": Fault("scontrol requeue", slurm_says("scontrol", "requeue")),
+        "out_of_time": Fault("a limit of one minute", lambda trial: None, words=("cluster.minutes=1", "cluster.warning=50")),
+        "cancelled": Fault("scancel", slurm_says("scancel"), again=True),
+    }
+    if settings.partitions:
+        low, high = settings.partitions
+        faults["preempted"] = Fault(f"a job in {high} takes the nodes", urgent_job(high), words=(f"cluster.partition={low}",))
+    if settings.node_down:
+        for name, place in (("first_node_lost", 0), ("last_node_lost", -1)):
+            lose, mend = power_cut(settings, place)
+            faults[name] = Fault(f"{settings.node_down} NODE", lose, afterwards=mend)
+    return faults
+
+
+def urgent_job(partition: str) -> Callable[[Trial], None]:
+    def do(trial: Trial) -> None:
+        take = ["--exclusive", f"--nodelist={trial.squeue('%N')}", "--output=/dev/null", "--wrap=sleep 3"]
+        subprocess.run(["sbatch", f"--partition={partition}", *take], check=True, capture_output=True)
+
+    return do
+
+
+def power_cut(settings: Settings, place: int) -> tuple[Callable[[Trial], None], Callable[[], None]]:
+    """What cuts off the node at a place of the job's list, and what brings it back."""
+    lost = []
+
+    def lose(trial: Trial) -> None:
+        listed = subprocess.run(["scontrol", "show", "hostnames", trial.squeue("%N")], check=True, capture_output=True, text=True)
+        lost.append(listed.stdout.split()[place])
+        subprocess.run([*shlex.split(settings.node_down), lost[-1]], check=True)
+
+    def mend() -> None:
+        for node in lost:
+            subprocess.run([*shlex.split(settings.node_up), node], check=True)
+            subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+
+    return lose, mend
+
+
 HEAD = ("fault", "done how", "noticed in, s", "updates done again", "result equal?")
 
 
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, words)
-    known = LOCAL if settings.cluster == "local" else SLURM
+    known = LOCAL if settings.cluster == "local" else on_slurm(settings)
     for name in settings.only:
         if name not in known:
             raise SettingError(f"only={name} is not a fault: choose from {', '.join(known)}")
@@ -133,6 +188,7 @@ def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Set
             return "-", "-", "needs root"
         trial = Trial(folder, settings.store, settings.cluster, fault.words)
         stack.callback(trial.kill_everything)
+        stack.callback(fault.afterwards)
         trial.until(STEP if fault.recovers else 1)
         done_at = time.time()
         fault.do(trial)
@@ -145,7 +201,8 @@ def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Set
             (folder / "filler").unlink(missing_ok=True)
             trial.launch()
         trial.finish()
-        return noticed, str(trial.done_again), "yes" if trial.same_as(whole) else "NO"
+        equal = "yes" if trial.same_as(whole) else "NO"
+        return noticed, str(trial.done_again), equal if trial.disturbed else "nothing disturbed it"
 
 
 def print_table(rows: Sequence[Sequence[str]], whole: Trial) -> None:

@@ -54,6 +54,16 @@ class Trial:
     def last_said(self) -> str:
         return Path(f"{self.folder}.log").read_text(errors="replace").strip().rpartition("\n")[2].removeprefix("error: ")
 
+    def squeue(self, field: str) -> str:
+        """What Slurm says of the job, e.g. %N, its nodes."""
+        done = subprocess.run(["squeue", "-h", "-o", field, "-j", self.job], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether it was started more than once."""
+        return len([line for line in self.look() if line["kind"] == "start"]) > 1
+
     def ranks(self) -> list[int]:
         """The processes of the ranks on this machine, in rank order."""
         return ranks_of(int(self.job)) if self.local else []

@@ -44,12 +44,14 @@ class Step(Protocol):
 class Objective:
     """A loss and the one network that its gradient may move.
 
-    `make`, where given, is the network's own forward pass; the loss then finds in `batch.more` what it made.
+    `make`, where given, is the network's own forward pass; the loss then finds in `batch.more` what it made. `penalised` tells that the loss
+    holds a gradient penalty, which is taken in full float32, its backward pass too.
     """
 
     network: nn.Module
     loss: Loss
     make: Callable[[Batch], Made] | None = None
+    penalised: bool = False
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss of a batch, whole."""

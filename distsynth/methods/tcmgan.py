@@ -122,7 +122,7 @@ class TCMGAN(Method):
     def objectives(self) -> dict[str, Objective]:
         return {
             "pretraining": Objective(self.segmentor, self.pretraining_loss),
-            "critic": Objective(self.critic, self.critic_loss),
+            "critic": Objective(self.critic, self.critic_loss, penalised=True),
             "generator": Objective(self.generator, self.generator_loss),
             "segmentor": Objective(self.segmentor, self.segmentor_loss),
         }

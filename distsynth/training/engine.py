@@ -19,7 +19,7 @@ from distsynth.methods.method import Made, Method, Objective, Stage, Terms
 from distsynth.training.compiled import compiled, failure
 from distsynth.training.distributed import World
 from distsynth.training.insight import Insight
-from distsynth.training.precision import resolve
+from distsynth.training.precision import full_products, resolve
 from distsynth.training.schedule import share
 from distsynth.training.settings import TrainSettings
 from distsynth.training.tally import Tally
@@ -97,7 +97,8 @@ class Engine:
         parts, made = self.parts(batch), []
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
-            with nullcontext() if last or self.world.size == 1 else loss_module.no_sync():  # type: ignore[operator]
+            silent = nullcontext() if last or self.world.size == 1 else loss_module.no_sync()  # type: ignore[operator]
+            with silent, full_products(self.objectives[name].penalised):
                 found, loss, terms = self.evaluate(name, part)
                 scaler.scale(loss * (len(part) / len(batch))).backward()  # type: ignore[no-untyped-call]
             made.append(found)

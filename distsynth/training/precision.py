@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -20,10 +22,28 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
     """
     chosen = choose(precision, torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
     # torch lets convolutions take TF32 unless told not to: then neither fp32 nor the penalty under bf16 would be what they say.
-    products = "tf32" if chosen == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = products
+    set_products("tf32" if chosen == "tf32" else "ieee")
     return DTYPES[chosen]
+
+
+def set_products(kind: Literal["tf32", "ieee"]) -> None:
+    """How the GPU multiplies float32: with TF32's 10 bits of mantissa or with all 23."""
+    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = kind
+
+
+@contextmanager
+def full_products(wanted: bool) -> Iterator[None]:
+    """Inside, where `wanted`, float32 products take all bits, whatever the precision chosen."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    if not wanted or before != "tf32":
+        yield
+        return
+    set_products("ieee")
+    try:
+        yield
+    finally:
+        set_products("tf32")
 
 
 def choose(precision: Precision, capability: tuple[int, int] | None) -> Precision:

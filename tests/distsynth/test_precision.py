@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.training.distributed import World
-from distsynth.training.engine import Engine
+from distsynth.training.engine import Engine, unwrapped
 from distsynth.training.model import build
-from distsynth.training.precision import choose, lay_out, resolve
+from distsynth.training.precision import choose, lay_out, resolve, set_products
 from preprocess.cohort import Cohort
 from preprocess.errors import SettingError
 
@@ -80,6 +81,30 @@ def updated(store: Path, tiny: tuple[str, ...]) -> Updated:
         return model.method.state_dict(), engine.losses_since_last(3)
 
     return update
+
+
+def test_under_tf32_the_penalty_and_its_backward_pass_take_all_bits(tiny: tuple[str, ...]) -> None:
+    config = compose([*tiny, "data.store=none"])
+    method, size = method_of(config, 32)
+    stage = method.stages(config.train)[-1]
+    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    seen: dict[str, set[str]] = {name: set() for name in engine.losses}
+
+    def look(name: str) -> None:
+        seen[name].add(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+
+    for name, objective in engine.objectives.items():
+        loss = unwrapped(engine.losses[name])
+        loss.run = lambda batch, name=name, run=loss.run: (look(name), run(batch))[1]
+        next(objective.network.parameters()).register_hook(lambda _, name=name: look(name))
+    try:
+        set_products("tf32")  # as on an Ampere GPU that was asked for it
+        for name in engine.losses:
+            engine.minimise(name, noise(config.variant, 2, size))
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        set_products("ieee")
+    assert seen == {"critic": {"ieee"}, "generator": {"tf32"}, "segmentor": {"tf32"}}
 
 
 def test_channels_last_is_only_a_layout(updated: Updated) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.faults import LOCAL, SLURM
+from slurm.faults import LOCAL, Settings, on_slurm
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -16,7 +16,9 @@ Runner = Callable[..., subprocess.CompletedProcess[str]]
     ("words", "sentence"),
     [
         (["store=x.zarr", "only=[rank_kiled]"], "only=rank_kiled is not a fault: choose from rank_killed, rank_hung"),
-        (["store=x.zarr", "cluster=slurm", "only=[rank_hung]"], "choose from preempted, requeued, cancelled"),
+        (["store=x.zarr", "cluster=slurm", "only=[rank_hung]"], "choose from signalled, requeued, out_of_time, cancelled"),
+        (["store=x.zarr", "partitions=[low]"], "partitions=['low'] must be two"),
+        (["store=x.zarr", "node_down=kill"], "node_down and node_up must be given together"),
         (["only=[rank_killed]"], "setting store is missing"),
         (["store=x.zarr", "only=[rank_killed]"], "the launcher ended with 2 in place of 0, saying: "),
     ],
@@ -28,4 +30,6 @@ def test_bad_settings_are_one_sentence(words: list[str], sentence: str, run: Run
 
 
 def test_every_fault_says_how_it_is_done() -> None:
-    assert all(fault.how for fault in (*LOCAL.values(), *SLURM.values()))
+    everything = on_slurm(Settings("x.zarr", "slurm", partitions=["low", "high"], node_down="kill", node_up="start"))
+    assert {"out_of_time", "preempted", "first_node_lost", "last_node_lost"} <= everything.keys()
+    assert all(fault.how for fault in (*LOCAL.values(), *everything.values()))

@@ -1,0 +1,1 @@
+/work/main/faults-renvwq5s/out_of_time/runs/faults/logs/8/8_submission.sh

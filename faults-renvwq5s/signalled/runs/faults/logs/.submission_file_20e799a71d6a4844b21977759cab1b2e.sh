@@ -1,0 +1,1 @@
+/work/main/faults-renvwq5s/signalled/runs/faults/logs/6/6_submission.sh

@@ -1,0 +1,1 @@
+/work/main/faults-renvwq5s/whole/runs/faults/logs/5/5_submission.sh
