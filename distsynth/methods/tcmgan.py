@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
@@ -28,7 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
 from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
-from distsynth.methods.method import Method, Objective, Stage, Step, Terms, frozen, in_chunks
+from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen, in_chunks
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.networks.initialise import normal
@@ -80,6 +81,9 @@ class TCMGANSettings:
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     critic: CriticSettings = setting(CriticSettings, "")
     segmentor: SegmentorSettings = setting(SegmentorSettings, "")
+    targets: Literal["one", "all"] = setting(
+        "one", "one: a modality drawn per slice, told by its label, as published; all: every output at once"
+    )
     weights: WeightSettings = setting(WeightSettings, "")
 
     def __post_init__(self) -> None:
@@ -109,7 +113,8 @@ class TCMGAN(Method):
         self.outputs = len(variant.outputs)
         inputs = len(variant.inputs)
         g = settings.generator
-        self.generator = UNet(inputs + self.outputs, 1, g.width, generator_depth(settings, size), g.direct)
+        given, made = (inputs, self.outputs) if settings.targets == "all" else (inputs + self.outputs, 1)
+        self.generator = UNet(given, made, g.width, generator_depth(settings, size), g.direct)
         self.critic = Critic(
             1 + inputs + settings.critic.sees_tumour, self.outputs, settings.critic.width, critic_depth(settings, size), size
         )
@@ -123,7 +128,7 @@ class TCMGAN(Method):
         return {
             "pretraining": Objective(self.segmentor, self.pretraining_loss),
             "critic": Objective(self.critic, self.critic_loss, penalised=True),
-            "generator": Objective(self.generator, self.generator_loss),
+            "generator": Objective(self.generator, self.generator_loss, self.make),
             "segmentor": Objective(self.segmentor, self.segmentor_loss),
         }
 
@@ -142,69 +147,91 @@ class TCMGAN(Method):
         step.minimise("pretraining", batch)
 
     def train_jointly(self, batch: Batch, step: Step) -> None:
-        step.minimise("critic", batch)
+        made = step.make("generator", batch)  # the same image for both steps: the generator has not moved in between
+        step.minimise("critic", batch.having(**made))
         step.minimise("generator", batch)
         step.minimise("segmentor", batch)
 
     # -- the losses ----------------------------------------------------------------------------------------------------
 
     def pretraining_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        real, target = self.draw_target(batch)
+        pairs, real, target = self.pairs(batch)
         probability = self.segment(real, target)
-        loss = dice_loss(probability, batch.tumour)
-        return loss, {"s_loss": loss, "s_dice": 1 - dice_loss((probability > 0.5).float(), batch.tumour)}
+        loss = dice_loss(probability, pairs.tumour)
+        return loss, {"s_loss": loss, "s_dice": 1 - dice_loss((probability > 0.5).float(), pairs.tumour)}
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        real, target = self.draw_target(batch)
-        with torch.no_grad():
-            fake = self.generate(batch.sources, target, batch.brain)
-        (on_real, classes), (on_fake, _) = self.judge(real, batch), self.judge(fake, batch)
+        pairs, real, target = self.pairs(batch)
+        fake = self.fakes(batch)
+        (on_real, on_fake), classes = self.judge_both(real, fake, pairs)
         terms = {
             "d_real": -on_real.mean(),
             "d_fake": on_fake.mean(),
             "d_cls": classification(classes, target),
-            "d_gp": gradient_penalty(lambda image: self.judge(image, batch)[0], real, fake, batch.uniform("penalty")),
+            "d_gp": gradient_penalty(lambda image: self.judge(image, pairs)[0], real, fake, pairs.uniform("penalty")),
         }
         loss = terms["d_real"] + terms["d_fake"] + self.weights.cls * terms["d_cls"] + self.weights.gp * terms["d_gp"]
         return loss, {"d_loss": loss, **terms}
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        real, target = self.draw_target(batch)
-        fake = self.generate(batch.sources, target, batch.brain)
+        pairs, real, target = self.pairs(batch)
+        fake = as_pairs(batch.more["fake"])
         with frozen(self.critic, self.segmentor):
-            on_fake, classes = self.judge(fake, batch)
+            on_fake, classes = self.judge(fake, pairs)
             tumour = self.segment_as_judge(fake, target)
         terms = {
             "g_fake": -on_fake.mean(),
             "g_cls": classification(classes, target),
             "g_rec": per_sample_sum((real - fake).abs()),
-            "g_seg": dice_loss(tumour, batch.tumour),
+            "g_seg": dice_loss(tumour, pairs.tumour),
         }
         w = self.weights
         loss = terms["g_fake"] + w.cls * terms["g_cls"] + w.rec * terms["g_rec"] + w.seg * terms["g_seg"]
         return loss, {"g_loss": loss, **terms}
 
     def segmentor_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        real, target = self.draw_target(batch)
-        with torch.no_grad():
-            fake = self.generate(batch.sources, target, batch.brain)
+        pairs, real, target = self.pairs(batch)
         s = self.settings.segmentor
-        on_both = self.segment(torch.cat([fake, real]), torch.cat([target, target]))
+        on_both = self.segment(torch.cat([self.fakes(batch), real]), torch.cat([target, target]))
         on_fake, on_real = on_both.chunk(2)
-        loss = s.weight_synthesised * dice_loss(on_fake, batch.tumour) + s.weight_real * dice_loss(on_real, batch.tumour)
+        loss = s.weight_synthesised * dice_loss(on_fake, pairs.tumour) + s.weight_real * dice_loss(on_real, pairs.tumour)
         return loss, {"s_loss": loss}
 
     # -- the networks' inputs ------------------------------------------------------------------------------------------
 
-    def draw_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One target modality per sample, at random: its image (B, 1, H, W) and its one-hot label (B, outputs)."""
-        index = (batch.uniform("target") * self.outputs).long()
-        return batch.targets[torch.arange(len(batch)), index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
+    def pairs(self, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
+        """Pairs of a slice and a target modality: one per slice, drawn at random, or where all are made at once every one of a slice's.
+        The slices as a batch of P, the targets' images (P, 1, H, W) and their one-hot labels (P, outputs)."""
+        if self.settings.targets == "one":
+            index = (batch.uniform("target") * self.outputs).long()
+        else:
+            keys = np.add.outer(batch.keys, np.arange(self.outputs, dtype=np.uint64)).ravel().astype(np.uint64)
+            index = torch.arange(self.outputs, device=batch.sources.device).repeat(len(batch))
+            batch = batch.map(lambda tensor: tensor.repeat_interleave(self.outputs, 0), keys)
+        return batch, batch.targets[torch.arange(len(batch)), index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
 
-    def generate(self, sources: Tensor, target: Tensor, brain: Tensor) -> Tensor:
-        """(B, inputs, H, W), (B, outputs), (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
-        made: Tensor = self.generator(torch.cat([sources, label_maps(target, sources)], dim=1))
+    def make(self, batch: Batch) -> Made:
+        """What the generator makes of the batch: (B, 1, H, W), or all outputs at once (B, outputs, H, W)."""
+        target = None if self.settings.targets == "all" else self.pairs(batch)[2]
+        return {"fake": self.generate(batch.sources, target, batch.brain)}
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """The images (P, 1, H, W) of `pairs`, without gradients: made already, or now."""
+        with torch.no_grad():
+            return as_pairs(batch.more["fake"] if "fake" in batch.more else self.make(batch)["fake"])
+
+    def generate(self, sources: Tensor, target: Tensor | None, brain: Tensor) -> Tensor:
+        """(B, inputs, H, W), labels (B, outputs) or None for all outputs, (B, 1, H, W) -> images in [-1, 1], -1 outside the brain."""
+        given = sources if target is None else torch.cat([sources, label_maps(target, sources)], dim=1)
+        made: Tensor = self.generator(given)
         return made * brain + brain - 1
+
+    def judge_both(self, real: Tensor, fake: Tensor, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """`judge` of real and fake images as one batch, which is equal, since the critic has no norm; the classes of the real ones."""
+        twice = batch.map(lambda tensor: torch.cat([tensor, tensor]), np.concatenate([batch.keys, batch.keys]))
+        values, classes = self.judge(torch.cat([real, fake]), twice)
+        on_real, on_fake = values.chunk(2)
+        return (on_real, on_fake), classes[: len(real)]
 
     def judge(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The critic on target and sources stacked: its map summed (B,), class logits (B, outputs)."""
@@ -230,6 +257,8 @@ class TCMGAN(Method):
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        if self.settings.targets == "all":
+            return self.generate(sources, None, brain)
         targets = torch.eye(self.outputs, device=sources.device, dtype=sources.dtype)
         made = [self.generate(sources, target.expand(len(sources), -1), brain) for target in targets]
         return torch.cat(made, dim=1)
@@ -243,6 +272,11 @@ class TCMGAN(Method):
             found = in_chunks(self.segment, patient.targets[:, index : index + 1], target) > 0.5
             scores[f"{name}/tumour/dice"] = 1 - float(dice_loss(found.float()[None], patient.tumour[None]))
         return scores
+
+
+def as_pairs(images: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * C, 1, H, W)."""
+    return images.flatten(0, 1).unsqueeze(1)
 
 
 def label_maps(target: Tensor, like: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.tcmgan import TCMGAN, critic_depth, generator_depth
+from distsynth.training.distributed import World
+from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
 WIDTHS = ["method.generator.width=4", "method.critic.width=4", "method.segmentor.width=2", "method.generator.depth=3"]
@@ -52,7 +54,7 @@ def test_every_variant_makes_every_output_inside_the_brain_alone(variant: str) -
 )
 def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
     method = make()
-    loss, _ = method.objectives()[objective].loss(batch_for(method))
+    loss, _ = method.objectives()[objective](batch_for(method))
     loss.backward()
     for name, child in method.named_children():
         for parameter, value in child.named_parameters():
@@ -65,7 +67,7 @@ def test_the_eleven_losses_of_the_reports_tables() -> None:
     batch = batch_for(method)
     terms = {}
     for name in ("critic", "generator", "segmentor"):
-        terms |= method.objectives()[name].loss(batch)[1]
+        terms |= method.objectives()[name](batch)[1]
     assert set(terms) == ELEVEN
 
 
@@ -93,21 +95,26 @@ class Overlap:
 def literal(method: TCMGAN, batch: Batch) -> dict[str, Tensor]:
     """The published rule, written out sample by sample, with the sums and means spelled out."""
     outputs = len(method.variant.outputs)
-    drawn = (batch.uniform("target") * outputs).long().tolist()
-    share = batch.uniform("penalty").tolist()
-    n = len(batch)
+    if at_once := method.settings.targets == "all":
+        chosen = [(i, k) for i in range(len(batch)) for k in range(outputs)]
+    else:
+        chosen = list(enumerate((batch.uniform("target") * outputs).long().tolist()))
+    share = method.pairs(batch)[0].uniform("penalty").tolist()
+    n = len(chosen)
     sums = dict.fromkeys(["d_real", "d_fake", "d_cls", "d_gp", "g_fake", "g_cls", "g_rec", "g_seg", "s_fake", "s_real"], 0.0)
-    for i in range(n):
-        real = batch.targets[i, drawn[i]][None, None]
+    for place, (i, k) in enumerate(chosen):
+        real = batch.targets[i, k][None, None]
         label = torch.zeros(1, outputs)
-        label[0, drawn[i]] = 1
+        label[0, k] = 1
         maps = label[:, :, None, None].expand(1, outputs, *SIZE)
         source, brain, tumour = batch.sources[i : i + 1], batch.brain[i : i + 1], batch.tumour[i : i + 1]
-        fake = torch.where(brain > 0, method.generator(torch.cat([source, maps], 1)), torch.tensor(-1.0))
-        value_real, class_real = method.critic(torch.cat([real, source], 1))
-        value_fake, class_fake = method.critic(torch.cat([fake, source], 1))
-        between = (share[i] * real + (1 - share[i]) * fake).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(method.critic(torch.cat([between, source], 1))[0], between)
+        made = method.generator(source)[:, k : k + 1] if at_once else method.generator(torch.cat([source, maps], 1))
+        fake = torch.where(brain > 0, made, torch.tensor(-1.0))
+        beside = [source, tumour] if method.settings.critic.sees_tumour else [source]
+        value_real, class_real = method.critic(torch.cat([real, *beside], 1))
+        value_fake, class_fake = method.critic(torch.cat([fake, *beside], 1))
+        between = (share[place] * real + (1 - share[place]) * fake).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(method.critic(torch.cat([between, *beside], 1))[0], between, create_graph=True)
         found_fake, found_real = (method.segmentor(torch.cat([x, maps], 1)) for x in (fake, real))
         cross, dice = Cross(label), Overlap(tumour)
         found = {
@@ -125,23 +132,69 @@ def literal(method: TCMGAN, batch: Batch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("variant", ["simo", "mimo", "miso_t1c"])
-@pytest.mark.parametrize("preset", ["tcmgan", "tcmgan_authors"])
-def test_the_losses_equal_the_literal_rule(variant: str, preset: str) -> None:
-    method = make(f"variant={variant}", f"method={preset}", "method.segmentor.norm=instance").double()
-    batch = batch_for(method)
-    batch = Batch(*(t.double() for t in (batch.sources, batch.targets, batch.brain, batch.tumour)), batch.keys)
+@pytest.mark.parametrize("words", [["method=tcmgan"], ["method=tcmgan_authors"], ["method.targets=all"]])
+def test_the_losses_equal_the_literal_rule(variant: str, words: list[str]) -> None:
+    method = make(f"variant={variant}", *words, "method.segmentor.norm=instance").double()
+    batch = doubled(batch_for(method))
     expected = literal(method, batch)
     for name in ("critic", "generator", "segmentor"):
-        _, terms = method.objectives()[name].loss(batch)
+        _, terms = method.objectives()[name](batch)
         for term, value in terms.items():
             assert value.item() == pytest.approx(expected[term].item(), rel=1e-6), term
+
+
+def doubled(batch: Batch) -> Batch:
+    return batch.map(lambda tensor: tensor.double(), batch.keys)
+
+
+# A setting, another value of it. Each must change the update as the literal rule with that value does.
+FLIPS = [
+    "method.weights.cls=3", "method.weights.gp=2", "method.weights.rec=.5", "method.weights.seg=1", "method.critic.sees_tumour=true",
+    "method.segmentor.weight_synthesised=.2", "method.segmentor.weight_real=.9", "method.targets=all", "method.generator.width=6",
+    "method.generator.depth=2", "method.generator.direct=true", "method.critic.width=6", "method.critic.depth=3",
+    "method.segmentor.width=3", "method.segmentor.norm=batch",
+]  # fmt: skip
+
+
+def after_an_update(method: TCMGAN, by_hand: bool) -> dict[str, Tensor]:
+    """The weights after one joint update, by the engine or by the published procedure: critic, generator, segmentor, each with its Adam and
+    its own forward passes."""
+    config = compose(WIDTHS)
+    stage = method.stages(config.train)[-1]
+    batch = doubled(batch_for(method))
+    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    if not by_hand:
+        stage.update(batch, engine)
+        return method.state_dict()
+    networks = {"d_loss": method.critic, "g_loss": method.generator, "s_loss": method.segmentor}
+    for name, network in networks.items():
+        optimiser = torch.optim.Adam(network.parameters(), stage.lr, config.train.betas)
+        optimiser.zero_grad()
+        literal(method, batch)[name].backward(inputs=list(network.parameters()))
+        optimiser.step()
+    return method.state_dict()
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_every_setting_changes_an_update_as_the_literal_rule_does(flip: str) -> None:
+    ours, literally, unchanged = make(flip).double(), make(flip).double(), make().double()
+    statistics = flip.endswith("norm=batch")
+    if (
+        statistics
+    ):  # the literal rule goes slice by slice, and a batch's statistics need the batch: those of the whole stay as they are
+        ours.segmentor.eval(), literally.segmentor.eval()
+    after, expected, before = after_an_update(ours, False), after_an_update(literally, True), after_an_update(unchanged, False)
+    for name, value in expected.items():
+        assert torch.allclose(after[name], value, rtol=0, atol=1e-7), name
+    same = [n for n, v in before.items() if n in after and v.shape == after[n].shape and torch.equal(v, after[n])]
+    assert len(same) < len(before), "the setting changes nothing"
 
 
 def test_the_critic_may_see_the_tumour() -> None:
     blind, seeing = make(), make("method.critic.sees_tumour=true")
     batch = batch_for(blind)
     moved = Batch(batch.sources, batch.targets, batch.brain, batch.tumour.roll(3, -1), batch.keys)
-    values = {m: [float(m.objectives()["critic"].loss(b)[0]) for b in (batch, moved)] for m in (blind, seeing)}
+    values = {m: [float(m.objectives()["critic"](b)[0]) for b in (batch, moved)] for m in (blind, seeing)}
     assert values[blind][0] == values[blind][1]
     assert values[seeing][0] != values[seeing][1]
 
@@ -150,7 +203,7 @@ def test_the_judge_leaves_batch_statistics_alone() -> None:
     """The published code judges in training mode, and so its generator moves the segmentor's running statistics."""
     method = make("method.segmentor.norm=batch").train()
     before = {k: v.clone() for k, v in method.segmentor.state_dict().items()}
-    method.objectives()["generator"].loss(batch_for(method))
+    method.objectives()["generator"](batch_for(method))
     assert all(torch.equal(v, before[k]) for k, v in method.segmentor.state_dict().items())
     assert method.segmentor.training
 

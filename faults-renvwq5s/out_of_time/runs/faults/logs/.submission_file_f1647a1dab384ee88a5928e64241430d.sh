@@ -1,1 +1,0 @@
-/work/main/faults-renvwq5s/out_of_time/runs/faults/logs/8/8_submission.sh

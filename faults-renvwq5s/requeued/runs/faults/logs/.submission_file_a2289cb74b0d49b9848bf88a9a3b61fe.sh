@@ -1,1 +1,0 @@
-/work/main/faults-renvwq5s/requeued/runs/faults/logs/7/7_submission.sh

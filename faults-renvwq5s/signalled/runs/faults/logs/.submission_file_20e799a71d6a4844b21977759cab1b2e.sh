@@ -1,1 +1,0 @@
-/work/main/faults-renvwq5s/signalled/runs/faults/logs/6/6_submission.sh

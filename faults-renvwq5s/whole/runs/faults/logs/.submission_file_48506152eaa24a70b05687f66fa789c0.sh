@@ -1,1 +1,0 @@
-/work/main/faults-renvwq5s/whole/runs/faults/logs/5/5_submission.sh
