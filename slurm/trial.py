@@ -24,7 +24,11 @@ SMALL = (
     "method.segmentor.width=2 method.segmentor.epochs=1 train.epochs=6 train.steps_per_epoch=20 train.validate_every=3 train.log_every=1 "
     "train.checkpoint_minutes=0.02 evaluate.floors=false evaluate.figures=0 sweep.name=faults poll_seconds=0.2"
 )
-WHERE = {"local": "cluster=local", "slurm": "cluster=slurm cluster.nodes=2 cluster.gpus=0 cluster.cpus=1 cluster.memory=2GB"}
+WHERE = {
+    "local": "cluster=local",
+    # Most of a minute, so that a limit of one minute comes in its midst.
+    "slurm": "cluster=slurm cluster.nodes=2 cluster.gpus=0 cluster.cpus=1 cluster.memory=2GB train.epochs=18",
+}
 
 
 class Trial:

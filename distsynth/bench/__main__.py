@@ -5,12 +5,16 @@
     python -m distsynth.bench overhead method=tcmgan_small
     python -m distsynth.bench memory
     python -m distsynth.bench scaling method=tcmgan_small
+    python -m distsynth.bench speed method=tcmgan
+    python -m distsynth.bench methods data.store=data/phantom.zarr data.rotate=false
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that training stands still for a checkpoint, of the seconds between two
 overhead   what the journal, the timing and the gradient norms cost, of an update's time
 memory     what each method takes, and the largest batch that GPUs of 6, 8, 16, 24 and 80 GB hold
 scaling    1, 2 and 4 ranks here, what their communication costs, and 8 to 1,024 GPUs as a cost model has them
+speed      an update beside the published procedure written out, on the same networks
+methods    every method trained and scored on a cohort, beside the floors
 
 Settings of the training (method=, variant=, train.…) say what is measured; those of each bench stand at the head of its file.
 """
@@ -23,7 +27,7 @@ from importlib import import_module
 from preprocess.errors import SettingError
 from preprocess.settings import command
 
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "methods")
 
 
 def main(words: Sequence[str]) -> int:

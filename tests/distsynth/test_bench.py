@@ -48,6 +48,23 @@ def test_scaling_measures_and_predicts_every_method(tiny: tuple[str, ...], run: 
     assert done.stdout.count("a global batch of 64 is full with 16 GPUs") == 3 * len(re.findall("Gflop a slice", done.stdout))
 
 
+def test_speed_times_an_update_beside_the_published_procedure(tiny: tuple[str, ...], run: Any) -> None:
+    done = run("distsynth.bench", "speed", "rounds=3", "pixels=32", "slices=2", "ways=[eager,channels_last]", *tiny)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^tcmgan, \w+ +procedure +[0-9.]+ ms, ours +[0-9.]+ ms: [0-9.]+ x", done.stdout, re.M)) == 2
+
+
+def test_methods_trains_and_scores_each_pair_once(store: Path, tiny: tuple[str, ...], run: Any, tmp_path: Path) -> None:
+    words = [word for word in tiny if not word.startswith("method=")]
+    command = ("distsynth.bench", "methods", "methods=[tcmgan_small]", "variants=[siso,mimo]", f"data.store={store}", *words)
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| tcmgan_small")]
+    assert len(rows) == 3
+    assert all(re.search(r"(yes|NO), [+-][0-9.]+ .*\| 12 +\| \d+ +\| [0-9.]+ M", row) for row in rows), rows
+    assert run(*command, cwd=tmp_path).stdout == done.stdout
+
+
 def test_what_a_bench_cannot_do_is_one_sentence(run: Any) -> None:
     for words, sentence in (
         (["strat"], "name a bench first: start"),
@@ -55,6 +72,8 @@ def test_what_a_bench_cannot_do_is_one_sentence(run: Any) -> None:
         (["start", "data.store=/nowhere", "repeats=1"], "/nowhere"),
         (["scaling", "ranks=[1,3]"], "must begin with 1 and divide batch=8"),
         (["scaling", "gpu=abacus"], "setting gpu"),
+        (["speed", "ways=[fast]"], "ways=['fast'] must be some of eager, channels_last, compile, both"),
+        (["methods", "data.store=x", "methods=[tcmgann]"], "did you mean tcmgan"),
         (["overhead", "rounds=1"], "rounds=1 must be at least 3"),
     ):
         done = run("distsynth.bench", *words)

@@ -15,9 +15,11 @@ from distsynth.config import CONFIGS, compose
 SCRIPT = Path(__file__).parent / "ranks_agree.py"
 MAY_DIFFER = {"width", "batch", "micro_batch"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
-# Twenty updates of Adam amplify rounding by 1e4 to 1e5: 5e-13 in float64. In float32 that is 1e-2 at worst (tcmgan_small on 4 ranks, else 2e-5),
-# of the 4e-2 that a weight may have moved.
-TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-2}
+TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
+# Adam divides a gradient by its own size: where the true one is near 0 its rounding decides. tcmgan_small's segmentor of 4 channels on images of
+# 40 pixels, at a learning rate of 3e-3, has such weights: 3e-4 apart after the joint stage's first update, 1e-2 after the twentieth, of the
+# 4e-2 that a weight may have moved. In float64 they are 5e-13 apart.
+LOOSER = {("tcmgan_small", "single"): 2e-2}
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
@@ -48,7 +50,7 @@ def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ran
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many)
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
-    assert (difference < TOLERANCE[precision]) != one["batch_norm"]
+    assert (difference < LOOSER.get((preset, precision), TOLERANCE[precision])) != one["batch_norm"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

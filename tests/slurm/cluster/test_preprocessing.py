@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 LAUNCH = str(Path(__file__).parents[3] / "slurm" / "launch.py")
-RECIPE = ("recipe.n4.spacing=5", "recipe.n4.iterations=[60,60,60]", "recipe.n4.tolerance=1e-9")  # a second or two a subject
+RECIPE = ("recipe.n4.spacing=5", "recipe.n4.iterations=[30,30]", "recipe.n4.tolerance=1e-9")  # a second or two a subject
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,119 @@
+"""Every method on one cohort, trained and scored as a user would: a table method x variant beside the floors.
+
+    python -m distsynth.bench methods data.store=data/phantom.zarr data.external.real=data/real.zarr data.rotate=false
+
+Each run is a folder of `out`, with its figures; a run that has scores is not made again. A method's small preset stands for it. Paired methods
+have to beat every floor inside the brain, unpaired ones the nearest input copied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distsynth import config as configuration
+from distsynth.bench.synthetic import method_of
+from distsynth.bench.words import apart
+from distsynth.config import CONFIGS, compose
+from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean
+from distsynth.methods import registry
+from distsynth.modalities import Modality
+from distsynth.run_directory import RunDirectory
+from distsynth.tracking.journal import read
+from preprocess.errors import SettingError, UserError
+from preprocess.settings import setting
+
+
+@dataclass
+class MethodsSettings:
+    out: str = setting("runs/methods", "the folder of the runs")
+    methods: list[str] = setting([], "presets of configs/method/ (empty: every small one)")
+    variants: list[str] = setting(["siso", "simo", "mimo", "miso_t1c"], "variants, each with the methods that serve it")
+
+
+def main(words: Sequence[str]) -> int:
+    settings, given = apart(MethodsSettings, words)
+    presets = settings.methods or sorted(path.stem for path in (CONFIGS / "method").glob("*_small.yaml"))
+    planned = list(plan(presets, settings.variants, given))
+    if not planned:
+        raise SettingError(f"none of methods={presets} serves any of variants={settings.variants}")
+    rows: list[dict[str, str]] = []
+    for preset, variant in planned:
+        run = RunDirectory(Path(settings.out) / f"{preset}-{variant}")
+        print(f"{preset} {variant}", file=sys.stderr, flush=True)
+        train(run, [f"method={preset}", f"variant={variant}", *given])
+        rows += rows_of(run, preset)
+    table = "\n".join(markdown(rows))
+    (Path(settings.out) / "methods.md").write_text(table + "\n")
+    print(table)
+    return 0
+
+
+def plan(presets: Sequence[str], variants: Sequence[str], given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The pairs that go together. Raises SettingError for an unknown name."""
+    for preset in presets:
+        for variant in variants:
+            kind = compose([f"variant={variant}", *given, "method=tcmgan"]).variant.kind
+            name = configuration.layers([f"method={preset}"], ("method",)).method.name
+            if kind in registry.method(name).kinds:
+                yield preset, variant
+
+
+def train(run: RunDirectory, words: Sequence[str]) -> None:
+    """Train and score, or go on with it. Raises UserError if it fails."""
+    if run.scores.is_file():
+        return
+    run.path.mkdir(parents=True, exist_ok=True)
+    with (run.path / "log").open("ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "distsynth.train", f"run={run.path}", *words], stdout=log, stderr=log, env=dict(os.environ)
+        )
+    if done.returncode:
+        last = (run.path / "log").read_text().strip().rpartition("\n")[2]
+        raise UserError(f"{run.path.name} failed: {last.removeprefix('error: ')}")
+
+
+def rows_of(run: RunDirectory, preset: str) -> Iterator[dict[str, str]]:
+    """One row per output: in the brain and the tumour of the test patients, and in the brain of the other cohorts'."""
+    config = configuration.load(run.config)
+    scored = Scored(run.path.name, config.variant, json.loads(run.scores.read_text()))
+    lines, _ = read(run.journal)
+    started = next(line["time"] for line in lines if line["kind"] == "start")
+    last = [line for line in lines if line["kind"] == "progress"][-1]
+    method, _ = method_of(config, 64)
+    floor = beside_floor if method.paired else beside_copy
+    for output in config.variant.outputs:
+        yield {
+            "method": preset,
+            "variant": config.variant.title,
+            "output": Modality(output).title,
+            "brain": short(cell(scored, "test", output, "brain")),
+            **floor(scored, "test", output),
+            "tumour": short(cell(scored, "test", output, "tumour")),
+            **{
+                f"{name}: brain": short(cell(scored, name, output, "brain"))
+                for name in scored.scores["cohorts"]
+                if name not in ("val", "test")
+            },
+            "updates": str(max(line["step"] for line in lines if line["kind"] == "metrics")),
+            "seconds": f"{(last['time'] - started) / 1000:.0f}",
+            "parameters": f"{sum(p.numel() for p in method.parameters()) / 1e6:.2f} M",
+        }
+
+
+def beside_copy(run: Scored, cohort: str, output: str) -> dict[str, str]:
+    """As `beside_floor`, of the copied input alone: an unpaired method never sees which image belongs to which."""
+    floor = run.scores["cohorts"][cohort]["scores"][output]["brain"]["copy"]["psnr"]["mean"]
+    gain = mean(run, cohort, output, "brain", "psnr") - floor
+    shown = f"copy of {Modality(run.scores['copied'][output]).title}"
+    return {"best floor": f"{floor:.2f} ({shown})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
+
+
+def short(figures: str) -> str:
+    """PSNR / SSIM of a cell."""
+    return " / ".join(figures.split(" / ")[:2])

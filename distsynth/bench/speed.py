@@ -1,0 +1,119 @@
+"""An update of a method as the engine does it beside the published procedure written out, on the same networks, batch and device.
+
+Both turn by turn in one process, eager and in the run's precision for ours, eager and in float32 for the procedure; the median of the ratios."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from distsynth.bench.plain import PROCEDURES
+from distsynth.bench.synthetic import method_of, noise
+from distsynth.bench.words import apart
+from distsynth.config import Config, compose
+from distsynth.training.distributed import World, world
+from distsynth.training.engine import Engine
+from distsynth.training.precision import lay_out
+from distsynth.training.settings import LimitSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+GOAL = {"cpu": 1.5, "cuda": 3.0}
+WAYS = {
+    "eager": {},
+    "channels_last": {"channels_last": True},
+    "compile": {"compile": True},
+    "both": {"compile": True, "channels_last": True},
+}
+
+
+@dataclass
+class SpeedSettings:
+    pixels: int = setting(64, "height and width of the slices")
+    slices: int = setting(4, "slices an update")
+    rounds: int = setting(9, "timed turns of each")
+    updates: int = setting(1, "updates a turn (stargan: a multiple of 5, since its generator moves in every fifth alone)")
+
+    ways: list[str] = setting(list(WAYS), "how ours runs")
+
+    def __post_init__(self) -> None:
+        if not self.ways or set(self.ways) - set(WAYS):
+            raise SettingError(f"ways={self.ways} must be some of {', '.join(WAYS)}")
+        if self.rounds < 3 or self.updates < 1:
+            raise SettingError(f"rounds={self.rounds} must be at least 3 and updates={self.updates} at least 1")
+
+
+def main(words: Sequence[str]) -> int:
+    settings, given = apart(SpeedSettings, words)
+    config = compose(given)
+    if config.method.name not in PROCEDURES:
+        raise SettingError(f"method={config.method.name} has no published procedure here: choose from {', '.join(PROCEDURES)}")
+    with world("auto", LimitSettings(start=3600)) as ranks:
+        for name in settings.ways:
+            changes: dict[str, Any] = WAYS[name]
+            plain, ours = Plain(config, settings, ranks), Ours(with_train(config, **changes), settings, ranks)
+            for side in (plain, ours):
+                clocked(side, settings, ranks)
+            pairs = [(clocked(plain, settings, ranks), clocked(ours, settings, ranks)) for _ in range(settings.rounds)]
+            ratios = sorted(a / b for a, b in pairs)
+            times = [1000 * statistics.median(side) / settings.updates for side in zip(*pairs, strict=True)]
+            print(
+                f"{config.method.name}, {name:14} procedure {times[0]:8.1f} ms, ours {times[1]:8.1f} ms: {statistics.median(ratios):.2f} x "
+                f"({ratios[0]:.2f} to {ratios[-1]:.2f}; goal {GOAL[ranks.device.type]})",
+                flush=True,
+            )
+    return 0
+
+
+def with_train(config: Config, **changes: Any) -> Config:
+    return replace(config, train=replace(config.train, **changes))
+
+
+class Plain:
+    """The published procedure."""
+
+    def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
+        self.method, size = method_of(config, settings.pixels)
+        self.method.to(ranks.device).train()
+        lay_out(self.method, config.train.channels_last)
+        self.stage = self.method.stages(config.train)[-1]
+        self.batch = noise(config.variant, settings.slices, size).to(ranks.device)
+        objectives = self.method.objectives()
+        self.optimisers = {
+            name: torch.optim.Adam(objectives[name].network.parameters(), self.stage.lr, config.train.betas)
+            for name in self.stage.objectives
+        }
+        self.update: Callable[[int], None] = lambda number: PROCEDURES[config.method.name](
+            self.method, replace(self.batch, update=number), self.optimisers
+        )
+
+    def turn(self, first: int, updates: int) -> None:
+        for number in range(first, first + updates):
+            self.update(number)
+
+
+class Ours(Plain):
+    """The engine's update."""
+
+    def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
+        super().__init__(config, settings, ranks)
+        engine = Engine(self.method, self.stage, config.train, ranks)
+        before = deepcopy(self.method.state_dict())
+        engine.warm_up(self.batch)
+        self.method.load_state_dict(before)
+        self.update = lambda number: self.stage.update(replace(self.batch, update=number), engine)
+
+
+def clocked(side: Plain, settings: SpeedSettings, ranks: World) -> float:
+    """Seconds of a turn; the updates of every turn have the same numbers."""
+    start = time.perf_counter()
+    side.turn(0, settings.updates)
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)
+    return time.perf_counter() - start

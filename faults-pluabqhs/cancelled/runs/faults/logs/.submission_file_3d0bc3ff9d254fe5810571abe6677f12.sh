@@ -1,0 +1,1 @@
+/work/main/faults-pluabqhs/cancelled/runs/faults/logs/13/13_submission.sh

@@ -1,0 +1,1 @@
+/work/main/faults-pluabqhs/cancelled/runs/faults/logs/12/12_submission.sh

@@ -1,0 +1,1 @@
+/work/main/faults-pluabqhs/requeued/runs/faults/logs/7/7_submission.sh

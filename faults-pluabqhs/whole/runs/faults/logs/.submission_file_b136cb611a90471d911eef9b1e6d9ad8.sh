@@ -1,0 +1,1 @@
+/work/main/faults-pluabqhs/whole/runs/faults/logs/4/4_submission.sh
