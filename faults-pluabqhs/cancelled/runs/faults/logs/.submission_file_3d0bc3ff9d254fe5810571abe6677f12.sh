@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/cancelled/runs/faults/logs/13/13_submission.sh

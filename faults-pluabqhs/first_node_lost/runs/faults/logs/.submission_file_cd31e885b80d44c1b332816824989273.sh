@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/first_node_lost/runs/faults/logs/10/10_submission.sh

@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/last_node_lost/runs/faults/logs/11/11_submission.sh

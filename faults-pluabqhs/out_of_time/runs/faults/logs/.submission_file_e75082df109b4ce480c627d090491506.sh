@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/out_of_time/runs/faults/logs/5/5_submission.sh

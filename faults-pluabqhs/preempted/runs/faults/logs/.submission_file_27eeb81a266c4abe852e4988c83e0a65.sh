@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/preempted/runs/faults/logs/8/8_submission.sh

@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/requeued/runs/faults/logs/7/7_submission.sh

@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/signalled/runs/faults/logs/6/6_submission.sh

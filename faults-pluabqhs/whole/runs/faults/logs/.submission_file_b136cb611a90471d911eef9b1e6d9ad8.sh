@@ -1,1 +1,0 @@
-/work/main/faults-pluabqhs/whole/runs/faults/logs/4/4_submission.sh
