@@ -21,8 +21,9 @@ def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:
     return kind(config.method, config.variant, size, config.seed), size
 
 
-def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0) -> Batch:
-    """Slices of uniform noise inside a brain that fills the middle half, with a tumour in it."""
+def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0, kind: Method | type[Method] = Method) -> Batch:
+    """Slices of uniform noise inside a brain that fills the middle half, with a tumour in it, and what else the feed gives to a
+    method of this kind."""
     generator = torch.Generator().manual_seed(seed)
     brain, tumour = (torch.zeros(slices, 1, *size) for _ in range(2))
     for mask, part in ((brain, 4), (tumour, 3)):
@@ -30,4 +31,7 @@ def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0) -
     images = torch.rand(slices, len(variant.inputs) + len(variant.outputs), *size, generator=generator) * 2 - 1
     images = images * brain + brain - 1
     inputs = len(variant.inputs)
-    return Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(slices), seed))
+    batch = Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(slices), seed))
+    if kind.incomplete:
+        batch = batch.having(present=torch.ones(images.shape[:2]))
+    return batch if kind.paired else batch.having(target_brain=brain.clone())

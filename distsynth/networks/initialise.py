@@ -15,3 +15,24 @@ def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def kaiming(network: nn.Module, seed: int) -> None:
+    """Convolutions from N(0, 2 / fan in) (He et al. 2015), their biases zero, and scales of group norms from U(0, 1), as UNIT's published code
+    has it; from the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            nn.init.uniform_(module.weight, generator=generator)
+
+
+def uniform(network: nn.Module, seed: int) -> None:
+    """Convolutions without biases from torch's own default, U(-b, b) with b = 1 / sqrt(fan in), but from the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)

@@ -49,7 +49,8 @@ def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
     method = model.method.to(dtype).train()
     for stage in method.stages(config.train):
         engine = Engine(method, stage, config.train, ranks)
-        feed = Feed(cohort, cohort.split(stage.split), config.variant, model.mapping, config.data, model.size, ranks.share)
+        given = (config.variant, model.mapping, config.data, model.size, ranks.share, method.paired, method.incomplete)
+        feed = Feed(cohort, cohort.split(stage.split), *given)
         for step in range(STEPS):
             epoch, place = divmod(step, feed.steps(stage.batch))
             engine.set_epoch(epoch)
