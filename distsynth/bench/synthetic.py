@@ -5,13 +5,31 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from distsynth.config import Config
+from distsynth.config import CONFIGS, Config, compose, fragment, read_yaml
 from distsynth.data.batch import Batch
 from distsynth.data.feed import padded_size
 from distsynth.data.randomness import sample_keys
 from distsynth.methods import registry
 from distsynth.methods.method import Method
 from distsynth.modalities import Variant
+from preprocess.errors import SettingError
+
+
+def shipped(preset: str, *words: str) -> Config:
+    """A method's preset with the words; where they name no variant, with the default one or, if the method does not serve it, one that it does."""
+    kind = registry.method(fragment("method", preset)["method"]["name"])
+    default = read_yaml(CONFIGS / "train.yaml")["groups"]["variant"]
+    names = [default, *sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))]
+    serving = [name for name in names if serves(kind, Variant(**fragment("variant", name)["variant"]))]
+    return compose([f"variant={serving[0]}", f"method={preset}", *words])
+
+
+def serves(kind: type[Method], variant: Variant) -> bool:
+    try:
+        kind.check(variant)
+    except SettingError:
+        return False
+    return True
 
 
 def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:

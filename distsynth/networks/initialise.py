@@ -31,8 +31,12 @@ def kaiming(network: nn.Module, seed: int) -> None:
 
 
 def uniform(network: nn.Module, seed: int) -> None:
-    """Convolutions without biases from torch's own default, U(-b, b) with b = 1 / sqrt(fan in), but from the seed alone."""
+    """torch's own first weights, which published code has that says nothing of them: convolutions and their biases uniform within
+    1 / sqrt(fan in); from a generator of its own, so that they depend on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
+            bound = module.weight[0].numel() ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
