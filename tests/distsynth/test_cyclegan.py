@@ -92,7 +92,11 @@ def published_discriminator(width: int, layers: int) -> nn.Sequential:
     before = width
     for layer in range(1, layers + 1):
         after = width * min(2**layer, 8)
-        found += [nn.Conv2d(before, after, 4, 2 if layer < layers else 1, 1, bias=False), nn.InstanceNorm2d(after), nn.LeakyReLU(0.2)]
+        found += [
+            nn.Conv2d(before, after, 4, 2 if layer < layers else 1, 1, bias=False),
+            nn.InstanceNorm2d(after),
+            nn.LeakyReLU(0.2),
+        ]
         before = after
     return nn.Sequential(*found, nn.Conv2d(before, 1, 4, 1, 1))
 
@@ -225,6 +229,7 @@ def plain() -> CycleGAN:
 def test_three_updates_equal_the_literal_rule() -> None:
     method, literal = trained()
     assert literal.difference(method) < 1e-9
+    assert literal.difference(make()) > 1e-3
     for side, pool in (("target", method.target_pool), ("source", method.source_pool)):
         assert torch.cat(literal.pools[side]).sub(pool.images).abs().max() < 1e-9
 
@@ -314,7 +319,9 @@ def test_the_generator_is_the_published_one() -> None:
 def test_the_discriminator_sees_70_pixels() -> None:
     assert receptive_field(PatchGAN(1)) == 70
     assert PatchGAN(1, 2)(torch.zeros(1, 1, 160, 160)).shape == (1, 1, 18, 18)
-    assert count(PatchGAN(3)) == 2_764_737 - 128 - 256 - 512  # 2.765 M as printed by the same code, less the biases that a norm makes idle
+    assert (
+        count(PatchGAN(3)) == 2_764_737 - 128 - 256 - 512
+    )  # 2.765 M as printed by the same code, less the biases that a norm makes idle
 
 
 @pytest.mark.parametrize(("pixels", "blocks"), [(128, 6), (132, 9)])
@@ -340,7 +347,10 @@ def test_the_published_configuration_makes_a_step() -> None:
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: make("variant=simo"), "method cyclegan serves siso and variant simo is simo"),
-    (lambda: make("method.discriminator.layers=3", size=(20, 20)), "layers=3 needs slices of at least 24 pixels .* 20x20: set fewer"),
+    (
+        lambda: make("method.discriminator.layers=3", size=(20, 20)),
+        "layers=3 needs slices of at least 24 pixels .* 20x20: set fewer",
+    ),
     (lambda: make("method.pool=-1"), "method.pool=-1 must be at least 0"),
     (lambda: make("method.generator.width=0"), "method.generator.width=0 must be at least 1"),
 ]

@@ -172,6 +172,7 @@ def plain() -> DiscoGAN:
 def test_five_updates_equal_the_literal_rule() -> None:
     method, literal = trained()
     assert literal.difference(method) < 1e-9
+    assert literal.difference(make()) > 1e-3
 
 
 def test_five_updates_in_micro_batches_equal_the_literal_rule() -> None:
@@ -301,7 +302,10 @@ def test_the_published_configuration_makes_a_step_of_either_kind() -> None:
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: make("variant=mimo"), "method discogan serves siso and variant mimo is mimo"),
-    (lambda: make("method.depth=4", size=(24, 24)), "method.depth=4 needs slices of at least 32 pixels, and multiples of 16; these are 24x24"),
+    (
+        lambda: make("method.depth=4", size=(24, 24)),
+        "method.depth=4 needs slices of at least 32 pixels, and multiples of 16; these are 24x24",
+    ),
     (lambda: make("method.depth=1"), "method.depth=1 leaves no level for feature matching"),
     (lambda: make("method.every=1"), "method.every=1 must be at least 2"),
     (lambda: make("method.weights.first=2"), "method.weights.first=2.0 must be between 0 and 1"),
