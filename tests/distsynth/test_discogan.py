@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,9 @@ def engine_for(method: DiscoGAN, *words: str) -> Engine:
 def published_generator(width: int, depth: int, norm: type[nn.Module], channels: int = 1) -> nn.Sequential:
     widths = [width * min(2**level, 8) for level in range(depth)]
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), norm(b), nn.LeakyReLU(0.2)]
-    for a, b in zip(widths[::-1], widths[-2::-1], strict=False):
+    for a, b in pairwise(widths[::-1]):
         layers += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), norm(b), nn.ReLU()]
     return nn.Sequential(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Sigmoid())
 
@@ -68,7 +68,7 @@ class PublishedDiscriminator(nn.Module):
         super().__init__()
         widths = [channels, *(width * min(2**level, 8) for level in range(depth))]
         self.norms = nn.ModuleList([nn.Identity(), *(norm(b) for b in widths[2:])])
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], 1, (size[0] // 2**depth, size[1] // 2**depth), bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
