@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distsynth.bench.synthetic import method_of, noise
+from distsynth.bench.synthetic import method_of, noise, shipped
 from distsynth.bench.words import apart
-from distsynth.config import CONFIGS, compose
+from distsynth.config import CONFIGS
 from distsynth.training.distributed import world
 from distsynth.training.engine import Engine
 from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, plan
@@ -34,16 +34,16 @@ def main(words: Sequence[str]) -> int:
           f"assumed: {OVERHEAD / 1e9:.1f} GB of overhead, {USABLE:.0%} of the rest usable")  # fmt: skip
     print(f"{'method':16}{'stage':12}{'static, GB':>11}{'a slice, MB':>13}" + "".join(f"{card:>7} GB" for card in settings.cards))
     for preset in named or sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml")):
-        for found in plans([f"method={preset}", *rest], settings):
+        for found in plans(preset, rest, settings):
             held = "".join(f"{found.fits(card * 1e9):10,}" for card in settings.cards)
             print(f"{preset:16}{found.stage:12}{found.static / 1e9:11.2f}{found.per_slice / 1e6:13.1f}{held}")
     return 0
 
 
-def plans(words: Sequence[str], settings: MemorySettings) -> list[MemoryPlan]:
+def plans(preset: str, words: Sequence[str], settings: MemorySettings) -> list[MemoryPlan]:
     """Of each stage of a method, counted on the CPU."""
-    config = compose([*words, f"train.precision={settings.precision}"])
+    config = shipped(preset, *words, f"train.precision={settings.precision}")
     method, size = method_of(config, settings.pixels)
-    batch = noise(config.variant, 1, size)
+    batch = noise(config.variant, 1, size, kind=method)
     with world("cpu", LimitSettings(start=3600)) as ranks:
         return [plan(Engine(method, stage, config.train, ranks), batch) for stage in method.stages(config.train)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distsynth.bench.cost_model import FABRICS, PER_NODE, Fabric, Work, communication, step, worth_it
+from distsynth.bench.synthetic import shipped
 from distsynth.bench.work import Counted, count
-from distsynth.config import CONFIGS, compose
+from distsynth.config import CONFIGS
 
 if TYPE_CHECKING:
     from distsynth.bench.scaling import ScalingSettings
@@ -20,7 +21,7 @@ def predictions(settings: ScalingSettings, overlap: float, backward_share: float
     """Lines of text: the assumptions, then a table for each preset of each method."""
     lines = assumptions(settings, overlap, backward_share)
     for preset in sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml")):
-        counted = count(compose([f"method={preset}"]), settings.full_pixels)
+        counted = count(shipped(preset), settings.full_pixels)
         work = work_of(counted, settings)
         lines += ["", headline(preset, counted, work, settings)]
         for fabric in FABRICS:

@@ -5,13 +5,31 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from distsynth.config import Config
+from distsynth.config import CONFIGS, Config, compose, fragment, read_yaml
 from distsynth.data.batch import Batch
 from distsynth.data.feed import padded_size
 from distsynth.data.randomness import sample_keys
 from distsynth.methods import registry
 from distsynth.methods.method import Method
 from distsynth.modalities import Variant
+from preprocess.errors import SettingError
+
+
+def shipped(preset: str, *words: str) -> Config:
+    """A method's preset with the words; where they name no variant, with the default one or, if the method does not serve it, one that it does."""
+    kind = registry.method(fragment("method", preset)["method"]["name"])
+    default = read_yaml(CONFIGS / "train.yaml")["groups"]["variant"]
+    names = [default, *sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))]
+    serving = [name for name in names if serves(kind, Variant(**fragment("variant", name)["variant"]))]
+    return compose([f"variant={serving[0]}", f"method={preset}", *words])
+
+
+def serves(kind: type[Method], variant: Variant) -> bool:
+    try:
+        kind.check(variant)
+    except SettingError:
+        return False
+    return True
 
 
 def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:
@@ -21,8 +39,9 @@ def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:
     return kind(config.method, config.variant, size, config.seed), size
 
 
-def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0) -> Batch:
-    """Slices of uniform noise inside a brain that fills the middle half, with a tumour in it."""
+def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0, kind: Method | type[Method] = Method) -> Batch:
+    """Slices of uniform noise inside a brain that fills the middle half, with a tumour in it, and what else the feed gives to a
+    method of this kind."""
     generator = torch.Generator().manual_seed(seed)
     brain, tumour = (torch.zeros(slices, 1, *size) for _ in range(2))
     for mask, part in ((brain, 4), (tumour, 3)):
@@ -30,4 +49,7 @@ def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0) -
     images = torch.rand(slices, len(variant.inputs) + len(variant.outputs), *size, generator=generator) * 2 - 1
     images = images * brain + brain - 1
     inputs = len(variant.inputs)
-    return Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(slices), seed))
+    batch = Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(slices), seed))
+    if kind.incomplete:
+        batch = batch.having(present=torch.ones(images.shape[:2]))
+    return batch if kind.paired else batch.having(target_brain=brain.clone())

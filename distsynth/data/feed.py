@@ -59,7 +59,16 @@ class Feed:
 
         self.slices = share(write, open_shared)
         numbers = np.unique(patients, return_inverse=True)[1]
-        self.patients = None if paired else share(lambda: write_shared(np.repeat(numbers, counts)), open_shared)
+
+        def write_patients() -> str:
+            of_slices = np.repeat(numbers, counts)
+            if of_slices[0] == of_slices[-1]:
+                raise SettingError(
+                    f"an unpaired method needs slices of two patients at least, and data.min_brain={settings.min_brain} leaves one's"
+                )
+            return write_shared(of_slices)
+
+        self.patients = None if paired else share(write_patients, open_shared)
 
     def __len__(self) -> int:
         return len(self.slices)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help sta
 
 METHODS = {
     "tcmgan": "distsynth.methods.tcmgan:TCMGAN",
+    "cyclegan": "distsynth.methods.cyclegan:CycleGAN",
+    "discogan": "distsynth.methods.discogan:DiscoGAN",
+    "unit": "distsynth.methods.unit:UNIT",
 }
 
 

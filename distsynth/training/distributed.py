@@ -109,6 +109,17 @@ def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iter
                 dist.destroy_process_group()
 
 
+def gathered(share: Tensor) -> tuple[Tensor, slice]:
+    """The global batch (B, ...) of which `share` is this rank's part, without gradients, and where in it that part lies. Ranks hold parts of
+    one size, in rank order; a single process holds the whole."""
+    if not dist.is_initialized():
+        return share.detach(), slice(0, len(share))
+    parts = [torch.empty_like(share) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, share.detach().contiguous())
+    first = dist.get_rank() * len(share)
+    return torch.cat(parts), slice(first, first + len(share))
+
+
 def meet(rank: int, size: int, seconds: float) -> Store:
     """The store that all ranks have come to. Raises UserError naming those that do not come."""
     try:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from distsynth.config import CONFIGS, Config, compose, typed
+from distsynth.bench.synthetic import shipped
+from distsynth.config import CONFIGS, Config, typed
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.method import Method
@@ -28,7 +29,7 @@ def presets() -> list[str]:
 
 def shrunk(preset: str, store: str, micro_batch: int) -> Config:
     """The preset as it is shipped, but for the keys of SMALLER wherever they stand."""
-    tree = OmegaConf.structured(compose([f"method={preset}", f"data.store={store}"]))
+    tree = OmegaConf.structured(shipped(preset, f"data.store={store}"))
 
     def walk(node: Any) -> None:
         for name in node:
@@ -49,7 +50,8 @@ def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
     method = model.method.to(dtype).train()
     for stage in method.stages(config.train):
         engine = Engine(method, stage, config.train, ranks)
-        feed = Feed(cohort, cohort.split(stage.split), config.variant, model.mapping, config.data, model.size, ranks.share)
+        given = (config.variant, model.mapping, config.data, model.size, ranks.share, method.paired, method.incomplete)
+        feed = Feed(cohort, cohort.split(stage.split), *given)
         for step in range(STEPS):
             epoch, place = divmod(step, feed.steps(stage.batch))
             engine.set_epoch(epoch)

@@ -1,0 +1,186 @@
+"""CycleGAN: "Unpaired image-to-image translation using cycle-consistent adversarial networks" (Zhu et al., ICCV 2017).
+
+Two generators, source -> target (G) and target -> source (F), and a discriminator of each kind of image, trained on source and target slices
+of different patients. Equation numbers are the paper's.
+
+    g_loss = LS(D_T(G(s)), 1) + LS(D_S(F(t)), 1)                                                       (1), least squares (section 4)
+             + cycle_source |F(G(s)) - s|_1 + cycle_target |G(F(t)) - t|_1                             (2)
+             + identity (cycle_target |G(t) - t|_1 + cycle_source |F(s) - s|_1)                        section 5.2, weights as published in code
+    d_loss = 1/2 [LS(D_T(t), 1) + LS(D_T(pooled G(s)), 0)] + 1/2 [LS(D_S(s), 1) + LS(D_S(pooled F(t)), 0)]
+
+Generators first, then the discriminators, which see the fakes made before the generators' step, each perhaps swapped for one of the last 50 or
+so (the paper's section 4 and the published code, which this follows wherever the paper is silent).
+
+Where this differs from the published code, on purpose: a generator is confined to the brain of its input, so that the background enters no
+loss; the generator's passes on s and t go through as one batch, and so do the discriminator's on real and fake (InstanceNorm: the same
+numbers); the pool is filled from the global batch, sample by sample, whatever the number of ranks; H and W need not be 256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import key
+from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.pool import Pool
+from distsynth.modalities import Variant
+from distsynth.networks.initialise import normal
+from distsynth.networks.patchgan import PatchGAN
+from distsynth.networks.resnet import ResNet
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class GeneratorSettings:
+    width: int = setting(64, "channels at the full resolution")
+    blocks: int = setting(0, "residual blocks (0: as published, 6 for slices of up to 128 pixels and 9 for larger ones)")
+
+
+@dataclass
+class DiscriminatorSettings:
+    width: int = setting(64, "channels at the first layer")
+    layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)")
+
+
+@dataclass
+class WeightSettings:
+    cycle_source: float = setting(10.0, "weight of the source's cycle, source -> target -> source")
+    cycle_target: float = setting(10.0, "weight of the target's cycle, target -> source -> target")
+    identity: float = setting(0.5, "weight of the identity losses, as a share of the cycles' (0: none)")
+
+
+@dataclass
+class CycleGANSettings:
+    """Defaults are those of the published code."""
+
+    name: str = setting("cyclegan", "the method")
+    generator: GeneratorSettings = setting(GeneratorSettings, "")
+    discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
+    pool: int = setting(50, "past fakes of each kind that the discriminators may be shown (0: only new ones)")
+    weights: WeightSettings = setting(WeightSettings, "")
+
+    def __post_init__(self) -> None:
+        least = {
+            "generator.width": (self.generator.width, 1),
+            "generator.blocks": (self.generator.blocks, 0),
+            "discriminator.width": (self.discriminator.width, 1),
+            "discriminator.layers": (self.discriminator.layers, 1),
+            "pool": (self.pool, 0),
+        }
+        for name, (value, bound) in least.items():
+            if value < bound:
+                raise SettingError(f"method.{name}={value} must be at least {bound}")
+
+
+class CycleGAN(Method):
+    """See the file's head. `target` is what makes or judges targets, `source` the way back."""
+
+    Settings = CycleGANSettings
+    kinds = ("siso",)
+    paired = False
+
+    @classmethod
+    def stride(cls, settings: CycleGANSettings, size: tuple[int, int]) -> int:
+        return 4
+
+    def __init__(self, settings: CycleGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        self.settings, self.weights = settings, settings.weights
+        g, d = settings.generator, settings.discriminator
+        if min(size) < 3 << d.layers:  # its last layers are unstrided and take a pixel each
+            raise SettingError(
+                f"method.discriminator.layers={d.layers} needs slices of at least {3 << d.layers} pixels and these are padded "
+                f"to {size[0]}x{size[1]}: set fewer"
+            )
+        blocks = g.blocks or (6 if max(size) <= 128 else 9)
+        self.generators = nn.ModuleDict({side: ResNet(1, 1, g.width, blocks) for side in ("target", "source")})
+        self.discriminators = nn.ModuleDict({side: PatchGAN(1, d.width, d.layers) for side in ("target", "source")})
+        for name, network in self.named_children():
+            normal(network, key(seed, "weights", name) >> 1)
+        self.target_pool, self.source_pool = Pool(settings.pool), Pool(settings.pool)
+
+    # -- what is optimised ---------------------------------------------------------------------------------------------
+
+    def objectives(self) -> dict[str, Objective]:
+        return {
+            "generators": Objective(self.generators, self.generator_loss, self.translate),
+            "discriminators": Objective(self.discriminators, self.discriminator_loss),
+        }
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        return [Stage("unpaired", "gan", ("generators", "discriminators"), self.update, self.compare, *main)]
+
+    def update(self, batch: Batch, step: Step) -> None:
+        made = step.minimise("generators", batch)
+        shown = {
+            f"shown_{side}": pool.exchange(made[f"fake_{side}"], batch.uniform(f"pool/{side}"))
+            for side, pool in (("target", self.target_pool), ("source", self.source_pool))
+        }
+        step.minimise("discriminators", batch.having(**shown))
+
+    # -- the losses ----------------------------------------------------------------------------------------------------
+
+    def translate(self, batch: Batch) -> Made:
+        """All that the generators make for their loss, (B, 1, H, W) each."""
+        source, target = (batch.sources, batch.brain), (batch.targets, batch.more["target_brain"])
+        made = {}
+        if self.weights.identity:
+            made["fake_target"], made["same_target"] = self.generate("target", source, target)
+            made["fake_source"], made["same_source"] = self.generate("source", target, source)
+        else:
+            (made["fake_target"],), (made["fake_source"],) = self.generate("target", source), self.generate("source", target)
+        (made["cycle_source"],) = self.generate("source", (made["fake_target"], batch.brain))
+        (made["cycle_target"],) = self.generate("target", (made["fake_source"], batch.more["target_brain"]))
+        return made
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        made, real, w = batch.more, {"source": batch.sources, "target": batch.targets}, self.weights
+        terms = {}
+        for side, weight in (("target", w.cycle_target), ("source", w.cycle_source)):
+            with frozen(self.discriminators):
+                terms[f"g_{side}"] = (self.discriminators[side](made[f"fake_{side}"]) - 1).square().mean()
+            terms[f"g_cycle_{side}"] = (made[f"cycle_{side}"] - real[side]).abs().mean()
+            terms[f"g_loss_{side}"] = terms[f"g_{side}"] + weight * terms[f"g_cycle_{side}"]
+            if w.identity:
+                terms[f"g_same_{side}"] = (made[f"same_{side}"] - real[side]).abs().mean()
+                terms[f"g_loss_{side}"] = terms[f"g_loss_{side}"] + weight * w.identity * terms[f"g_same_{side}"]
+        loss = terms.pop("g_loss_target") + terms.pop("g_loss_source")
+        return loss, {"g_loss": loss, **terms}
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        shown = self.shown(batch)
+        terms = {}
+        for side, real in (("target", batch.targets), ("source", batch.sources)):
+            on_real, on_fake = self.discriminators[side](torch.cat([real, shown[side]])).chunk(2)
+            terms[f"d_{side}"] = 0.5 * ((on_real - 1).square().mean() + on_fake.square().mean())
+        loss = terms["d_target"] + terms["d_source"]
+        return loss, {"d_loss": loss, **terms}
+
+    @torch.no_grad()
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        """The fakes that an update has put there, or the generators' own."""
+        if "shown_target" in batch.more:
+            return {side: batch.more[f"shown_{side}"] for side in ("target", "source")}
+        (target,) = self.generate("target", (batch.sources, batch.brain))
+        (source,) = self.generate("source", (batch.targets, batch.more["target_brain"]))
+        return {"target": target, "source": source}
+
+    # -- the networks on images ----------------------------------------------------------------------------------------
+
+    def generate(self, side: str, *given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Images (B, 1, H, W) in [-1, 1] with their brains, several as one batch, as images of a kind, -1 outside the brains."""
+        image, brain = (torch.cat(parts) for parts in zip(*given, strict=True))
+        made: Tensor = self.generators[side](image) * brain + brain - 1
+        return made.chunk(len(given))
+
+    @torch.no_grad()
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        (made,) = self.generate("target", (sources, brain))
+        return made

@@ -1,0 +1,318 @@
+"""DiscoGAN: its networks are the published ones, and its update equals a literal transcription of the published rule."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distsynth.config import compose
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import sample_keys
+from distsynth.methods.discogan import DiscoGAN
+from distsynth.networks.disco import DiscoDiscriminator, DiscoGenerator
+from distsynth.training.distributed import World
+from distsynth.training.engine import Engine
+from preprocess.errors import SettingError
+
+SMALL = ["variant=siso", "method=discogan", "method.generator.width=3", "method.discriminator.width=3", "method.weights.switch=2"]
+SIZE = (24, 16)
+SIDES = ("target", "source")
+
+
+def config_of(*words: str) -> Any:
+    return compose([*SMALL, "train.lr=1e-2", *words])
+
+
+def make(*words: str, size: tuple[int, int] = SIZE) -> DiscoGAN:
+    config = config_of(*words)
+    return DiscoGAN(config.method, config.variant, size, 0).double()
+
+
+def batch_for(n: int = 4, seed: int = 0, size: tuple[int, int] = SIZE) -> Batch:
+    """Noise inside two different brains."""
+    g = torch.Generator().manual_seed(seed)
+    brain, other = torch.zeros(2, n, 1, *size, dtype=torch.float64)
+    brain[..., 4:20, 3:12] = 1
+    other[..., 2:16, 5:14] = 1
+    sources, targets = (torch.rand(n, 1, *size, generator=g, dtype=torch.float64) * 2 * b - 1 for b in (brain, other))
+    keys = sample_keys(np.arange(n), seed)
+    return Batch(sources, targets, brain, torch.zeros_like(brain), keys, {"target_brain": other})
+
+
+def engine_for(method: DiscoGAN, *words: str) -> Engine:
+    train = config_of(*words).train
+    return Engine(method, method.stages(train)[-1], train, World(0, 1, 0, torch.device("cpu")))
+
+
+# -- the published rule, written out -----------------------------------------------------------------------------------
+
+
+def published_generator(width: int, depth: int, norm: type[nn.Module], channels: int = 1) -> nn.Sequential:
+    widths = [width * min(2**level, 8) for level in range(depth)]
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+    for a, b in pairwise(widths):
+        layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), norm(b), nn.LeakyReLU(0.2)]
+    for a, b in pairwise(widths[::-1]):
+        layers += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), norm(b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Sigmoid())
+
+
+class PublishedDiscriminator(nn.Module):
+    def __init__(self, width: int, depth: int, norm: type[nn.Module], size: tuple[int, int], channels: int = 1) -> None:
+        super().__init__()
+        widths = [channels, *(width * min(2**level, 8) for level in range(depth))]
+        self.norms = nn.ModuleList([nn.Identity(), *(norm(b) for b in widths[2:])])
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
+        self.last = nn.Conv2d(widths[-1], 1, (size[0] // 2**depth, size[1] // 2**depth), bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nn.functional.leaky_relu(norm(conv(x)), 0.2)
+            features.append(x)
+        return torch.sigmoid(self.last(x)), features[1:]
+
+
+def holding(network: nn.Module, weights: nn.Module) -> nn.Module:
+    """The network with another's convolutions, in their order; scales and shifts of norms are at 1 and 0 in both."""
+    given = [p for p in weights.parameters() if p.dim() == 4]
+    with torch.no_grad():
+        for own, value in zip((p for p in network.double().parameters() if p.dim() == 4), given, strict=True):
+            own.copy_(value)
+    return network
+
+
+class Literal:
+    """The published training, from a method's settings and first weights. Feature matching goes over the batch, so all of it does."""
+
+    def __init__(self, method: DiscoGAN, lr: float, betas: tuple[float, float], decay: float) -> None:
+        s = self.settings = method.settings
+        depth = s.depth or 2
+        norm = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}[s.norm]
+        self.g = {x: holding(published_generator(s.generator.width, depth, norm), method.generators[x]) for x in SIDES}
+        self.d = {
+            x: holding(PublishedDiscriminator(s.discriminator.width, depth, norm, SIZE), method.discriminators[x]) for x in SIDES
+        }
+        self.optimisers = [
+            torch.optim.Adam(chain(*(net.parameters() for net in nets.values())), lr=lr, betas=betas, weight_decay=decay)
+            for nets in (self.g, self.d)
+        ]
+
+    def terms(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        w, n = self.settings.weights, len(batch)
+        a, b = (batch.sources + 1) / 2, (batch.targets + 1) / 2
+        in_a, in_b = batch.brain, batch.more["target_brain"]
+        ab, ba = self.g["target"](a) * in_a, self.g["source"](b) * in_b
+        aba, bab = self.g["source"](ab) * in_a, self.g["target"](ba) * in_b
+        recon = {"source": ((aba - a) ** 2).mean(), "target": ((bab - b) ** 2).mean()}
+        rate = w.first if iteration < w.switch else w.later
+        found: dict[str, Any] = {"g_loss": 0, "d_loss": 0}
+        for side, real, fake in (("source", a, ba), ("target", b, ab)):
+            on_real, features_real = self.d[side](real)
+            on_fake, features_fake = self.d[side](fake)
+            on_real, on_fake = on_real.view(n), on_fake.view(n)
+            d_loss = -0.5 * torch.log(on_real).mean() - 0.5 * torch.log(1 - on_fake).mean()
+            g_loss = -torch.log(on_fake).mean()
+            matching = sum(((r.mean(0) - f.mean(0)) ** 2).mean() for r, f in zip(features_real, features_fake, strict=True))
+            found |= {f"d_{side}": d_loss, f"g_{side}": g_loss, f"g_features_{side}": matching, f"g_again_{side}": recon[side]}
+            found["d_loss"] = found["d_loss"] + d_loss
+            found["g_loss"] = found["g_loss"] + (g_loss * w.gan + matching * w.features) * (1 - rate) + recon[side] * rate
+        return found
+
+    def update(self, batch: Batch, iteration: int) -> None:
+        terms = self.terms(batch, iteration)
+        generators, discriminators = self.optimisers
+        optimiser, loss = (discriminators, "d_loss") if iteration % self.settings.every == 0 else (generators, "g_loss")
+        generators.zero_grad()
+        discriminators.zero_grad()
+        terms[loss].backward()
+        optimiser.step()
+
+    def difference(self, method: DiscoGAN) -> float:
+        """Over the convolutions and, with batch norm, the scales and shifts."""
+        found = [0.0]
+        for nets, others in ((self.g, method.generators), (self.d, method.discriminators)):
+            for side in SIDES:
+                for kind in (4, 1):
+                    pairs = [[p for p in net.parameters() if p.dim() == kind] for net in (nets[side], others[side])]
+                    found += [float((mine - its).detach().abs().max()) for mine, its in zip(*pairs, strict=True)]
+        return max(found)
+
+
+def trained(*words: str, updates: int = 5, parts: int = 0) -> tuple[DiscoGAN, Literal]:
+    """The method and the transcription after as many updates: two of the discriminators, three of the generators, r changed in between."""
+    method = make(*words)
+    engine = engine_for(method, *words, f"train.micro_batch={parts}")
+    literal = Literal(method, engine.train.lr, engine.train.betas, engine.train.weight_decay)
+    for update in range(updates):
+        batch = replace(batch_for(seed=update), update=update)
+        engine.stage.update(batch, engine)
+        literal.update(batch, update)
+    return method, literal
+
+
+# Every setting, flipped; the transcription reads them itself.
+FLIPPED = {
+    "generator.width": 4, "discriminator.width": 4, "depth": 3, "norm": "batch", "every": 2, "weights.gan": 0.5, "weights.features": 0.3,
+    "weights.first": 0.3, "weights.later": 0.9, "weights.switch": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain() -> DiscoGAN:
+    return trained()[0]
+
+
+def test_five_updates_equal_the_literal_rule() -> None:
+    method, literal = trained()
+    assert literal.difference(method) < 1e-9
+    assert literal.difference(make()) > 1e-3
+
+
+def test_five_updates_in_micro_batches_equal_the_literal_rule() -> None:
+    """Feature matching is over the whole batch all the same."""
+    method, literal = trained(parts=1)
+    assert literal.difference(method) < 1e-9
+
+
+@pytest.mark.parametrize("name", FLIPPED)
+def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, plain: DiscoGAN) -> None:
+    method, literal = trained(f"method.{name}={FLIPPED[name]}")
+    assert literal.difference(method) < 1e-9
+    before, after = (list(m.parameters()) for m in (plain, method))
+    shapes = [[p.shape for p in found] for found in (before, after)]
+    assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
+
+
+def leaves(settings: Any, head: str = "") -> list[str]:
+    found = []
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        found += leaves(value, f"{head}{field.name}.") if is_dataclass(value) else [head + field.name]
+    return found
+
+
+def test_no_setting_is_left_out() -> None:
+    assert set(FLIPPED) == set(leaves(make().settings)) - {"name"}
+
+
+def test_the_losses_equal_the_literal_rule() -> None:
+    method, batch = make(), batch_for(5)
+    expected = Literal(method, 1e-3, (0.5, 0.999), 0).terms(batch, 0)
+    found = {name: value for objective in method.objectives().values() for name, value in objective(batch)[1].items()}
+    assert set(found) == set(expected)
+    for name, value in found.items():
+        assert value.item() == pytest.approx(expected[name].item(), rel=1e-10), name
+
+
+def test_the_gradient_of_feature_matching_is_that_of_the_batch_means() -> None:
+    features = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    real = torch.randn(3, 2, 2, dtype=torch.float64)
+    gap = (real - features.mean(0)).detach().expand_as(features)
+    (mine,) = torch.autograd.grad(DiscoGAN.matching(gap, features).mean(), features)
+    (its,) = torch.autograd.grad((real - features.mean(0)).square().mean(), features)
+    assert torch.allclose(mine, its, atol=1e-15)
+
+
+def test_a_loss_reaches_its_own_networks_alone_and_all_of_them() -> None:
+    for objective in ("generators", "discriminators"):
+        method = make()
+        method.objectives()[objective](batch_for())[0].backward()
+        for name, value in method.named_parameters():
+            reached = value.grad is not None and bool(value.grad.abs().sum() > 0)
+            assert reached == name.startswith(objective), f"{objective} on {name}"
+
+
+def test_an_update_moves_either_the_discriminators_or_the_generators() -> None:
+    method = make()
+    engine = engine_for(method)
+    for update, moved in enumerate(["discriminators", "generators", "generators", "discriminators"]):
+        before = deepcopy(method.state_dict())
+        engine.stage.update(replace(batch_for(seed=update), update=update), engine)
+        changed = {name.split(".")[0] for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == {moved}
+
+
+def test_images_are_made_inside_the_brain_alone() -> None:
+    method, batch = make(), batch_for()
+    made = method.synthesise(batch.sources, batch.brain)
+    assert (made[batch.brain == 0] == -1).all()
+    assert made[batch.brain == 1].std() > 0
+    assert made.abs().max() <= 1
+
+
+# -- the published networks --------------------------------------------------------------------------------------------
+
+
+def test_the_networks_have_the_published_parameters() -> None:
+    """As the layers of SKTBrain/DiscoGAN's model.py add up: 64 x 64, 3 channels, batch norm."""
+    convolutions = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512)
+    generator, discriminator = DiscoGenerator(3, 3, 64, 4, "batch"), DiscoDiscriminator(3, 64, 4, (64, 64), "batch")
+    assert count(generator) == 2 * convolutions + 2 * (2 * (128 + 256) + 512 + 64) == 5_513_856
+    assert count(discriminator) == convolutions + 16 * 512 + 2 * (128 + 256 + 512) == 2_765_568
+    x = torch.zeros(2, 3, 64, 64)
+    assert generator(x).shape == (2, 3, 64, 64)
+    logits, features = discriminator(x)
+    assert [logits.shape, *(f.shape for f in features)] == [(2,), (2, 128, 16, 16), (2, 256, 8, 8), (2, 512, 4, 4)]
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("pixels", "depth"), [(54, 3), (64, 4), (128, 5), (160, 5), (240, 5), (30, 2)])
+def test_the_depth_follows_the_image(pixels: int, depth: int) -> None:
+    settings = config_of().method
+    assert DiscoGAN.stride(settings, (pixels, pixels)) == 1 << depth
+
+
+def test_a_padded_image_can_always_be_taken() -> None:
+    """Also where the feed makes it square for rotations."""
+    settings = config_of("method.generator.width=1", "method.discriminator.width=1").method
+    for height, width in [(27, 60), (54, 54), (30, 37), (100, 36)]:
+        stride = DiscoGAN.stride(settings, (height, width))
+        side = -(-max(height, width) // stride) * stride
+        method = DiscoGAN(settings, config_of().variant, (side, side), 0)
+        image = torch.zeros(1, 1, side, side)
+        assert method.synthesise(image, image).shape == image.shape
+
+
+def test_the_published_configuration_makes_a_step_of_either_kind() -> None:
+    for preset in ("discogan", "discogan_report"):
+        config = compose(["variant=siso", f"method={preset}"])
+        method = DiscoGAN(config.method, config.variant, (32, 32), 0)
+        engine = Engine(method, method.stages(config.train)[-1], config.train, World(0, 1, 0, torch.device("cpu")))
+        before = [p.detach().clone() for p in method.parameters()]
+        batch = batch_for(2, size=(32, 32))
+        batch = batch.map(lambda tensor: tensor.float(), batch.keys)
+        for update in (0, 1):
+            engine.stage.update(replace(batch, update=update), engine)
+            engine.tally.updates += 1
+        assert all(np.isfinite(value) for value in engine.losses_since_last(1).values())
+        assert all(not torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True))
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: make("variant=mimo"), "method discogan serves siso and variant mimo is mimo"),
+    (
+        lambda: make("method.depth=4", size=(24, 24)),
+        "method.depth=4 needs slices of at least 32 pixels, and multiples of 16; these are 24x24",
+    ),
+    (lambda: make("method.depth=1"), "method.depth=1 leaves no level for feature matching"),
+    (lambda: make("method.every=1"), "method.every=1 must be at least 2"),
+    (lambda: make("method.weights.first=2"), "method.weights.first=2.0 must be between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("attempt", "sentence"), REFUSED)
+def test_what_cannot_be_is_refused_in_a_sentence(attempt: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        attempt()
