@@ -44,6 +44,6 @@ def plans(words: Sequence[str], settings: MemorySettings) -> list[MemoryPlan]:
     """Of each stage of a method, counted on the CPU."""
     config = compose([*words, f"train.precision={settings.precision}"])
     method, size = method_of(config, settings.pixels)
-    batch = noise(config.variant, 1, size)
+    batch = noise(config.variant, 1, size, patch=method.patch)
     with world("cpu", LimitSettings(start=3600)) as ranks:
         return [plan(Engine(method, stage, config.train, ranks), batch) for stage in method.stages(config.train)]

@@ -64,7 +64,7 @@ class Stretch:
         config = compose(words)
         method, size = method_of(config, pixels)
         self.stage = method.to(ranks.device).stages(config.train)[-1]
-        self.batch = noise(config.variant, self.stage.batch, size)
+        self.batch = noise(config.variant, self.stage.batch, size, patch=method.patch)
         self.updates, self.journal = config.train.log_every, journal
         self.insights = {on: Insight(ranks, on) for on in (True, False)}
         self.engine = Engine(method, self.stage, config.train, ranks)

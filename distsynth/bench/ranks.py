@@ -59,7 +59,7 @@ def timed(config: Config, slices: int, settings: RankSettings, ranks: World) -> 
     stage = method.to(ranks.device).stages(config.train)[-1]
     insight = Insight(ranks, True)
     engine = Engine(method, stage, config.train, ranks, insight)
-    batch = noise(config.variant, slices, size, ranks.rank).to(ranks.device)
+    batch = noise(config.variant, slices, size, ranks.rank, method.patch).to(ranks.device)
 
     def update() -> None:
         stage.update(batch, engine)

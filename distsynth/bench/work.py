@@ -52,5 +52,5 @@ def count(config: Config, pixels: int) -> Counted:
 
     engine.minimise = noted  # type: ignore[method-assign]
     with FlopCounterMode(display=False) as flops, Kernels() as kernels:
-        stage.update(noise(config.variant, 1, size), engine)
+        stage.update(noise(config.variant, 1, size, patch=method.patch), engine)
     return Counted(flops.get_total_flops(), kernels.count, tuple(gradients))

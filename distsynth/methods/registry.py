@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help sta
 
 METHODS = {
     "tcmgan": "distsynth.methods.tcmgan:TCMGAN",
+    "unified_gan": "distsynth.methods.unified_gan:UnifiedGAN",
 }
 
 

@@ -15,3 +15,15 @@ def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def uniform(network: nn.Module, seed: int) -> None:
+    """Convolutions in 2-D and 3-D, with their biases, from U(-1/sqrt(n), 1/sqrt(n)), n values entering each: torch's own first weights, which
+    StarGAN keeps; from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d):
+            bound = 1 / (module.weight[0].numel() ** 0.5)
+            for parameter in (module.weight, module.bias):
+                if parameter is not None:
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)

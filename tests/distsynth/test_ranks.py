@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from distsynth.config import CONFIGS, compose
 
 SCRIPT = Path(__file__).parent / "ranks_agree.py"
-MAY_DIFFER = {"width", "batch", "micro_batch"}  # the last part of a setting's name
+MAY_DIFFER = {"width", "batch", "micro_batch", "patch", "core"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 # Twenty updates of Adam amplify rounding by 1e4 to 1e5: 5e-13 in float64. In float32 that is 1e-2 at worst (tcmgan_small on 4 ranks, else 2e-5),
 # of the 4e-2 that a weight may have moved.
