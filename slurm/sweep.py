@@ -13,7 +13,7 @@ from distsynth.config import Config, compose
 from distsynth.run_directory import RunDirectory
 from preprocess.cohort import differences
 from preprocess.errors import SettingError
-from preprocess.settings import setting
+from preprocess.settings import dotlist, setting
 
 
 @dataclass
@@ -43,6 +43,7 @@ def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]
     refuse_double(settings, words)
     for axes in product(settings.axes):
         config = compose([*words, *(f"{key}={value}" for key, value in axes.items())])
+        axes = {key: named(value) for key, value in axes.items()}
         name = run_name(axes) or f"{config.variant.name}_{config.method.name}"
         run = Run(name, axes, config, RunDirectory(runs / settings.name / name))
         check_unchanged(run)
@@ -80,6 +81,11 @@ def flatten(axes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def named(value: str) -> str:
+    """A group's member that is written out, {name: t1_t2, ...}, by its name; any other value as it is."""
+    return str(dotlist([f"member={value}"]).member.get("name", value)) if value.startswith("{") else value
 
 
 def run_name(axes: Mapping[str, str]) -> str:

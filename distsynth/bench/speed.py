@@ -83,7 +83,7 @@ class Plain:
         self.method.to(ranks.device).train()
         lay_out(self.method, config.train.channels_last)
         self.stage = self.method.stages(config.train)[-1]
-        self.batch = noise(config.variant, settings.slices, size).to(ranks.device)
+        self.batch = noise(config.variant, settings.slices, size, kind=self.method).to(ranks.device)
         objectives = self.method.objectives()
         self.optimisers = {
             name: torch.optim.Adam(objectives[name].network.parameters(), self.stage.lr, config.train.betas)

@@ -41,12 +41,14 @@ def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:
 
 def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0, kind: Method | type[Method] = Method) -> Batch:
     """Slices of uniform noise inside a brain that fills the middle half, with a tumour in it, and what else the feed gives to a
-    method of this kind."""
+    method of this kind: a brain of cubes of `kind.patch` voxels a side where it takes those."""
+    shape = (kind.patch,) * 3 if kind.patch else size
     generator = torch.Generator().manual_seed(seed)
-    brain, tumour = (torch.zeros(slices, 1, *size) for _ in range(2))
+    brain, tumour = (torch.zeros(slices, 1, *shape) for _ in range(2))
     for mask, part in ((brain, 4), (tumour, 3)):
-        mask[..., size[0] // part : -size[0] // part, size[1] // part : -size[1] // part] = 1
-    images = torch.rand(slices, len(variant.inputs) + len(variant.outputs), *size, generator=generator) * 2 - 1
+        inside: list[slice] = [slice(side // part, -side // part) for side in shape]
+        mask[(slice(None), slice(None), *inside)] = 1
+    images = torch.rand(slices, len(variant.inputs) + len(variant.outputs), *shape, generator=generator) * 2 - 1
     images = images * brain + brain - 1
     inputs = len(variant.inputs)
     batch = Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(slices), seed))

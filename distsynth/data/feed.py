@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ Share = Callable[[Callable[[], str], Callable[[str], npt.NDArray[Any]]], npt.NDA
 
 class Feed:
     """The training slices of some subjects, resident in the node's memory."""
+
+    unit: ClassVar[str] = "slices"
 
     def __init__(self, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
                  size: tuple[int, int], share: Share, paired: bool = True, incomplete: bool = False) -> None:  # fmt: skip
@@ -76,9 +78,11 @@ class Feed:
     def steps(self, batch: int, limit: int = 0) -> int:
         """Updates per epoch at a global batch, the last incomplete one dropped; at most `limit` where that is above 0.
 
-        Raises SettingError if there are fewer slices than one batch takes."""
+        Raises SettingError if there are fewer than one batch takes."""
         if len(self) < batch:
-            raise SettingError(f"a batch of {batch} slices is more than the {len(self)} training slices of this cohort: lower it")
+            raise SettingError(
+                f"a batch of {batch} {self.unit} is more than the {len(self)} training {self.unit} of this cohort: lower it"
+            )
         return min(len(self) // batch, limit or len(self))
 
     def batches(self, stage: str, epoch: int, seed: int, batch: int, steps: range, rank: int, world: int) -> Iterator[Batch]:

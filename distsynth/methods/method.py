@@ -87,6 +87,8 @@ class Method(nn.Module, ABC):
     kinds: ClassVar[Sequence[str]] = ("siso", "simo", "miso", "mimo")
     paired: ClassVar[bool] = True  # False: targets are slices of another patient than the sources', and `target_brain` is theirs
     incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts, and `present` says which they have
+    patch: int = 0  # voxels along each side of the 3-D patches that it trains on, in place of slices; 0: it takes slices
+    patches: int = 0  # of them per subject and epoch
 
     @classmethod
     def check(cls, variant: Variant) -> None:
@@ -122,10 +124,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain."""
+        """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain; of patches likewise."""
 
     def synthesise_volume(self, sources: Tensor, brain: Tensor) -> Tensor:
-        """`synthesise` of all slices of one patient, in order."""
+        """(z, inputs, H, W) and (z, 1, H, W), all slices of one patient in order -> (z, outputs, H, W)."""
         return in_chunks(self.synthesise, sources, brain)
 
     def compare(self, patient: Batch) -> dict[str, float]:

@@ -16,6 +16,7 @@ METHODS = {
     "cyclegan": "distsynth.methods.cyclegan:CycleGAN",
     "discogan": "distsynth.methods.discogan:DiscoGAN",
     "unit": "distsynth.methods.unit:UNIT",
+    "unified_gan": "distsynth.methods.unified_gan:UnifiedGAN",
 }
 
 

@@ -31,12 +31,12 @@ def kaiming(network: nn.Module, seed: int) -> None:
 
 
 def uniform(network: nn.Module, seed: int) -> None:
-    """torch's own first weights, which published code has that says nothing of them: convolutions and their biases uniform within
-    1 / sqrt(fan in); from a generator of its own, so that they depend on the seed alone."""
+    """Convolutions in 2-D and 3-D, with their biases, from U(-1/sqrt(n), 1/sqrt(n)), n values entering each: torch's own first weights, which
+    StarGAN keeps; from a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            bound = module.weight[0].numel() ** -0.5
-            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            if module.bias is not None:
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d):
+            bound = 1 / (module.weight[0].numel() ** 0.5)
+            for parameter in (module.weight, module.bias):
+                if parameter is not None:
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)

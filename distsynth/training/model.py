@@ -16,7 +16,7 @@ from distsynth.data.feed import as_batch, centre, pad, padded_size, with_masks
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
 from distsynth.methods import registry
-from distsynth.methods.method import Method, in_chunks
+from distsynth.methods.method import Method
 from distsynth.modalities import Variant
 from preprocess.cohort import Cohort
 from preprocess.errors import StoreError
@@ -50,7 +50,8 @@ class Model:
         stack = pad(np.concatenate([values, brain[None], brain[None]]).swapaxes(0, 1).astype(np.float32), size)
         given = torch.from_numpy(stack).to(device)
         self.method.eval()
-        made = in_chunks(self.method.synthesise, given[:, :-2], given[:, -2:-1]).cpu().numpy()
+        with torch.no_grad():
+            made = self.method.synthesise_volume(given[:, :-2], given[:, -2:-1]).cpu().numpy()
         cropped = made[(..., *centre(sources.shape[-2:], size))]
         return self.mapping.to_z(cropped.swapaxes(0, 1), self.variant.outputs)
 

@@ -65,7 +65,8 @@ def choose(precision: Precision, capability: tuple[int, int] | None) -> Precisio
 
 
 def lay_out(network: nn.Module, channels_last: bool) -> None:
-    """Store the weights of 2-D convolutions channels last, where asked for; the activations follow them."""
+    """Store the weights of 2-D and 3-D convolutions channels last, where asked for; the activations follow them."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters() if channels_last else ():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])

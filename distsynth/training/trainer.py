@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distsynth.config import Config, check, left_out
 from distsynth.data.batch import Batch
 from distsynth.data.feed import Feed
+from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import key
 from distsynth.data.volumes import open_cohort
@@ -140,7 +141,8 @@ class Trainer:
     def run_stage(self, stage: Stage) -> None:
         self.world.pulse.enter("first_step", self.at.total)
         engine = Engine(self.model.method, stage, self.config.train, self.world, self.insight)
-        feed = Feed(
+        feed = feed_of(
+            self.model.method,
             self.cohort,
             self.cohort.split(stage.split),
             self.config.variant,
@@ -148,8 +150,6 @@ class Trainer:
             self.config.data,
             self.model.size,
             self.world.share,
-            self.model.method.paired,
-            self.model.method.incomplete,
         )
         steps = feed.steps(stage.batch, self.config.train.steps_per_epoch)
         first = next(self.batches(stage, feed, 0, range(1))).to(self.world.device)

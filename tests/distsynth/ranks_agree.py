@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from distsynth.bench.synthetic import shipped
 from distsynth.config import CONFIGS, Config, typed
-from distsynth.data.feed import Feed
+from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.method import Method
 from distsynth.training.distributed import World, world
@@ -19,8 +19,9 @@ from distsynth.training.settings import LimitSettings
 from preprocess.cohort import Cohort
 
 STEPS = 20
-# All that may differ from what is shipped: the width of networks, the size of batches, and what says how many updates there are.
-SMALLER = {"width": 4, "batch": 4, "micro_batch": 0}
+# All that may differ from what is shipped: the width of networks, the size of batches and patches (and of what of one is kept), and what says
+# how many updates there are.
+SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 16, "core": 8}
 
 
 def presets() -> list[str]:
@@ -50,8 +51,8 @@ def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
     method = model.method.to(dtype).train()
     for stage in method.stages(config.train):
         engine = Engine(method, stage, config.train, ranks)
-        given = (config.variant, model.mapping, config.data, model.size, ranks.share, method.paired, method.incomplete)
-        feed = Feed(cohort, cohort.split(stage.split), *given)
+        subjects = cohort.split(stage.split)
+        feed = feed_of(method, cohort, subjects, config.variant, model.mapping, config.data, model.size, ranks.share)
         for step in range(STEPS):
             epoch, place = divmod(step, feed.steps(stage.batch))
             engine.set_epoch(epoch)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from distsynth.config import CONFIGS, compose
 
 SCRIPT = Path(__file__).parent / "ranks_agree.py"
-MAY_DIFFER = {"width", "batch", "micro_batch"}  # the last part of a setting's name
+MAY_DIFFER = {"width", "batch", "micro_batch", "patch", "core"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
 # Adam divides a gradient by its own size: where the true one is near 0 its rounding decides. tcmgan_small's segmentor of 4 channels on images of

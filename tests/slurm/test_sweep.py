@@ -22,6 +22,18 @@ def test_the_shipped_sweep_is_twelve_runs(tmp_path: Path) -> None:
     assert runs[0].name == "simo_lr-0.0001"
 
 
+def test_the_pairs_are_every_contrast_from_every_other(tmp_path: Path) -> None:
+    """Variants that are written out in the sweep go by their names."""
+    launch, shared = read_words(["sweep=pairs", "method=unified_gan_small"])
+    runs = plan(launch.sweep, shared, tmp_path)
+    contrasts = ("t1", "t1c", "t2", "flair")
+    assert {run.name for run in runs} == {f"{a}_{b}" for a in contrasts for b in contrasts if a != b}
+    for run in runs:
+        variant = run.config.variant
+        assert run.name == variant.name == run.axes["variant"] == f"{variant.inputs[0]}_{variant.outputs[0]}"
+        assert (variant.kind, run.config.method.name) == ("siso", "unified_gan")
+
+
 def test_words_reach_the_launcher_or_the_runs() -> None:
     launch, shared = read_words(["sweep=lr", "cluster=local", "cluster.ranks=1", "seed=3", "method=tcmgan_small", "runs=out"])
     assert (launch.sweep.name, launch.cluster.kind, launch.cluster.ranks, launch.runs) == ("lr", "local", 1, "out")

@@ -1,0 +1,237 @@
+"""Unified GAN: "Multimodal MRI synthesis using unified generative adversarial networks" (Dai et al., Medical Physics 2020).
+
+One 3-D generator turns a patch of any modality into any other, told which by one-hot maps; one discriminator says whether a patch is real and
+which modality it sees. A patient's volume is assembled of its patches.
+
+    per sample    x: a modality of the patient, drawn; y: another one, c its label; a the label of x; G(x, c); the cycle G(G(x, c), a)
+    d_loss = delta (d_real + d_fake) + alpha d_cls + gp d_gp                               discriminator, then every n_critic-th update
+    g_loss = mu g_fake + alpha g_cls + beta g_syn + gamma g_cyc                            generator
+    d_real = -E[mean D(y)], d_fake = E[mean D(G)], g_fake = -E[mean D(G)], d_cls, g_cls = cross-entropy of c, of D on y and on G
+    d_gp = E[(||grad sum D||_2 - 1)^2], g_syn = E[mean |y - G|], g_cyc = E[mean |x - cycle|] over voxels
+
+The networks are not public: these are StarGAN's in 3-D, and its Wasserstein critic with a gradient penalty of weight 10, five critic updates
+for one of the generator, and learning rate (Choi et al. 2018 and its code). What is our reading:
+
+- The paper's five weights, alpha 2, beta 5, gamma 10, delta 2, mu .1, balance four terms that it names: classification, synthetic consistency,
+  cycle consistency, adversarial. We take them in that order, and the last two as the adversarial term in the discriminator's loss (delta) and in
+  the generator's (mu). Read otherwise, alpha and delta, which are equal, would be the classification of real and of synthesised patches.
+- The data is paired, so synthetic consistency is the L1 to the truth. For the same reason the discriminator's real patch is y, not x as in
+  StarGAN, whose data is not: with any modality turned into any other both are drawn alike, and of one direction alone only y is right.
+- x and y are never the same modality (StarGAN may draw the label that the image has).
+- "The final estimation of overlapped regions was set to 48 x 48 x 48", with patches of 72: either the middle 48 voxels of each patch are kept
+  (`assembly: centre`), or patches overlap by 48 and are averaged (`average`). `configs/method/unified_gan.yaml` and `unified_gan_average.yaml`.
+
+The generator is confined to the brain of its input, so that the background enters no loss. Any variant with one input trains on all its
+modalities, and is used from that input to its outputs; the paper's twelve single pairs are `configs/sweep/pairs.yaml`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from distsynth.data.batch import Batch
+from distsynth.data.patches import assembled
+from distsynth.data.randomness import key
+from distsynth.methods.losses import gradient_penalty
+from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.modalities import Variant
+from distsynth.networks.initialise import uniform
+from distsynth.networks.stargan3d import Discriminator, Generator
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class GeneratorSettings:
+    width: int = setting(64, "channels at the full resolution")
+    downs: int = setting(2, "convolutions of stride 2 before the residual blocks, and back after them")
+    blocks: int = setting(6, "residual blocks")
+    kernel: int = setting(7, "size of the first and the last convolution, odd")
+    direct: bool = setting(False, "join the input to the last features (not in StarGAN; learns absolute intensities sooner)")
+
+
+@dataclass
+class CriticSettings:
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many as leave at least 2 voxels, at most StarGAN's 6)")
+
+
+@dataclass
+class WeightSettings:
+    alpha: float = setting(2.0, "weight of the classification of modalities, in both losses")
+    beta: float = setting(5.0, "weight of synthetic consistency, the L1 to the true patch")
+    gamma: float = setting(10.0, "weight of cycle consistency, the L1 of the patch turned back to the one that it was made of")
+    delta: float = setting(2.0, "weight of the adversarial term in the discriminator's loss")
+    mu: float = setting(0.1, "weight of the adversarial term in the generator's loss")
+    gp: float = setting(10.0, "weight of the gradient penalty (StarGAN's)")
+
+
+@dataclass
+class UnifiedGANSettings:
+    """Defaults are the paper's, and StarGAN's where it does not say."""
+
+    name: str = setting("unified_gan", "the method")
+    patch: int = setting(72, "voxels along each side of a patch")
+    patches: int = setting(8, "patches of each training subject in an epoch")
+    assembly: Literal["centre", "average"] = setting(
+        "centre", "a volume is made of the middle of each patch, or of patches averaged where they overlap"
+    )
+    core: int = setting(
+        48, "voxels of a patch's side: those in its middle that centre keeps, or those that two patches of average share"
+    )
+    directions: Literal["all", "given"] = setting(
+        "all", "train every modality into every other, or the variant's input into its outputs alone"
+    )
+    n_critic: int = setting(5, "updates of the discriminator for one of the generator (StarGAN: 5)")
+    generator: GeneratorSettings = setting(GeneratorSettings, "")
+    critic: CriticSettings = setting(CriticSettings, "")
+    weights: WeightSettings = setting(WeightSettings, "")
+
+    def __post_init__(self) -> None:
+        g = self.generator
+        counts = {"patches": self.patches, "n_critic": self.n_critic, "core": self.core, "critic.width": self.critic.width}
+        counts |= {"generator.width": g.width, "generator.kernel": g.kernel}
+        for name, value in counts.items():
+            if value < 1:
+                raise SettingError(f"method.{name}={value} must be at least 1")
+        if g.kernel % 2 == 0:
+            raise SettingError(f"method.generator.kernel={g.kernel} must be odd: {g.kernel - 1} or {g.kernel + 1}")
+        step = 2**g.downs
+        if self.patch < 2 * step or self.patch % step:
+            near = max(2, self.patch // step) * step
+            raise SettingError(
+                f"method.patch={self.patch} must be a multiple of {step}, from {2 * step} on, for generator.downs={g.downs}: "
+                f"{near} or {near + step}"
+            )
+        most = self.patch - (self.assembly == "average")
+        if self.core > most:
+            raise SettingError(
+                f"method.core={self.core} must be at most {most} for patches of {self.patch} and assembly={self.assembly}"
+            )
+
+
+class UnifiedGAN(Method):
+    """See the file's head."""
+
+    Settings = UnifiedGANSettings
+    kinds: ClassVar[tuple[str, ...]] = ("siso", "simo")
+
+    @classmethod
+    def stride(cls, settings: UnifiedGANSettings, size: tuple[int, int]) -> int:
+        return 1  # patches need no padded slices
+
+    def __init__(self, settings: UnifiedGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        self.settings, self.weights = settings, settings.weights
+        self.patch, self.patches = settings.patch, settings.patches
+        self.classes = len(variant.modalities)
+        g = settings.generator
+        self.generator = Generator(1 + self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct)
+        self.critic = Discriminator(1, self.classes, settings.patch, settings.critic.width, critic_depth(settings))
+        for name, network in self.named_children():
+            uniform(network, key(seed, "weights", name) >> 1)
+
+    # -- what is optimised ---------------------------------------------------------------------------------------------
+
+    def objectives(self) -> dict[str, Objective]:
+        return {
+            "critic": Objective(self.critic, self.critic_loss),
+            "generator": Objective(self.generator, self.generator_loss, make=self.translate),
+        }
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        both = ("critic", "generator")
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        return [Stage("joint", "gan", both, self.train_jointly, self.compare, *main)]
+
+    def train_jointly(self, batch: Batch, step: Step) -> None:
+        if (batch.update + 1) % self.settings.n_critic:
+            step.minimise("critic", batch)
+        else:  # the generator has not moved between the two: what it makes serves both
+            step.minimise("critic", batch.having(**step.make("generator", batch)))
+            step.minimise("generator", batch)
+
+    # -- the losses ----------------------------------------------------------------------------------------------------
+
+    def translate(self, batch: Batch) -> Made:
+        """A drawn modality of each sample turned into another one, and that back again."""
+        (x, a), (_, c) = self.draw(batch)
+        fake = self.generate(x, c, batch.brain)
+        return {"fake": fake, "cycle": self.generate(fake, a, batch.brain)}
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        (x, _), (y, c) = self.draw(batch)
+        with torch.no_grad():
+            fake = batch.more["fake"] if "fake" in batch.more else self.generate(x, c, batch.brain)
+        (on_real, classes), (on_fake, _) = self.critic(y), self.critic(fake)
+        terms = {
+            "d_real": -on_real.mean(),
+            "d_fake": on_fake.mean(),
+            "d_cls": cross_entropy(classes, c),
+            "d_gp": gradient_penalty(lambda image: self.critic(image)[0].flatten(1).sum(1), y, fake, batch.uniform("penalty")),
+        }
+        w = self.weights
+        loss = w.delta * (terms["d_real"] + terms["d_fake"]) + w.alpha * terms["d_cls"] + w.gp * terms["d_gp"]
+        return loss, {"d_loss": loss, **terms}
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        (x, _), (y, c) = self.draw(batch)
+        fake, cycle = batch.more["fake"], batch.more["cycle"]
+        with frozen(self.critic):
+            on_fake, classes = self.critic(fake)
+        terms = {
+            "g_fake": -on_fake.mean(),
+            "g_cls": cross_entropy(classes, c),
+            "g_syn": (y - fake).abs().mean(),
+            "g_cyc": (x - cycle).abs().mean(),
+        }
+        w = self.weights
+        loss = w.mu * terms["g_fake"] + w.alpha * terms["g_cls"] + w.beta * terms["g_syn"] + w.gamma * terms["g_cyc"]
+        return loss, {"g_loss": loss, **terms}
+
+    # -- the networks' inputs ------------------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Two modalities of each sample at random, the one to start from and the one to make: each its image (B, 1, D, H, W) and its number
+        among the variant's modalities (B,)."""
+        images = torch.cat([batch.sources, batch.targets], dim=1)
+        given = self.settings.directions == "given"
+        first = (batch.uniform("source") * (1 if given else self.classes)).long()
+        other = (first + 1 + (batch.uniform("target") * (self.classes - 1)).long()) % self.classes
+        every = torch.arange(len(batch), device=images.device)
+        return (images[every, first].unsqueeze(1), first), (images[every, other].unsqueeze(1), other)
+
+    def generate(self, image: Tensor, modality: Tensor, brain: Tensor) -> Tensor:
+        """(B, 1, D, H, W), (B,), (B, 1, D, H, W) -> (B, 1, D, H, W) in [-1, 1], -1 outside the brain."""
+        label = one_hot(modality, self.classes).to(image)[:, :, None, None, None].expand(-1, -1, *image.shape[2:])
+        made: Tensor = self.generator(torch.cat([image, label], dim=1))
+        return made * brain + brain - 1
+
+    # -- using -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        """Of patches: (B, 1, D, H, W) and (B, 1, D, H, W) -> (B, outputs, D, H, W)."""
+        wanted = torch.arange(1, self.classes, device=sources.device)
+        return torch.cat([self.generate(sources, index.expand(len(sources)), brain) for index in wanted], dim=1)
+
+    def synthesise_volume(self, sources: Tensor, brain: Tensor) -> Tensor:
+        patch, core = self.settings.patch, self.settings.core
+        keep, stride = (core, core) if self.settings.assembly == "centre" else (patch, patch - core)
+        stacks = [sources.transpose(0, 1), brain.transpose(0, 1)]
+        return assembled(self.synthesise, stacks, (-1, 0), patch, keep, stride).transpose(0, 1)
+
+
+def critic_depth(settings: UnifiedGANSettings) -> int:
+    """As set, or StarGAN's 6 where they leave at least 2 voxels (128: 6, 72: 5). Raises SettingError if less than a voxel is left."""
+    deepest = settings.patch.bit_length() - 1
+    depth = settings.critic.depth or max(1, min(6, deepest - 1))
+    if depth > deepest:
+        raise SettingError(f"method.critic.depth={depth} is too deep for patches of {settings.patch}: at most {deepest}")
+    return depth

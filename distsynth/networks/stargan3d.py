@@ -1,0 +1,96 @@
+"""StarGAN's generator and discriminator (Choi et al. 2018, Tables 4 and 5) for volumes, as Dai et al. 2020 take its strategy to 3-D.
+
+Zero padding, as published: reflection would hide the label maps, which are constant, behind the InstanceNorm. `axes=2` gives StarGAN's own
+networks, whose published sizes the tests compare with. Convolutions before an InstanceNorm have no bias, as in the published code.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+BACK: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+class Generator(nn.Module):
+    """(B, inputs, D, H, W) -> (B, outputs, D, H, W) in [-1, 1]; each side must be a multiple of 2**downs."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int = 64,
+        downs: int = 2,
+        blocks: int = 6,
+        kernel: int = 7,
+        direct: bool = False,
+        axes: int = 3,
+    ) -> None:
+        """`width` channels at the full resolution, doubled by each of `downs` strided convolutions, kept by `blocks` residual blocks; the
+        first and the last convolution have the given `kernel`.
+
+        `direct` (not StarGAN) joins a convolution of the input that no norm follows to the last features, and takes two convolutions of 3 to
+        leave: InstanceNorm takes a patch's absolute intensities away, and this gives them back.
+        """
+        super().__init__()
+        widths = [width * 2**level for level in range(downs + 1)]
+        body: list[nn.Module] = [CONV[axes](inputs, width, kernel, padding=kernel // 2, bias=False), *normed(width, axes)]
+        for before, after in pairwise(widths):
+            body += [CONV[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
+        body += [Residual(widths[-1], axes) for _ in range(blocks)]
+        for before, after in pairwise(widths[::-1]):
+            body += [BACK[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
+        self.body = nn.Sequential(*body)
+        self.enter = CONV[axes](inputs, width, 3, padding=1) if direct else None
+        self.leave = (
+            nn.Sequential(CONV[axes](2 * width, width, 3, padding=1), nn.LeakyReLU(0.2), CONV[axes](width, outputs, 3, padding=1))
+            if direct
+            else CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        if self.enter is not None:
+            features = torch.cat([features, nn.functional.leaky_relu(self.enter(x), 0.2)], dim=1)
+        return torch.tanh(self.leave(features))
+
+
+class Residual(nn.Module):
+    """x + norm(conv(relu(norm(conv(x)))))."""
+
+    def __init__(self, channels: int, axes: int) -> None:
+        super().__init__()
+        first, second = (CONV[axes](channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.body = nn.Sequential(first, *normed(channels, axes), second, NORM[axes](channels, affine=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = self.body(x)
+        return x + changed
+
+
+def normed(channels: int, axes: int) -> list[nn.Module]:
+    """InstanceNorm with a learnt scale and shift, then ReLU."""
+    return [NORM[axes](channels, affine=True), nn.ReLU()]
+
+
+class Discriminator(nn.Module):
+    """(B, inputs, n, n, n) -> the map of real or fake (B, 1, m, m, m), m = n >> depth, and class logits (B, classes)."""
+
+    def __init__(self, inputs: int, classes: int, size: int, width: int = 64, depth: int = 6, axes: int = 3) -> None:
+        """`width` channels at the first of `depth` strided levels, doubled at each; no norm (StarGAN: 64 and 6, for n = 128)."""
+        super().__init__()
+        channels = [inputs, *(width * 2**level for level in range(depth))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [CONV[axes](before, after, 4, 2, 1), nn.LeakyReLU(0.01)]
+        self.trunk = nn.Sequential(*layers)
+        self.map = CONV[axes](channels[-1], 1, 3, padding=1, bias=False)
+        self.classifier = CONV[axes](channels[-1], classes, size >> depth, bias=False)  # covers the whole map
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(x)
+        return self.map(features), self.classifier(features).flatten(1)
