@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help sta
 
 METHODS = {
     "tcmgan": "distsynth.methods.tcmgan:TCMGAN",
+    "stargan": "distsynth.methods.stargan:StarGAN",
+    "mmgan": "distsynth.methods.mmgan:MMGAN",
 }
 
 

@@ -15,3 +15,15 @@ def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def uniform(network: nn.Module, seed: int) -> None:
+    """torch's own first weights, which published code has that says nothing of them: convolutions and their biases uniform within
+    1 / sqrt(fan in); from a generator of its own, so that they depend on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            bound = module.weight[0].numel() ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
