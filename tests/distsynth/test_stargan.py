@@ -148,7 +148,7 @@ def literal(method: StarGAN, batch: Batch, settings: StarGANSettings) -> dict[st
 
         fake = translate(x, target)
         back = translate(fake, source)
-        (on_real, class_real), (on_fake, class_fake) = judge(x), judge(fake.detach())
+        (on_real, class_real), (on_fake, _) = judge(x), judge(fake.detach())
         between = (at["penalty"][i] * x + (1 - at["penalty"][i]) * fake).detach().requires_grad_()
         (slope,) = torch.autograd.grad(judge(between)[0].sum(), between, create_graph=True)
         on_moved, class_moved = judge(fake)
@@ -303,7 +303,7 @@ def test_groups_are_the_cohorts_unless_others_are_named() -> None:
     assert found.groups == held
     one = StarGAN.settled(compose([*SMALL, "method.groups=[[t2,t1,t1c,flair]]"]).method, held)
     assert one.groups == held[:1]
-    with pytest.raises(SettingError, match="training patients with t2, flair, which no group of method.groups holds"):
+    with pytest.raises(SettingError, match=r"training patients with t2, flair, which no group of method\.groups holds"):
         StarGAN.settled(compose([*SMALL, "method.groups=[[t2,t1,t1c],[t1,flair]]"]).method, held[1:])
 
 
