@@ -1,11 +1,8 @@
 """Patients who lack contrasts train the methods that take them: what the feed gives, who is validated and scored, and what is said of it."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -155,10 +152,10 @@ def test_groups_are_found_in_the_cohort_and_come_back_with_the_checkpoint(traine
 
 
 def test_a_contrast_that_no_training_patient_has_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
-    store = cohort_without({i: ("flair",) for i in range(6)}, phantoms, names, tmp_path)
+    store = cohort_without(dict.fromkeys(range(6), ("flair",)), phantoms, names, tmp_path)
     config = config_for(store, "method=mmgan")
     cohort = open_cohort(store, config.variant, incomplete=True)
-    with pytest.raises(StoreError, match="no training patient of cohort .* has flair, which variant simo_t1 needs"):
+    with pytest.raises(StoreError, match=r"no training patient of cohort .* has flair, which variant simo_t1 needs"):
         build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
 
 
