@@ -2,14 +2,19 @@
 
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 data.external.mine=data/mine.zarr
+    python -m distsynth.evaluate run=runs/any variant=miso_t1c        a task that it was not trained for
+    python -m distsynth.evaluate run=runs/any variant=every           every subset of its contrasts as inputs, the rest as outputs
 
 Training ends with the same evaluation; this repeats it with other settings of `data.external.*`, `data.store` (a cohort that has moved) or
-`evaluate.*`, and leaves scores and figures in the run directory.
+`evaluate.*`, and leaves scores and figures in the run directory. A method that learns all tasks at once (mmgan, stargan) is also scored on other
+variants over the contrasts that it was trained with: `variant=NAME`, or variant.name=, variant.inputs= and variant.outputs=; these scores
+and figures stand beside the run's own, in evaluation/VARIANT and figures/VARIANT.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -17,32 +22,47 @@ from omegaconf import OmegaConf
 from distsynth import config as configuration
 from distsynth.config import Config
 from distsynth.evaluation.evaluate import evaluate, flat
+from distsynth.methods import registry
+from distsynth.modalities import Variant
 from distsynth.run_directory import RunDirectory
 from distsynth.training.distributed import World, choose_device
 from preprocess.errors import SettingError
 from preprocess.settings import command, dotlist
 
 CHANGEABLE = ("data.store", "data.external.", "evaluate.")
+TASK = ("variant=", "variant.")
+EVERY = "variant=every"
 
 
 def main(words: Sequence[str]) -> int:
     path = [word.partition("=")[2] for word in words if word.startswith("run=")]
-    others = [word for word in words if not word.startswith("run=")]
+    task = [word for word in words if word.startswith(TASK)]
+    others = [word for word in words if not word.startswith(("run=", *TASK))]
     if len(path) != 1:
         raise SettingError("give the run directory once: run=runs/SWEEP/RUN")
     for word in others:
         if not word.startswith(CHANGEABLE):
             raise SettingError(
-                f"{word.partition('=')[0]} is the run's own: only data.store, data.external.NAME and evaluate.* may differ"
+                f"{word.partition('=')[0]} is the run's own: only data.store, data.external.NAME, evaluate.* and variant may differ"
             )
     run = RunDirectory(path[0])
     config = load_with(run, others)
+    variants = list(every_task(config)) if task == [EVERY] else [variant_with(config, task)]
     with run.lock():
-        scores = evaluate(config, run, World(0, 1, 0, choose_device("auto", 0)))
+        for variant in variants:
+            score(config, run, variant)
+    return 0
+
+
+def score(config: Config, run: RunDirectory, variant: Variant) -> None:
+    """Evaluate on a variant, and print what was found."""
+    place = run if variant == config.variant else run.beside(variant.name)
+    scores = evaluate(config, place, World(0, 1, 0, choose_device("auto", 0)), variant)
+    if variant != config.variant:
+        print(f"{variant.name}: {variant.title}")
     for name, value in flat(scores).items():
         print(f"{name:<48} {value:.4f}")
-    print(f"written: {run.scores} and {run.figures}")
-    return 0
+    print(f"written: {place.scores} and {place.figures}")
 
 
 def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
@@ -54,6 +74,31 @@ def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
     ]
     tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(absolute))
     return configuration.typed(tree)  # type: ignore[arg-type]
+
+
+def variant_with(config: Config, words: Sequence[str]) -> Variant:
+    """The run's variant with `words` laid over it. Raises SettingError if the method does not serve it, or its name is no name for a folder of
+    its own."""
+    tree = OmegaConf.create(configuration.to_yaml(config))
+    for word in words:
+        key, _, value = word.partition("=")
+        named = key == "variant" and not value.startswith("{")
+        tree = OmegaConf.merge(tree, configuration.fragment("variant", value) if named else dotlist([word]))  # type: ignore[assignment]
+    asked = configuration.typed(tree).variant  # type: ignore[arg-type]
+    if asked != config.variant and (asked.name == config.variant.name or Path(asked.name).name != asked.name):
+        raise SettingError(f"variant.name={asked.name} cannot name scores beside the run's own: give the variant another name")
+    return asked
+
+
+def every_task(config: Config) -> Iterator[Variant]:
+    """Each subset of the run's contrasts as inputs and the rest as outputs, of the kinds that its method serves, few inputs first."""
+    own, kinds = config.variant, registry.method(config.method.name).kinds
+    for count in range(1, len(own.modalities)):
+        for inputs in combinations(sorted(own.modalities), count):
+            outputs = [name for name in sorted(own.modalities) if name not in inputs]
+            task = Variant("_".join(["from", *inputs]), list(inputs), outputs)
+            if task.kind in kinds:
+                yield task
 
 
 if __name__ == "__main__":

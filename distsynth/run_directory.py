@@ -4,8 +4,8 @@ run.json        uid, name, sweep, code digest, git commit
 config.yaml     the resolved configuration
 journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
-evaluation/     scores.json
-figures/        PNG per held-out patient
+evaluation/     scores.json, and VARIANT/scores.json of other variants that the run was asked for
+figures/        PNG per held-out patient, and VARIANT/ likewise
 profile/        the trace that train.profile asks for
 job.json        the job that the launcher last submitted for it; its output lies in the sweep's folder logs/
 """
@@ -40,6 +40,13 @@ class RunDirectory:
         self.figures = self.path / "figures"
         self.profile = self.path / "profile"
         self.job = self.path / "job.json"
+
+    def beside(self, variant: str) -> RunDirectory:
+        """The same run, with places of their own for the scores and figures of another variant."""
+        other = RunDirectory(self.path)
+        other.evaluation, other.figures = self.evaluation / variant, self.figures / variant
+        other.scores = other.evaluation / "scores.json"
+        return other
 
     def create(self, name: str, sweep: str) -> None:
         """Make the directory and its identity; one that exists keeps its own."""

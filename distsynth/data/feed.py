@@ -41,7 +41,6 @@ class Feed:
 
         Raises StoreError if an array is damaged, SettingError if no slice holds enough brain or an unpaired method gets one patient."""
         self.variant, self.settings, self.size = variant, settings, size
-        self.incomplete = incomplete
         patients = [cohort.record(subject).patient for subject in subjects]
         if not paired:
             if len(set(patients)) < 2:
@@ -60,6 +59,12 @@ class Feed:
             return write_shared(np.concatenate(stacks))
 
         self.slices = share(write, open_shared)
+        held = [[name in cohort.record(subject).modalities for name in variant.modalities] for subject in subjects]
+        self.present = (
+            share(lambda: write_shared(np.repeat(np.array(held, np.float32), counts, axis=0)), open_shared)
+            if incomplete
+            else None
+        )
         numbers = np.unique(patients, return_inverse=True)[1]
 
         def write_patients() -> str:
@@ -97,9 +102,8 @@ class Feed:
         """The slices `indices`, padded to the networks' size, flipped and turned as their keys say."""
         inputs = len(self.variant.inputs)
         batch = as_batch(self.augmented(indices, keys), inputs, keys)
-        if self.incomplete:
-            held = torch.cat([batch.sources, batch.targets], dim=1).flatten(2) > -1
-            batch = batch.having(present=held.any(2).float())
+        if self.present is not None:
+            batch = batch.having(present=torch.from_numpy(self.present[indices]))
         if self.patients is None:
             return batch
         partners = strangers(self.patients, indices, uniform(keys, "partner"))

@@ -33,13 +33,19 @@ def enough(cohort: Cohort, variant: Variant, incomplete: bool) -> Cohort:
 
 
 def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> str:
-    """One sentence on the subjects that `open_cohort` leaves out, or nothing."""
+    """One sentence on the subjects that `open_cohort` leaves out, and on those who are trained on alone; nothing if there are none."""
     whole = Cohort.open(store, fold)
-    lacking = len(whole.subjects) - len(enough(whole, variant, incomplete).subjects)
-    if not lacking:
-        return ""
-    what = "have less than two contrasts" if incomplete else "lack a contrast"
-    return f"{lacking} of {len(whole.subjects)} subjects of {store} {what} of variant {variant.name} and are left out"
+    taken, scored = enough(whole, variant, incomplete), enough(whole, variant, incomplete=False)
+    lacking, alone = len(whole.subjects) - len(taken.subjects), len(taken.subjects) - len(scored.subjects)
+    said = f"{len(whole.subjects)} subjects of {store}"
+    told = []
+    if lacking:
+        what = "have fewer than two contrasts" if incomplete else "lack a contrast"
+        told.append(f"{lacking} of {said} {what} of variant {variant.name} and are left out")
+    if alone:
+        among = f"{alone} more lack" if lacking else f"{alone} of {said} lack"
+        told.append(f"{among} a contrast of variant {variant.name}: what they have is trained on, and they are not scored")
+    return "; ".join(told)
 
 
 def read_image(

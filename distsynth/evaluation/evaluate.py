@@ -13,6 +13,7 @@ where model is `synthesised`, a floor, or `lesion_erased`; and figures/SUBJECT.p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from distsynth.config import Config
 from distsynth.data.volumes import open_cohort, read_image
 from distsynth.evaluation import floors
 from distsynth.evaluation.metrics import CARD, METRICS, score, summarise
+from distsynth.modalities import Variant
 from distsynth.run_directory import RunDirectory, write_json
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
@@ -34,17 +36,19 @@ Row = dict[str, Any]
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 
 
-def evaluate(config: Config, run: RunDirectory, world: World) -> dict[str, Any]:
-    """Score, write scores and figures, and return the scores; every rank takes part.
+def evaluate(config: Config, run: RunDirectory, world: World, variant: Variant | None = None) -> dict[str, Any]:
+    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own.
 
-    Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit.
+    Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run's method
+    does not serve the variant.
     """
-    model = restore(config, checkpoint.load(run.checkpoints / "best.pt"))
+    model = restore(config, checkpoint.load(run.checkpoints / "best.pt")).serving(variant or config.variant)
+    config = replace(config, variant=model.variant)
     model.method.to(world.device)
     cohort = open_cohort(config.data.store, config.variant, config.data.fold)
     tasks = list(all_tasks(config, cohort))
     fitted = None
-    if config.evaluate.floors:
+    if config.evaluate.floors and cohort.split("gan"):  # a method that takes incomplete patients may have no complete one
         fitted = world.gather(
             floors.fit(cohort, cohort.split("gan"), config.variant, config.data.clip, config.seed) if world.leads else None
         )[0]

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Judged(NamedTuple):
+    """What a critic's loss is made of."""
+
+    real: Tensor  # (B,) the critic on real images
+    fake: Tensor  # (B,)
+    classes: Tensor  # (B, classes) logits of the real images
+    penalty: Tensor
+
+
+def judged(critic: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, epsilon: Tensor) -> Judged:
+    """The critic (N, C, ...) -> (N,), (N, classes) on real and fake images (B, C, ...) of one batch, and its gradient penalty.
+
+    Real and fake go through as one batch of N = 2 B, real first, which changes nothing in a critic without batch statistics. What lies between
+    does not go with them: the gradient's own graph would then hold all three.
+    """
+    value, classes = critic(torch.cat([real, fake]))
+    on_real, on_fake = value.chunk(2)
+    penalty = gradient_penalty(lambda image: critic(image)[0], real, fake, epsilon)
+    return Judged(on_real, on_fake, classes[: len(real)], penalty)
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:

@@ -99,6 +99,12 @@ class Method(nn.Module, ABC):
             )
 
     @classmethod
+    def settled(cls, settings: Any, held: Sequence[Sequence[str]]) -> Any:
+        """The settings with what the method takes from the cohort itself: `held` are the sets of the variant's contrasts that training
+        patients come in, the largest first. Raises SettingError if they do not fit."""
+        return settings
+
+    @classmethod
     @abstractmethod
     def stride(cls, settings: Any, size: tuple[int, int]) -> int:
         """What H and W must be multiples of, for slices of h x w pixels; the feed pads to it."""
@@ -125,6 +131,21 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain; of patches likewise."""
+
+    def serve(self, variant: Variant) -> None:
+        """From now on synthesise for another variant than the trained one. Raises SettingError if that is not what was learnt."""
+        able = "mmgan and stargan can, over the contrasts that they were trained with"
+        raise SettingError(
+            f"method {self.Settings.name} makes what it was trained for, variant {self.variant.name}, alone: {able}"
+        )
+
+    def serve_any(self, variant: Variant, modalities: Sequence[str]) -> None:
+        """`serve` of methods that make any of these contrasts from any others."""
+        if unknown := [name for name in variant.modalities if name not in modalities]:
+            raise SettingError(
+                f"the run was trained with {', '.join(modalities)}, and variant {variant.name} has {', '.join(unknown)}"
+            )
+        self.variant = variant
 
     def synthesise_volume(self, sources: Tensor, brain: Tensor) -> Tensor:
         """(z, inputs, H, W) and (z, 1, H, W), all slices of one patient in order -> (z, outputs, H, W)."""

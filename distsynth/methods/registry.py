@@ -17,6 +17,8 @@ METHODS = {
     "discogan": "distsynth.methods.discogan:DiscoGAN",
     "unit": "distsynth.methods.unit:UNIT",
     "unified_gan": "distsynth.methods.unified_gan:UnifiedGAN",
+    "stargan": "distsynth.methods.stargan:StarGAN",
+    "mmgan": "distsynth.methods.mmgan:MMGAN",
 }
 
 

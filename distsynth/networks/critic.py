@@ -11,7 +11,7 @@ class Critic(nn.Module):
     """(B, inputs, H, W) -> the critic's map summed over its patches (B,), and class logits (B, classes)."""
 
     def __init__(self, inputs: int, classes: int, width: int, depth: int, size: tuple[int, int]) -> None:
-        """`width` channels at the first of `depth` levels, doubled at each (published: 64 and 5, for 128 x 128)."""
+        """`width` channels at the first of `depth` levels, doubled at each (published, for 128 x 128: TC-MGAN 64 and 5, StarGAN 64 and 6)."""
         super().__init__()
         channels = [inputs, *(width * 2**level for level in range(depth))]
         layers: list[nn.Module] = []
@@ -20,6 +20,7 @@ class Critic(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.map = nn.Conv2d(channels[-1], 1, 3, padding=1, bias=False)
         final = (size[0] >> depth, size[1] >> depth)
+        self.places = final[0] * final[1]  # values of the map
         self.classifier = nn.Conv2d(channels[-1], classes, final, bias=False)  # covers the whole map at any image size
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Model:
     variant: Variant
     mapping: IntensityMap
     size: tuple[int, int]  # H, W that the networks see
+    held: Sequence[Sequence[str]] = ()  # the sets of contrasts that training patients come in
 
     def patient(self, image: Volume, labels: npt.NDArray[np.uint8]) -> Batch:
         """(modality, z, y, x) z-scores, inputs then outputs, and labels (z, y, x) as the stack of all axial slices, padded."""
@@ -66,7 +67,14 @@ class Model:
 
     def state_dict(self) -> dict[str, Any]:
         """What `restore` needs."""
-        return {"method": self.method.state_dict(), "mapping": asdict(self.mapping), "size": list(self.size)}
+        own = {"mapping": asdict(self.mapping), "size": list(self.size), "held": [list(contrasts) for contrasts in self.held]}
+        return {"method": self.method.state_dict(), **own}
+
+    def serving(self, variant: Variant) -> Model:
+        """The same networks for another variant. Raises SettingError if they cannot."""
+        if variant != self.variant:
+            self.method.serve(variant)
+        return replace(self, variant=variant)
 
 
 def build(config: Config, cohort: Cohort, mapping: IntensityMap) -> Model:
@@ -81,12 +89,26 @@ def build(config: Config, cohort: Cohort, mapping: IntensityMap) -> Model:
     size = padded_size(shape, kind.stride(config.method, (shape[0], shape[1])))
     if config.data.rotate:
         size = (max(size), max(size))  # a rotation by 90 degrees needs a square
-    return Model(kind(config.method, config.variant, size, config.seed), config.variant, mapping, size)
+    held = contrasts_held(cohort, cohort.split("gan"), config.variant)
+    settings = kind.settled(config.method, held)
+    return Model(kind(settings, config.variant, size, config.seed), config.variant, mapping, size, held)
+
+
+def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[list[str]]:
+    """The sets of the variant's contrasts that subjects come in, the largest first. Raises StoreError if one is in none."""
+    records = [cohort.record(subject) for subject in subjects]
+    sets = {tuple(name for name in variant.modalities if name in record.modalities) for record in records}
+    if lacking := [name for name in variant.modalities if sets and not any(name in held for held in sets)]:
+        raise StoreError(
+            f"no training patient of cohort {cohort.path} has {', '.join(lacking)}, which variant {variant.name} needs: choose another variant"
+        )
+    return [list(held) for held in sorted(sets, key=lambda held: (-len(held), [variant.modalities.index(name) for name in held]))]
 
 
 def restore(config: Config, state: dict[str, Any]) -> Model:
     """The model of a best.pt (see `Model.state_dict`)."""
     size = (state["size"][0], state["size"][1])
-    method = registry.method(config.method.name)(config.method, config.variant, size, config.seed)
+    kind, held = registry.method(config.method.name), state.get("held", [])
+    method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
     method.load_state_dict(state["method"])
-    return Model(method, config.variant, IntensityMap(**state["mapping"]), size)
+    return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held)

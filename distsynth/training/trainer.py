@@ -85,11 +85,12 @@ class Trainer:
 
     def patients(self, split: str, what: str) -> list[str]:
         """The subjects of a split, for validation those with every contrast. Raises StoreError if there are none."""
-        if not (subjects := (self.complete if split == "val" else self.cohort).split(split)):
-            raise StoreError(
-                f"cohort {self.cohort.path} has no patients in split {split} for {what}: make it with other split.* settings"
-            )
-        return subjects
+        if subjects := (self.complete if split == "val" else self.cohort).split(split):
+            return subjects
+        every = f" with every contrast of variant {self.config.variant.name}" if self.cohort.split(split) else ""
+        raise StoreError(
+            f"cohort {self.cohort.path} has no patients{every} in split {split} for {what}: make it with other split.* settings"
+        )
 
     def warn_of_batch_norm(self) -> None:
         """Its statistics are each rank's own, on CPUs anyway: say that more ranks then train something else."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
+from distsynth.methods.losses import dice_loss, gradient_penalty, judged, per_sample_sum
 
 
 def test_the_penalty_of_a_linear_critic_is_its_norm_less_one_squared() -> None:
@@ -55,3 +55,28 @@ def test_reductions_are_per_sample() -> None:
     probability, mask = torch.rand(4, 1, 5, 5), (torch.rand(4, 1, 5, 5) > 0.5).float()
     halves = [dice_loss(probability[i : i + 2], mask[i : i + 2]) for i in (0, 2)]
     assert float(dice_loss(probability, mask)) == pytest.approx(float(sum(halves)) / 2)
+
+
+def test_what_a_critic_says_in_one_batch_is_what_it_says_one_by_one() -> None:
+    """Its judgements, the real images' classes, the penalty, and the gradient of them all."""
+    torch.manual_seed(0)
+    trunk, head = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softplus(), nn.Flatten()).double(), nn.Linear(12, 4).double()
+
+    def critic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        both = head(trunk(x))
+        return both[:, 0], both[:, 1:]
+
+    def gradient(of: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(of, trunk[0].weight)[0]
+
+    real, fake = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64)
+    epsilon = torch.rand(2, dtype=torch.float64)
+    found = judged(critic, real, fake, epsilon)
+    (on_real, classes), (on_fake, _) = critic(real), critic(fake)
+    penalty = gradient_penalty(lambda x: critic(x)[0], real, fake, epsilon)
+    for one, other in zip(found, (on_real, on_fake, classes, penalty), strict=True):
+        assert torch.allclose(one, other, rtol=1e-12)
+    weights = torch.rand(2, 3, dtype=torch.float64)
+    together = found.fake.mean() - found.real.mean() + (found.classes * weights).sum() + 10 * found.penalty
+    apart = on_fake.mean() - on_real.mean() + (classes * weights).sum() + 10 * penalty
+    assert torch.allclose(gradient(together), gradient(apart), rtol=1e-12)

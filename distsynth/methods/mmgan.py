@@ -1,0 +1,230 @@
+"""MM-GAN: "Missing MRI pulse sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020;
+arXiv 1904.12200).
+
+One U-Net takes all of the variant's contrasts as channels, the missing ones blank, and makes all of them; what was given is copied back over
+what was made of it (implicit conditioning). A PatchGAN says for each patch and each channel whether it is real. Which contrasts are missing, the
+scenario, is drawn for each sample, and a curriculum begins with the easy ones. Trained once, it serves every subset of its contrasts.
+
+    L_G = (1 - l1) MSE(D(x_i, x), 1) + l1 |x - G(x_z)|_1 over the missing contrasts
+    L_D = 1/2 MSE(D(x, x), 1) + 1/2 MSE(D(x_i, x), r)        r = 1 for the channels that were given, 0 for those that were made
+
+with l1 = .9, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with G(x_z) in its gaps. As in the published code G moves
+first, D then sees what the moved G makes, and D is shown x beside what it judges (`discriminator.sees_real`).
+
+Blank means -1 here, which is the background: the paper scales intensities by their mean, so that its zero is the background too. A contrast
+that the patient lacks is blank for both networks and enters no loss.
+
+Where this differs from the published code: a scenario for each sample, not for each batch; intensities in [-1, 1] and tanh (their `--use_tanh`),
+confined to the brain; pix2pix's last level and 70x70 PatchGAN, which has as many weights as theirs with one stride less; dropout on the way
+up alone. The curriculum is the paper's, exactly one missing, then two, then three; `curriculum.easier` keeps the easier scenarios, as their
+code does, which however leaves three of the six pairs, and three of the four single contrasts, out until the last phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import key
+from distsynth.methods.contrasts import choose, images_of, present_of
+from distsynth.methods.method import Method, Objective, Stage, Step, Terms, frozen
+from distsynth.modalities import Variant
+from distsynth.networks.initialise import normal
+from distsynth.networks.patchgan import PatchGAN
+from distsynth.networks.unet import UNet
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+BLANK = -1.0
+
+
+@dataclass
+class GeneratorSettings:
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)")
+    dropout: float = setting(0.2, "share of values dropped at the inner levels")
+    direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
+
+
+@dataclass
+class DiscriminatorSettings:
+    width: int = setting(64, "channels at the first level")
+    layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)")
+    sees_real: bool = setting(True, "show it the patient's own contrasts beside those it judges, as the published code does")
+
+
+@dataclass
+class WeightSettings:
+    l1: float = setting(0.9, "share of the L1 in the generator's loss; the rest is the adversary's")
+
+
+@dataclass
+class CurriculumSettings:
+    epochs: list[int] = setting(
+        [10, 20, 30], "epochs, from 0, up to which one, two, three, … contrasts are missing; then any subset ([]: from the start)"
+    )
+    easier: bool = setting(False, "up to two, three, … missing, in place of exactly as many")
+
+    def __post_init__(self) -> None:
+        if sorted(self.epochs) != list(self.epochs):
+            raise SettingError(f"method.curriculum.epochs={list(self.epochs)} must ascend")
+
+
+@dataclass
+class MMGANSettings:
+    """Defaults are those of the paper and its code."""
+
+    name: str = setting("mmgan", "the method")
+    generator: GeneratorSettings = setting(GeneratorSettings, "")
+    discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
+    weights: WeightSettings = setting(WeightSettings, "")
+    curriculum: CurriculumSettings = setting(CurriculumSettings, "")
+
+    def __post_init__(self) -> None:
+        for name, width in (("generator", self.generator.width), ("discriminator", self.discriminator.width)):
+            if width < 1:
+                raise SettingError(f"method.{name}.width={width} must be at least 1")
+        for name, share in (("generator.dropout", self.generator.dropout), ("weights.l1", self.weights.l1)):
+            if not 0 <= share <= 1:
+                raise SettingError(f"method.{name}={share} must lie between 0 and 1")
+
+
+class MMGAN(Method):
+    """See the file's head."""
+
+    Settings = MMGANSettings
+    incomplete = True
+    subsets: Tensor  # (subsets, modalities) bool: each thing that can be given
+
+    @classmethod
+    def stride(cls, settings: MMGANSettings, size: tuple[int, int]) -> int:
+        return 1 << generator_depth(settings, size)
+
+    def __init__(self, settings: MMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        self.settings = settings
+        self.modalities = list(variant.modalities)
+        count, g, d = len(self.modalities), settings.generator, settings.discriminator
+        smallest = 3 << d.layers  # leaves 2x2 pixels to the last norm
+        if min(size) < smallest:
+            raise SettingError(
+                f"method.discriminator.layers={d.layers} is too deep for slices of {size[0]}x{size[1]}: they need {smallest} pixels"
+            )
+        self.generator = UNet(count, count, g.width, generator_depth(settings, size), g.direct, dropout=g.dropout)
+        self.discriminator = PatchGAN(count * (1 + d.sees_real), d.width, d.layers, outputs=count)
+        for name, network in self.named_children():
+            normal(network, key(seed, "weights", name) >> 1)
+        subsets = torch.tensor(list(product([False, True], repeat=count))[1:-1])
+        self.register_buffer("subsets", subsets, persistent=False)
+
+    # -- what is optimised ---------------------------------------------------------------------------------------------
+
+    def objectives(self) -> dict[str, Objective]:
+        return {
+            "generator": Objective(self.generator, self.generator_loss),
+            "discriminator": Objective(self.discriminator, self.discriminator_loss),
+        }
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        return [Stage("synthesis", "gan", ("generator", "discriminator"), self.train_both, self.compare, *main)]
+
+    def train_both(self, batch: Batch, step: Step) -> None:
+        fewest, most = self.missing_in(batch.epoch)
+        batch = batch.having(missing=torch.tensor([[fewest, most]], device=batch.sources.device).expand(len(batch), -1))
+        step.minimise("generator", batch)
+        step.minimise("discriminator", batch)
+
+    def missing_in(self, epoch: int) -> tuple[int, int]:
+        """How many contrasts are missing in an epoch, at least and at most."""
+        every = len(self.modalities) - 1
+        for phase, last in enumerate(self.settings.curriculum.epochs, 1):
+            if epoch <= last:
+                return (1 if self.settings.curriculum.easier else min(phase, every)), min(phase, every)
+        return 1, every
+
+    # -- the losses ----------------------------------------------------------------------------------------------------
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        images, present = images_of(batch), present_of(batch)
+        given = self.draw(batch)
+        filled = self.fill(images, given, batch.brain, batch.seeds("dropout"))
+        with frozen(self.discriminator):
+            said = self.judge(filled, images, present)
+        terms = {
+            "g_gan": over(present, (said - 1).square()),
+            "g_l1": over(present & ~given, (images - filled).abs()),
+        }
+        share = self.settings.weights.l1
+        loss = (1 - share) * terms["g_gan"] + share * terms["g_l1"]
+        return loss, {"g_loss": loss, **terms}
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        images, present = images_of(batch), present_of(batch)
+        given = self.draw(batch)
+        with torch.no_grad():
+            filled = self.fill(images, given, batch.brain, batch.seeds("dropout"))
+        both = self.judge(torch.cat([images, filled]), torch.cat([images, images]), torch.cat([present, present]))
+        on_real, on_filled = both.chunk(2)
+        terms = {
+            "d_real": over(present, (on_real - 1).square()),
+            "d_fake": over(present, (on_filled - given.to(on_filled)[:, :, None, None]).square()),
+        }
+        loss = (terms["d_real"] + terms["d_fake"]) / 2
+        return loss, {"d_loss": loss, **terms}
+
+    # -- the networks' inputs ------------------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch) -> Tensor:
+        """(B, modalities) bool: what is given, a subset of what the patient has that leaves as many missing as the curriculum wants, each
+        as likely as the others."""
+        present = present_of(batch)[:, None]
+        spare = (present.sum(2) - 1).clamp(min=0)  # (B, 1): one has to be given
+        wanted = batch.more["missing"] if "missing" in batch.more else torch.tensor([[1, len(self.modalities)]]).to(spare)
+        fewest, most = (torch.minimum(column, spare) for column in wanted.chunk(2, dim=1))
+        missing = (present & ~self.subsets).sum(2)  # (B, subsets)
+        allowed = (present | ~self.subsets).all(2) & (missing >= fewest) & (missing <= most)
+        return self.subsets[choose(allowed, batch.uniform("scenario"))]
+
+    def fill(self, images: Tensor, given: Tensor, brain: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """(B, modalities, H, W) with what is not given (B, modalities) made from what is."""
+        known = given[:, :, None, None]
+        made = self.generator(images.where(known, BLANK), seeds)
+        return images.where(known, made * brain + brain - 1)
+
+    def judge(self, filled: Tensor, images: Tensor, present: Tensor) -> Tensor:
+        """(B, modalities, h, w) of the discriminator; contrasts that the patient lacks are blank."""
+        seen = filled.where(present[:, :, None, None], BLANK)
+        said: Tensor = self.discriminator(torch.cat([seen, images], dim=1) if self.settings.discriminator.sees_real else seen)
+        return said
+
+    # -- using ---------------------------------------------------------------------------------------------------------
+
+    def serve(self, variant: Variant) -> None:
+        self.serve_any(variant, self.modalities)
+
+    @torch.no_grad()
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        at = [self.modalities.index(name) for name in self.variant.inputs]
+        images = sources.new_full((len(sources), len(self.modalities), *sources.shape[-2:]), BLANK)
+        given = torch.zeros(images.shape[:2], dtype=torch.bool, device=sources.device)
+        images[:, at], given[:, at] = sources, True
+        return self.fill(images, given, brain)[:, [self.modalities.index(name) for name in self.variant.outputs]]
+
+
+def over(chosen: Tensor, values: Tensor) -> Tensor:
+    """The mean of (B, modalities, h, w) over pixels and each sample's chosen channels (B, modalities), then over the batch; a sample without
+    any counts as 0."""
+    channel = values.flatten(2).mean(2)
+    return (channel.where(chosen, 0).sum(1) / chosen.sum(1).clamp(min=1)).mean()
+
+
+def generator_depth(settings: MMGANSettings, size: tuple[int, int]) -> int:
+    """As set, or the most levels, up to the published 8, whose stride pads the image by at most a tenth (256: 8, 160: 5, 54: 3)."""
+    fitting = [d for d in range(1, 9) if all(-(-n // 2**d) * 2**d <= 1.1 * n for n in size)]
+    return settings.generator.depth or max(fitting, default=1)

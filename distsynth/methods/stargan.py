@@ -1,0 +1,271 @@
+"""StarGAN: "Unified generative adversarial networks for multi-domain image-to-image translation" (Choi et al., CVPR 2018).
+
+One generator makes any of the variant's contrasts from any other, one at a time, told by a label which. It learns from single images: no loss
+compares a patient's contrasts with each other, so patients who lack some train it too.
+
+    L_D = -D(x) + D(G(x, c')) + cls L_cls(x, c) + gp E[(||grad D||_2 - 1)^2]       every update                     (equations 5 and 8)
+    L_G = -D(G(x, c')) + cls L_cls(G(x, c'), c') + rec |x - G(G(x, c'), c)|_1      every n_critic-th                (equations 6 and 8)
+
+x is one of a sample's contrasts and c' one of its group's, both drawn for each sample; D(.) the mean of the critic's map, the penalty that of
+its sum, as in the published code; L_cls the cross-entropy of the class.
+
+The mask vector (section 3.3, equation 7): patients who have the same contrasts are a group, as a data set is in the paper. The label holds a part
+for each group, of which all but the sample's own are zero, and which group is meant; the critic classifies within the sample's group. With one
+group there is no mask. Groups are those of the training patients, unless `groups` names others: with one group of all contrasts a patient's
+missing ones are asked of the generator as well, which never needs their truth. Who is asked for a contrast that its group lacks gets it by
+the label of a group that has it.
+
+Where this differs from the published code: groups are mixed in a batch, not taken in turns; c' is drawn for each sample, not permuted in the
+batch; no running statistics in the norms; the generator is confined to the brain; the critic has as many levels, up to the published 6, as the
+image allows. `generator.labels` may confine the label to the brain too, so that it survives the first InstanceNorm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import key
+from distsynth.methods.contrasts import choose, images_of, present_of
+from distsynth.methods.losses import judged
+from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.modalities import Variant
+from distsynth.networks.critic import Critic
+from distsynth.networks.initialise import uniform
+from distsynth.networks.stargan import StarGANGenerator
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class GeneratorSettings:
+    width: int = setting(64, "channels at the full resolution")
+    blocks: int = setting(6, "residual blocks")
+    labels: Literal["image", "brain"] = setting(
+        "image",
+        "where the label is told: in the whole image (published), where InstanceNorm takes most of it away, or in the brain alone",
+    )
+
+
+@dataclass
+class CriticSettings:
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many as leave at least 2 pixels, at most 6)")
+
+
+@dataclass
+class WeightSettings:
+    cls: float = setting(1.0, "weight of the classes' cross-entropy, in both losses")
+    rec: float = setting(10.0, "weight of the cycle's L1")
+    gp: float = setting(10.0, "weight of the gradient penalty")
+
+
+@dataclass
+class StarGANSettings:
+    """Defaults are those of the paper and its code."""
+
+    name: str = setting("stargan", "the method")
+    generator: GeneratorSettings = setting(GeneratorSettings, "")
+    critic: CriticSettings = setting(CriticSettings, "")
+    weights: WeightSettings = setting(WeightSettings, "")
+    n_critic: int = setting(5, "updates of the critic for one of the generator")
+    groups: list[list[str]] = setting(
+        [], "contrasts of each group of training patients, for the mask vector ([]: found in the cohort)"
+    )
+
+    def __post_init__(self) -> None:
+        sizes = {"generator.width": self.generator.width, "critic.width": self.critic.width, "n_critic": self.n_critic}
+        for name, value in sizes.items():
+            if value < 1:
+                raise SettingError(f"method.{name}={value} must be at least 1")
+
+
+class Drawn(NamedTuple):
+    """What a sample is trained on."""
+
+    real: Tensor  # (B, 1, H, W) one of its contrasts
+    group: Tensor  # (B,)
+    source: Tensor  # (B,) which contrast it is
+    target: Tensor  # (B,) which is to be made of it
+
+
+class StarGAN(Method):
+    """See the file's head."""
+
+    Settings = StarGANSettings
+    kinds = ("siso", "simo")
+    incomplete = True
+    held: Tensor  # (groups, modalities) bool
+    slot: Tensor  # (groups, modalities) the place of a contrast in the labels and in the critic's logits
+    own: Tensor  # (groups, places) bool
+
+    @classmethod
+    def stride(cls, settings: StarGANSettings, size: tuple[int, int]) -> int:
+        return 4
+
+    @classmethod
+    def settled(cls, settings: StarGANSettings, held: Sequence[Sequence[str]]) -> StarGANSettings:
+        if not settings.groups:
+            return replace(settings, groups=[list(contrasts) for contrasts in held])
+        for contrasts in held:
+            if not any(set(contrasts) <= set(group) for group in settings.groups):
+                raise SettingError(
+                    f"there are training patients with {', '.join(contrasts)}, which no group of method.groups holds: "
+                    "add one, or leave method.groups out"
+                )
+        return settings
+
+    def __init__(self, settings: StarGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        self.weights, self.settings = settings.weights, settings
+        self.modalities = list(variant.modalities)
+        held = groups_of(settings.groups, self.modalities)
+        self.register_buffer("held", held, persistent=False)
+        self.register_buffer("slot", (held.flatten().cumsum(0) - 1).view_as(held), persistent=False)
+        places = int(held.sum())
+        group_of_place = held.nonzero()[:, 0]
+        self.register_buffer("own", group_of_place == torch.arange(len(held))[:, None], persistent=False)
+        labels = places + (len(held) if len(held) > 1 else 0)
+        self.generator = StarGANGenerator(1 + labels, 1, settings.generator.width, settings.generator.blocks)
+        self.critic = Critic(1, places, settings.critic.width, critic_depth(settings, size), size)
+        for name, network in self.named_children():
+            uniform(network, key(seed, "weights", name) >> 1)
+
+    # -- what is optimised ---------------------------------------------------------------------------------------------
+
+    def objectives(self) -> dict[str, Objective]:
+        return {
+            "critic": Objective(self.critic, self.critic_loss),
+            "generator": Objective(self.generator, self.generator_loss, self.translate),
+        }
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        return [Stage("translation", "gan", ("critic", "generator"), self.train_both, self.compare, *main)]
+
+    def train_both(self, batch: Batch, step: Step) -> None:
+        """The critic, and every n_critic-th time the generator, which then makes its images once for both."""
+        if (batch.update + 1) % self.settings.n_critic:
+            step.minimise("critic", batch)
+        else:
+            made = step.make("generator", batch)
+            step.minimise("critic", batch.having(**made))
+            step.minimise("generator", batch)
+
+    # -- the losses ----------------------------------------------------------------------------------------------------
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        drawn = self.draw(batch)
+        if (fake := batch.more.get("fake")) is None:
+            with torch.no_grad():
+                fake = self.generate(drawn.real, drawn.group, drawn.target, batch.brain)
+        found = judged(self.critic, drawn.real, fake, batch.uniform("penalty"))
+        terms = {
+            "d_real": -found.real.mean() / self.critic.places,
+            "d_fake": found.fake.mean() / self.critic.places,
+            "d_cls": self.classification(found.classes, drawn.group, drawn.source),
+            "d_gp": found.penalty,
+        }
+        loss = terms["d_real"] + terms["d_fake"] + self.weights.cls * terms["d_cls"] + self.weights.gp * terms["d_gp"]
+        return loss, {"d_loss": loss, **terms}
+
+    def translate(self, batch: Batch) -> Made:
+        """To the target and back: all passes of the generator."""
+        drawn = self.draw(batch)
+        fake = self.generate(drawn.real, drawn.group, drawn.target, batch.brain)
+        return {"fake": fake, "cycled": self.generate(fake, drawn.group, drawn.source, batch.brain)}
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        drawn = self.draw(batch)
+        with frozen(self.critic):
+            value, classes = self.critic(batch.more["fake"])
+        terms = {
+            "g_fake": -value.mean() / self.critic.places,
+            "g_cls": self.classification(classes, drawn.group, drawn.target),
+            "g_rec": (drawn.real - batch.more["cycled"]).abs().mean(),
+        }
+        loss = terms["g_fake"] + self.weights.cls * terms["g_cls"] + self.weights.rec * terms["g_rec"]
+        return loss, {"g_loss": loss, **terms}
+
+    def classification(self, logits: Tensor, group: Tensor, modality: Tensor) -> Tensor:
+        """Cross-entropy of the contrasts of each sample's own group."""
+        among = logits.masked_fill(~self.own[group], -torch.inf)
+        return cross_entropy(among, self.slot[group, modality])
+
+    # -- the networks' inputs ------------------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch) -> Drawn:
+        """For each sample one of its contrasts, and one of its group's."""
+        present = present_of(batch)
+        within = (self.held | ~present[:, None]).all(
+            2
+        )  # (B, groups) that hold all that the sample has; its own is the smallest of them
+        group = self.held.sum(1).expand_as(within).masked_fill(~within, len(self.modalities) + 1).argmin(1)
+        source = choose(present, batch.uniform("source"))
+        target = choose(self.held[group], batch.uniform("target"))
+        return Drawn(images_of(batch)[torch.arange(len(batch)), source].unsqueeze(1), group, source, target)
+
+    def generate(self, image: Tensor, group: Tensor, modality: Tensor, brain: Tensor) -> Tensor:
+        """(B, 1, H, W), which contrast of which group (B,), and the brain (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
+        maps = self.label(group, modality).to(image)[:, :, None, None].expand(-1, -1, *image.shape[-2:])
+        if self.settings.generator.labels == "brain":
+            maps = maps * brain
+        made: Tensor = self.generator(torch.cat([image, maps], dim=1))
+        return made * brain + brain - 1
+
+    def label(self, group: Tensor, modality: Tensor) -> Tensor:
+        """(B,) and (B,) -> (B, labels): the contrast's place among all groups', and behind that the mask vector."""
+        groups, places = self.own.shape
+        label = one_hot(self.slot[group, modality], places)
+        return torch.cat([label, one_hot(group, groups)], dim=1) if groups > 1 else label
+
+    # -- using ---------------------------------------------------------------------------------------------------------
+
+    def serve(self, variant: Variant) -> None:
+        self.check(variant)
+        self.serve_any(variant, self.modalities)
+
+    @torch.no_grad()
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        source = self.modalities.index(self.variant.inputs[0])
+        made = []
+        for name in self.variant.outputs:
+            target = self.modalities.index(name)
+            group = torch.full((len(sources),), self.group_for(source, target), device=sources.device)
+            made.append(self.generate(sources, group, torch.full_like(group, target), brain))
+        return torch.cat(made, dim=1)
+
+    def group_for(self, source: int, target: int) -> int:
+        """A group that holds both contrasts, or else the target."""
+        both, asked = self.held[:, [source, target]].all(1), self.held[:, target]
+        return int((both if both.any() else asked).long().argmax())
+
+
+def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
+    """(groups, modalities) bool: which contrasts each group has; one group of all where none is named. Raises SettingError."""
+    for group in groups:
+        for name in group:
+            if name not in modalities:
+                raise SettingError(f"method.groups names {name!r}: the variant's contrasts are {', '.join(modalities)}")
+    held = torch.tensor([[name in group for name in modalities] for group in groups or [modalities]])
+    if lacking := [name for name, has in zip(modalities, held.any(0).tolist(), strict=True) if not has]:
+        raise SettingError(f"no group of method.groups holds {', '.join(lacking)}: add it, or choose another variant")
+    if not held.any(1).all():
+        raise SettingError("method.groups has an empty group: name its contrasts")
+    return held
+
+
+def critic_depth(settings: StarGANSettings, size: tuple[int, int]) -> int:
+    """As set, or the published 6 where they leave at least 2 pixels. Raises SettingError if less than a pixel is left."""
+    deepest = min(size).bit_length() - 1
+    depth = settings.critic.depth or max(1, min(6, deepest - 1))
+    if depth > deepest:
+        raise SettingError(f"method.critic.depth={depth} is too deep for slices of {size[0]}x{size[1]}: at most {deepest}")
+    return depth

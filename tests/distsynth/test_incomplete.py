@@ -1,0 +1,225 @@
+"""Patients who lack contrasts train the methods that take them: what the feed gives, who is validated and scored, and what is said of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from distsynth import config as configuration
+from distsynth import evaluate
+from distsynth.config import Config, compose
+from distsynth.data.feed import Feed
+from distsynth.data.intensity_map import IntensityMap
+from distsynth.data.volumes import open_cohort
+from distsynth.evaluation.evaluate import evaluate as score
+from distsynth.run_directory import RunDirectory
+from distsynth.train import prepare
+from distsynth.training import checkpoint
+from distsynth.training.distributed import World
+from distsynth.training.model import build, restore
+from distsynth.training.preemption import StopRequest
+from distsynth.training.trainer import Trainer
+from preprocess import to_zarr
+from preprocess.cohort import Cohort
+from preprocess.errors import SettingError, StoreError
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+# Of ten patients, by place: what they lack, and where they are.
+LACKING = {0: ("t2",), 1: ("t1c", "flair"), 2: ("t1c", "t2", "flair"), 6: ("t2",), 8: ("flair",)}
+SPLITS = ("gan",) * 6 + ("val",) * 2 + ("test",) * 2
+SUFFIX = {"t1c": "t1ce"}  # as BRATS 2018 names it
+FEW = ["train.epochs=2", "train.steps_per_epoch=4", "train.batch=4", "evaluate.floors=false", "evaluate.figures=1"]
+TINY = {
+    "stargan": ["method=stargan_small", "method.generator.width=4", "method.generator.blocks=1", "method.critic.width=4"],
+    "mmgan": ["method=mmgan_small", "method.generator.width=4", "method.discriminator.width=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def names(phantoms: Path) -> list[str]:
+    return sorted(folder.name for folder in phantoms.glob("?GG/*"))
+
+
+@pytest.fixture(scope="module")
+def gappy(phantoms: Path, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort of the phantoms with the gaps of LACKING."""
+    return cohort_without(LACKING, phantoms, names, tmp_path_factory.mktemp("gappy"))
+
+
+def cohort_without(lacking: dict[int, tuple[str, ...]], phantoms: Path, names: list[str], place: Path) -> Path:
+    for case in phantoms.glob("?GG/*"):
+        folder = place / "source" / case.parent.name / case.name
+        folder.mkdir(parents=True)
+        gone = [f"_{SUFFIX.get(name, name)}." for name in lacking.get(names.index(case.name), ())]
+        for path in case.iterdir():
+            if not any(end in path.name for end in gone):
+                (folder / path.name).symlink_to(path)
+    rows = [f"{split},{name}" for split, name in zip(SPLITS, names, strict=True)]
+    (place / "split.csv").write_text("\n".join(["split,subject", *rows]))
+    words = ["recipe.n4.enabled=false", "workers=1", "require=[t1]", f"split.file={place / 'split.csv'}"]
+    assert to_zarr.main([f"source={place / 'source'}", f"store={place / 'c.zarr'}", *words]) == 0
+    return place / "c.zarr"
+
+
+def config_for(store: Path, *words: str) -> Config:
+    return compose([f"data.store={store}", "variant=simo_t1", *FEW, *words])
+
+
+def train(store: Path, run: Path, *words: str) -> RunDirectory:
+    config, directory = config_for(store, *words), RunDirectory(run)
+    prepare(directory, config)
+    trainer = Trainer(config, directory, CPU, StopRequest())
+    trainer.fit()
+    return directory
+
+
+@pytest.fixture(scope="module", params=["stargan", "mmgan"])
+def trained(request: pytest.FixtureRequest, gappy: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train(gappy, tmp_path_factory.mktemp(request.param) / "run", *TINY[request.param])
+
+
+# -- the feed ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_feed_says_what_each_slices_patient_has(gappy: Path, names: list[str]) -> None:
+    config = config_for(gappy, "method=mmgan")
+    cohort = open_cohort(gappy, config.variant, incomplete=True)
+    taken = cohort.split("gan")
+    assert taken == [names[i] for i in (0, 1, 3, 4, 5)]  # the third has one contrast alone
+    mapping = IntensityMap.of(cohort, taken)
+    feed = Feed(cohort, taken, config.variant, mapping, config.data, (40, 40), CPU.share, incomplete=True)
+    batch = next(feed.batches("synthesis", 0, 0, len(feed), range(1), 0, 1))
+    present = batch.more["present"]
+    assert present.shape == (len(feed), 4)
+    images = torch.cat([batch.sources, batch.targets], 1)
+    assert torch.equal((images > -1).flatten(2).any(2).float(), present)
+    rows = {tuple(row) for row in present.tolist()}  # t1, t2, t1c, flair
+    assert rows == {(1, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 0)}
+    assert ((images > -1).any(1, keepdim=True) <= (batch.brain > 0)).all()
+    lacking = (present.sum(1) < 4).nonzero()[:, 0]
+    assert (batch.brain[lacking].flatten(1).sum(1) > 0).all()  # the brain is that of what they have
+    halves = [next(feed.batches("synthesis", 0, 0, 8, range(1, 2), rank, 2)).more["present"] for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), next(feed.batches("synthesis", 0, 0, 8, range(1, 2), 0, 1)).more["present"])
+
+
+def test_a_method_that_needs_all_gets_none_who_lacks_one(gappy: Path, names: list[str]) -> None:
+    config = config_for(gappy, "method=tcmgan_small")
+    cohort = open_cohort(gappy, config.variant)
+    assert cohort.split("gan") == [names[i] for i in (3, 4, 5)]
+    feed = Feed(cohort, cohort.split("gan"), config.variant, IntensityMap.of(cohort, cohort.split("gan")), config.data, (40, 40),
+                CPU.share)  # fmt: skip
+    assert "present" not in next(feed.batches("joint", 0, 0, 4, range(1), 0, 1)).more
+
+
+def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
+    """The launcher and the trainer print this sentence."""
+    sentence = (
+        f"1 of 10 subjects of {gappy} have fewer than two contrasts of variant simo_t1 and are left out; "
+        "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are not scored"
+    )
+    assert configuration.left_out(config_for(gappy, "method=mmgan")) == sentence
+    (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
+    assert configuration.left_out(siso) == (
+        f"3 of 10 subjects of {gappy} have fewer than two contrasts of variant siso and are left out"
+    )
+    whole = configuration.left_out(config_for(gappy, "method=tcmgan_small"))
+    assert whole == f"5 of 10 subjects of {gappy} lack a contrast of variant simo_t1 and are left out"
+
+
+# -- the training ------------------------------------------------------------------------------------------------------
+
+
+def test_it_trains_and_complete_patients_alone_are_scored(
+    trained: RunDirectory, gappy: Path, names: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = configuration.load(trained.config)
+    assert Trainer(config, RunDirectory(tmp_path / "again"), CPU, StopRequest()).patients("val", "validation") == [names[7]]
+    assert "4 more lack a contrast" in capsys.readouterr().out
+    scores = score(config, trained, CPU)
+    assert {name: cohort["subjects"] for name, cohort in scores["cohorts"].items()} == {"val": [names[7]], "test": [names[9]]}
+
+
+def test_groups_are_found_in_the_cohort_and_come_back_with_the_checkpoint(trained: RunDirectory, gappy: Path) -> None:
+    config = configuration.load(trained.config)
+    state = checkpoint.load(trained.checkpoints / "best.pt")
+    assert state["held"] == [["t1", "t2", "t1c", "flair"], ["t1", "t1c", "flair"], ["t1", "t2"]]
+    model = restore(config, state)
+    if config.method.name == "stargan":
+        assert model.method.settings.groups == state["held"]
+        assert model.method.critic.classifier.out_channels == 4 + 3 + 2
+        assert model.method.generator.body[0].in_channels == 1 + 9 + 3
+
+
+def test_a_contrast_that_no_training_patient_has_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
+    store = cohort_without(dict.fromkeys(range(6), ("flair",)), phantoms, names, tmp_path)
+    config = config_for(store, "method=mmgan")
+    cohort = open_cohort(store, config.variant, incomplete=True)
+    with pytest.raises(StoreError, match=r"no training patient of cohort .* has flair, which variant simo_t1 needs"):
+        build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
+
+
+def test_validation_without_a_complete_patient_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
+    store = cohort_without({6: ("t2",), 7: ("t1c",)}, phantoms, names, tmp_path)
+    with pytest.raises(StoreError, match="has no patients with every contrast of variant simo_t1 in split val for validation"):
+        train(store, tmp_path / "run", *TINY["mmgan"])
+
+
+# -- other variants ----------------------------------------------------------------------------------------------------
+
+
+def test_a_trained_run_is_scored_on_every_task_of_its_contrasts(
+    trained: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = configuration.load(trained.config).method.name
+    words = [f"run={trained.path}", "evaluate.floors=false", "evaluate.figures=0"]
+    assert evaluate.main(words) == 0
+    own = trained.scores.read_bytes()
+    assert evaluate.main([*words, "variant=every"]) == 0
+    found = {path.parent.name: json.loads(path.read_text()) for path in trained.evaluation.glob("*/scores.json")}
+    tasks = {name: list(scores["cohorts"]["test"]["scores"]) for name, scores in found.items()}
+    assert len(tasks) == {"stargan": 4, "mmgan": 14}[kind]
+    assert tasks["from_flair"] == ["t1", "t1c", "t2"]
+    assert "from_flair: FLAIR -> T1, T1c, T2" in capsys.readouterr().out
+    assert trained.scores.read_bytes() == own
+    same = found["from_t1"]["cohorts"]["test"]["scores"]["t2"]["brain"]["synthesised"]["psnr"]["mean"]
+    assert same == pytest.approx(json.loads(own)["cohorts"]["test"]["scores"]["t2"]["brain"]["synthesised"]["psnr"]["mean"])
+
+
+def test_one_other_variant_by_its_name_or_its_contrasts(trained: RunDirectory) -> None:
+    kind = configuration.load(trained.config).method.name
+    words = [f"run={trained.path}", "evaluate.floors=false"]
+    assert evaluate.main([*words, "variant=simo"]) == 0
+    assert list((trained.figures / "simo").glob("*.png"))
+    assert evaluate.main([*words, "variant.name=back", "variant.inputs=[t2]", "variant.outputs=[t1]"]) == 0
+    assert (trained.evaluation / "back" / "scores.json").is_file()
+    if kind == "mmgan":
+        assert evaluate.main([*words, "variant=miso_t1c"]) == 0
+    else:
+        with pytest.raises(SettingError, match="method stargan serves siso, simo and variant miso_t1c is miso"):
+            evaluate.main([*words, "variant=miso_t1c"])
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["variant.inputs=[t2]", "variant.outputs=[t1]"], "variant.name=simo_t1 cannot name scores beside the run's own"),
+    (["variant.name=a/b", "variant.outputs=[t2]"], "variant.name=a/b cannot name scores"),
+    (["train.lr=1"], "only data.store, data.external.NAME, evaluate.* and variant may differ"),
+    (["variant=everything"], "variant=everything is not known"),
+])  # fmt: skip
+def test_what_cannot_be_scored_is_refused(trained: RunDirectory, words: list[str], sentence: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        evaluate.main([f"run={trained.path}", *words])
+    assert sentence in str(refused.value)
+
+
+def test_a_method_that_learns_one_task_is_refused_another(gappy: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    words = ["method.segmentor.epochs=0"]
+    config = compose([f"data.store={gappy}", *tiny, *words])
+    method = build(config, Cohort.open(gappy).having(config.variant.modalities), mapping_of(gappy, config)).method
+    with pytest.raises(SettingError, match="method tcmgan makes what it was trained for, variant simo, alone: mmgan and stargan"):
+        method.serve(compose(["variant=simo_t1"]).variant)
+
+
+def mapping_of(store: Path, config: Config) -> IntensityMap:
+    cohort = open_cohort(str(store), config.variant)
+    return IntensityMap.of(cohort, cohort.split("gan"))
