@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help sta
 
 METHODS = {
     "tcmgan": "distsynth.methods.tcmgan:TCMGAN",
+    "pix2pix": "distsynth.methods.pix2pix:Pix2Pix",
+    "unet": "distsynth.methods.unet:UNetRegression",
+    "segment": "distsynth.methods.segment:Segment",
 }
 
 

@@ -15,3 +15,11 @@ def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def normal_norms(network: nn.Module, seed: int, std: float = 0.02) -> None:
+    """The scales of batch norms from N(1, std), as pix2pix's published code has them beside `normal`'s convolutions."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, std, generator=generator)
