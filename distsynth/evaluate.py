@@ -2,6 +2,7 @@
 
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 data.external.mine=data/mine.zarr
+    python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 evaluate.judge=runs/segmentor
 
 Training ends with the same evaluation; this repeats it with other settings of `data.external.*`, `data.store` (a cohort that has moved) or
 `evaluate.*`, and leaves scores and figures in the run directory.
@@ -49,7 +50,7 @@ def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
     """The run's config with `words` laid over it. Raises SettingError."""
     run.read_identity()
     absolute = [
-        f"{key}={Path(value).absolute()}" if key.startswith("data.") else f"{key}={value}"
+        f"{key}={Path(value).absolute()}" if key.startswith("data.") or (key == "evaluate.judge" and value) else f"{key}={value}"
         for key, _, value in (w.partition("=") for w in words)
     ]
     tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(absolute))

@@ -72,7 +72,8 @@ class TumourFinder(Method):
 
     def find_tumour(self, patient: Batch) -> dict[str, float]:
         """Dice of the whole tumour over a patient's whole volume, per modality that stands in for the target."""
-        images = {name: patient.targets[:, i : i + 1] for i, name in enumerate(self.variant.outputs)}
+        shown = patient.targets.clamp(-1, 1)  # as training shows them
+        images = {name: shown[:, i : i + 1] for i, name in enumerate(self.variant.outputs)}
         return {f"{name}/tumour/dice": self.dice(image, name, patient.tumour) for name, image in images.items()}
 
     def dice(self, image: Tensor, name: str, tumour: Tensor) -> float:

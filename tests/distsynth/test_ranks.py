@@ -18,6 +18,7 @@ PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 # Twenty updates of Adam amplify rounding by 1e4 to 1e5: 5e-13 in float64. In float32 that is 1e-2 at worst (tcmgan_small on 4 ranks, else 2e-5),
 # of the 4e-2 that a weight may have moved.
 TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-2}
+SEEN = 1e-3  # what batch norm at least changes
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
@@ -48,7 +49,7 @@ def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ran
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many)
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
-    assert (difference < TOLERANCE[precision]) != one["batch_norm"]
+    assert difference > SEEN if one["batch_norm"] else difference < TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
