@@ -247,7 +247,9 @@ def test_a_full_size_preset_makes_a_real_step(preset: str) -> None:
     assert (stage.epochs, stage.batch, stage.lr, config.train.betas) == (200, 1, 2e-4, (0.5, 0.999))
 
 
-@pytest.mark.parametrize(("size", "depth", "layers"), [((256, 256), 8, 6), ((160, 160), 5, 5), ((32, 40), 3, 3), ((54, 54), 3, 4)])
+@pytest.mark.parametrize(
+    ("size", "depth", "layers"), [((256, 256), 8, 6), ((160, 160), 5, 5), ((32, 40), 3, 3), ((54, 54), 3, 4)]
+)
 def test_depths_follow_the_image(size: tuple[int, int], depth: int, layers: int) -> None:
     assert generator_depth(compose(SMALL[:1]).method, size) == depth
     assert most_layers(size) == layers
