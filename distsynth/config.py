@@ -49,13 +49,17 @@ def compose(words: Sequence[str]) -> Config:
     Raises SettingError in one sentence for an unknown group member, an unknown key, an ill-typed or a missing value, and a
     method that does not serve the variant. Relative paths become absolute, so that the run repeats from anywhere.
     """
-    config = typed(layers(words, GROUPS))
+    return with_absolute_paths(typed(layers(words, GROUPS)))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The config that means the same in any working directory."""
     config.data.store = str(Path(config.data.store).absolute())
+    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
     if config.train.init_from:
         config.train.init_from = str(Path(config.train.init_from).absolute())
     if config.evaluate.judge:
         config.evaluate.judge = str(Path(config.evaluate.judge).absolute())
-    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
     return config
 
 

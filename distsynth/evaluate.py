@@ -11,7 +11,6 @@ Training ends with the same evaluation; this repeats it with other settings of `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -49,12 +48,8 @@ def main(words: Sequence[str]) -> int:
 def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
     """The run's config with `words` laid over it. Raises SettingError."""
     run.read_identity()
-    absolute = [
-        f"{key}={Path(value).absolute()}" if key.startswith("data.") or (key == "evaluate.judge" and value) else f"{key}={value}"
-        for key, _, value in (w.partition("=") for w in words)
-    ]
-    tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(absolute))
-    return configuration.typed(tree)  # type: ignore[arg-type]
+    tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(words))
+    return configuration.with_absolute_paths(configuration.typed(tree))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
