@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from distsynth import evaluate, train
 from distsynth.config import Config, check, compose
 from distsynth.data.volumes import read_image
 from distsynth.evaluation.evaluate import flat
@@ -24,15 +25,14 @@ UNET = ("method=unet_small", "method.width=2", "train.epochs=1", "train.steps_pe
 
 
 @pytest.fixture(scope="module")
-def sweep(store: Path, run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmentor for simo's three outputs, and a U-Net for two of them that it judges."""
     folder = tmp_path_factory.mktemp("judged") / "sweep"
     for name, words in (
         ("segmentor", ("variant=simo", *SEGMENT)),
         ("unet", ("variant=mimo", *UNET, "evaluate.floors=false", f"evaluate.judge={folder / 'segmentor'}")),
     ):
-        done = run("distsynth.train", f"run={folder / name}", f"data.store={store}", *words)
-        assert done.returncode == 0, done.stderr
+        assert train.main([f"run={folder / name}", f"data.store={store}", *words]) == 0
     return folder
 
 
@@ -103,22 +103,16 @@ def test_the_table_has_the_segmentor_apart_and_the_judge_in_a_column(sweep: Path
     assert len((sweep / "table.csv").read_text().splitlines()) == 1 + 2 + 3
 
 
-def test_a_finished_run_is_judged_afterwards_and_on_another_cohort(sweep: Path, store: Path, tmp_path: Path, run: Any) -> None:
+def test_a_finished_run_is_judged_afterwards_and_on_another_cohort(
+    sweep: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(sweep / "unet", tmp_path / "run")
-    words = ("evaluate.floors=false", "evaluate.figures=0")
-    unjudged = run("distsynth.evaluate", f"run={tmp_path / 'run'}", "evaluate.judge=''", *words)
-    assert unjudged.returncode == 0, unjudged.stderr
-    assert "judge_dice" not in unjudged.stdout
-    judged = run(
-        "distsynth.evaluate",
-        f"run={tmp_path / 'run'}",
-        "evaluate.judge=segmentor",
-        f"data.external.again={store}",
-        *words,
-        cwd=sweep,
-    )
-    assert judged.returncode == 0, judged.stderr
-    assert "again/flair/tumour/judge_dice_real" in judged.stdout
+    words = [f"run={tmp_path / 'run'}", "evaluate.figures=0"]
+    assert evaluate.main([*words, "evaluate.judge=''"]) == 0
+    assert "judge_dice" not in capsys.readouterr().out
+    monkeypatch.chdir(sweep)
+    assert evaluate.main([*words, "evaluate.judge=segmentor", f"data.external.again={store}"]) == 0
+    assert "again/flair/tumour/judge_dice_real" in capsys.readouterr().out
     assert scores_of(tmp_path / "run")["cohorts"]["test"] == scores_of(sweep / "unet")["cohorts"]["test"]
 
 
@@ -181,29 +175,22 @@ def test_a_judge_that_does_not_fit_is_refused_before_any_work(
 
 
 def test_a_tcmgan_goes_on_from_the_segmentor_without_pretraining(
-    sweep: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, run: Any
+    sweep: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (
         *tiny,
         "method.segmentor.epochs=0",
         "train.epochs=1",
-        "train.freeze=[segmentor]",
+        "train.steps_per_epoch=1",
         "evaluate.floors=false",
-        "variant=simo",
+        "evaluate.figures=0",
     )
-    refused = run("distsynth.train", f"run={tmp_path / 'a'}", f"data.store={store}", *words)
-    assert "leaves segmentor nothing to train" in refused.stderr or "leaves pretraining nothing to train" in refused.stderr
-    done = run(
-        "distsynth.train", f"run={tmp_path / 'b'}", f"data.store={store}", *words, "train.freeze=[]", "train.steps_per_epoch=1",
-        f"train.init_from={sweep / 'segmentor'}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "from" in done.stdout
-    assert "the others, of critic, generator, begin anew" in done.stdout
-    assert "stage segmentor" not in done.stdout
+    assert train.main([f"run={tmp_path}", f"data.store={store}", *words, f"train.init_from={sweep / 'segmentor'}"]) == 0
+    said = capsys.readouterr().out
+    assert "the others, of critic, generator, begin anew" in said
+    assert "stage segmentor" not in said
     first, after = (
-        torch.load(path / "checkpoints" / "best.pt", weights_only=True)["method"]
-        for path in (sweep / "segmentor", tmp_path / "b")
+        torch.load(path / "checkpoints" / "best.pt", weights_only=True)["method"] for path in (sweep / "segmentor", tmp_path)
     )
     moved = max(float((after[name] - value).abs().max()) for name, value in first.items())
     assert 0 < moved < 0.01  # by one update of the joint stage
