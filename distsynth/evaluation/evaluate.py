@@ -5,7 +5,7 @@ Writes evaluation/scores.json:
     {"cards": what each metric was computed on, "copied": {output: input of the floor `copy`}, "beaten_against": names of the floors,
      "cohorts": {"val" | "test" | external name: {"subjects": [...], "scores": {modality: {region: {model: {metric: {mean, std, n}}}}}}},
      "clip_share": {modality: mean share of the test patients' tumour voxels that the clip changes},
-     "rows": [{cohort, subject, modality, model, region, psnr, ssim, nmae}]}
+     "rows": [{cohort, subject, modality, model, region, and those of psnr, ssim, nmae, dice, judge_dice that there are}]}
 
 where model is `synthesised`, a floor, `lesion_erased`, or `real`, which has the judge's Dice alone; and figures/SUBJECT.png. Of a method that
 makes no images (`segment`) there is `segmentor` in the region `tumour`, with the metric `dice`, and nothing else; "images" is false then.

@@ -11,7 +11,8 @@ slice's pixels and channels. Both steps see the same fakes, those of before the 
 Where this differs from the published code, on purpose: instance norm by default, which is batch norm at the published batch of 1 and the
 same for any number of ranks (`norm: batch` is the published one: `configs/method/pix2pix_published.yaml`); dropout is keyed by sample, and
 a slice that is synthesised twice gets the same noise twice; the generator is confined to the brain of its input, so that the background
-enters no loss; the number of levels follows the image size (8 fit 256 x 256, 5 fit 160 x 160).
+enters no loss; the number of levels follows the image size (8 fit 256 x 256, 5 fit 160 x 160); and the feed's flips and turns stand in for
+the published jitter (enlarge by an eighth, crop at random).
 """
 
 from __future__ import annotations

@@ -71,3 +71,10 @@ def test_the_hash_is_the_feeds() -> None:
     """SplitMix64 in wrapping int64 equals the one in numpy's uint64."""
     values = np.array([0, 1, 2**63, 2**64 - 1, 0xDEADBEEF], np.uint64)
     assert keyed.splitmix(torch.from_numpy(values.view(np.int64))).tolist() == splitmix(values).view(np.int64).tolist()
+
+
+def test_compiled_it_drops_the_same() -> None:
+    """Inductor works out the arithmetic of places beforehand, in numbers that must not leave int64."""
+    x = torch.rand(2, 3, 4, 4)
+    compiled = torch.compile(keyed.dropout, dynamic=False)
+    assert torch.equal(compiled(x, seeds(2), 0.5), keyed.dropout(x, seeds(2), 0.5))
