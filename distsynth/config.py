@@ -49,11 +49,17 @@ def compose(words: Sequence[str]) -> Config:
     Raises SettingError in one sentence for an unknown group member, an unknown key, an ill-typed or a missing value, and a
     method that does not serve the variant. Relative paths become absolute, so that the run repeats from anywhere.
     """
-    config = typed(layers(words, GROUPS))
+    return with_absolute_paths(typed(layers(words, GROUPS)))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The config that means the same in any working directory."""
     config.data.store = str(Path(config.data.store).absolute())
+    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
     if config.train.init_from:
         config.train.init_from = str(Path(config.train.init_from).absolute())
-    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
+    if config.evaluate.judge:
+        config.evaluate.judge = str(Path(config.evaluate.judge).absolute())
     return config
 
 
@@ -94,8 +100,8 @@ def fragment(group: str, name: str) -> DictConfig:
 
 
 def check(config: Config, ranks: int) -> None:
-    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, or none of
-    its subjects has the variant's modalities."""
+    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, none of its
+    subjects has the variant's modalities, or the judge of `evaluate.judge` does not fit."""
     kind = registry.method(config.method.name)
     for name, batch in kind.batches(config.method, config.train).items():
         if batch % ranks:
@@ -107,6 +113,10 @@ def check(config: Config, ranks: int) -> None:
     for store in (config.data.store, *config.data.external.values()):
         own = store == config.data.store
         volumes.open_cohort(store, config.variant, config.data.fold if own else 0, kind.incomplete and own)
+    if config.evaluate.judge:
+        from distsynth.evaluation.judge import Judge  # which reads a run's config
+
+        Judge.of(config)
 
 
 def left_out(config: Config) -> str:

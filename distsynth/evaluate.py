@@ -4,6 +4,7 @@
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 data.external.mine=data/mine.zarr
     python -m distsynth.evaluate run=runs/any variant=miso_t1c        a task that it was not trained for
     python -m distsynth.evaluate run=runs/any variant=every           every subset of its contrasts as inputs, the rest as outputs
+    python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 evaluate.judge=runs/segmentor
 
 Training ends with the same evaluation; this repeats it with other settings of `data.external.*`, `data.store` (a cohort that has moved) or
 `evaluate.*`, and leaves scores and figures in the run directory. A method that learns all tasks at once (mmgan, stargan) is also scored on other
@@ -68,12 +69,8 @@ def score(config: Config, run: RunDirectory, variant: Variant) -> None:
 def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
     """The run's config with `words` laid over it. Raises SettingError."""
     run.read_identity()
-    absolute = [
-        f"{key}={Path(value).absolute()}" if key.startswith("data.") else f"{key}={value}"
-        for key, _, value in (w.partition("=") for w in words)
-    ]
-    tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(absolute))
-    return configuration.typed(tree)  # type: ignore[arg-type]
+    tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(words))
+    return configuration.with_absolute_paths(configuration.typed(tree))  # type: ignore[arg-type]
 
 
 def variant_with(config: Config, words: Sequence[str]) -> Variant:

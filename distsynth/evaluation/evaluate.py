@@ -5,9 +5,10 @@ Writes evaluation/scores.json:
     {"cards": what each metric was computed on, "copied": {output: input of the floor `copy`}, "beaten_against": names of the floors,
      "cohorts": {"val" | "test" | external name: {"subjects": [...], "scores": {modality: {region: {model: {metric: {mean, std, n}}}}}}},
      "clip_share": {modality: mean share of the test patients' tumour voxels that the clip changes},
-     "rows": [{cohort, subject, modality, model, region, psnr, ssim, nmae}]}
+     "rows": [{cohort, subject, modality, model, region, and those of psnr, ssim, nmae, dice, judge_dice that there are}]}
 
-where model is `synthesised`, a floor, or `lesion_erased`; and figures/SUBJECT.png.
+where model is `synthesised`, a floor, `lesion_erased`, or `real`, which has the judge's Dice alone; and figures/SUBJECT.png. Of a method that
+makes no images (`segment`) there is `segmentor` in the region `tumour`, with the metric `dice`, and nothing else; "images" is false then.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from distsynth.config import Config
 from distsynth.data.volumes import open_cohort, read_image
 from distsynth.evaluation import floors
-from distsynth.evaluation.metrics import CARD, METRICS, score, summarise
+from distsynth.evaluation.judge import Judge
+from distsynth.evaluation.metrics import CARD, score, summarise
 from distsynth.modalities import Variant
 from distsynth.run_directory import RunDirectory, write_json
 from distsynth.tracking.journal import Journal
@@ -40,27 +43,33 @@ def evaluate(config: Config, run: RunDirectory, world: World, variant: Variant |
     """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own.
 
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run's method
-    does not serve the variant.
+    does not serve the variant, or the judge does not fit (see `Judge.of`).
     """
     model = restore(config, checkpoint.load(run.checkpoints / "best.pt")).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
     cohort = open_cohort(config.data.store, config.variant, config.data.fold)
     tasks = list(all_tasks(config, cohort))
+    judge = Judge.of(config, world.device)
     fitted = None
-    if config.evaluate.floors and cohort.split("gan"):  # a method that takes incomplete patients may have no complete one
+    complete = cohort.split("gan")  # a method that takes incomplete patients may have no complete one
+    if config.evaluate.floors and model.method.images and complete:
         fitted = world.gather(
             floors.fit(cohort, cohort.split("gan"), config.variant, config.data.clip, config.seed) if world.leads else None
         )[0]
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
-    rows = []
+    rows: list[Row] = []
     for name, where, subject in tasks[world.rank :: world.size]:
-        patient = Patient(config, where, subject, model)
-        rows += [{"cohort": name, "subject": subject, **row} for row in patient.rows(fitted)]
-        if (name, subject) in pictured:
-            patient.draw(run, name)
+        if model.method.images:
+            patient = Patient(config, where, subject, model)
+            found = [*patient.rows(fitted), *patient.judged(judge)]
+            if (name, subject) in pictured:
+                patient.draw(run, name)
+        else:
+            found = list(validated(config, where, subject, model, world.device))
+        rows += [{"cohort": name, "subject": subject, **row} for row in found]
     rows = [row for part in world.gather(rows) for row in part]
-    scores = collect(config, cohort, tasks, rows, fitted)
+    scores = collect(config, cohort, tasks, rows, fitted) | {"images": model.method.images}
     if world.leads:
         write_json(run.scores, scores)
     return scores
@@ -79,6 +88,18 @@ def chosen_for_figures(tasks: list[Task], most: int) -> list[tuple[str, str]]:
     """The first `most` patients of test and of each external cohort."""
     names = {name for name, _, _ in tasks} - {"val"}
     return [(name, subject) for wanted in sorted(names) for name, _, subject in [t for t in tasks if t[0] == wanted][:most]]
+
+
+def validated(config: Config, cohort: Cohort, subject: str, model: Model, device: torch.device) -> Iterator[Row]:
+    """What the validation that chose the checkpoint says of a patient with a tumour: one row per output."""
+    labels = cohort.labels(subject)
+    if not labels.any():
+        return
+    patient = model.patient(read_image(cohort, subject, model.variant.modalities, config.data.clip), labels)
+    model.method.eval()
+    for name, value in model.method.stages(config.train)[-1].validate(patient.to(device)).items():
+        modality, region, metric = name.split("/")
+        yield {"modality": modality, "model": "segmentor", "region": region, metric: value}
 
 
 class Patient:
@@ -108,6 +129,15 @@ class Patient:
                     raise StoreError(f"{self.subject}: {modality}: {error}") from error
                 for region, values in scores.items():
                     yield {"modality": modality, "model": model, "region": region, **values}
+
+    def judged(self, judge: Judge | None) -> Iterator[Row]:
+        """What the judge finds of the patient's tumour, if both are there: a row per output for the synthesised image and for the real one."""
+        tumour = self.labels > 0
+        if judge is None or not tumour.any():
+            return
+        for model, images in (("synthesised", self.made), ("real", self.truth)):
+            for modality, dice in judge.dice(images, self.variant.outputs, self.brain, tumour).items():
+                yield {"modality": modality, "model": model, "region": "tumour", "judge_dice": dice}
 
     def draw(self, run: RunDirectory, cohort: str) -> None:
         from distsynth.evaluation.figures import draw
@@ -145,10 +175,10 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
     for name, cohort in scores["cohorts"].items():
         for modality, regions in cohort["scores"].items():
             for region, models in regions.items():
-                for metric in METRICS:
-                    if metric in models["synthesised"]:
-                        values[f"{name}/{modality}/{region}/{metric}"] = models["synthesised"][metric]["mean"]
-            floor = best_floor(regions["brain"], scores["beaten_against"])
+                for model, suffix in (("synthesised", ""), ("segmentor", ""), ("real", "_real")):
+                    for metric, value in models.get(model, {}).items():
+                        values[f"{name}/{modality}/{region}/{metric}{suffix}"] = value["mean"]
+            floor = best_floor(regions.get("brain", {}), scores["beaten_against"])
             if floor:
                 values[f"{name}/{modality}/brain/psnr_over_best_floor"] = (
                     regions["brain"]["synthesised"]["psnr"]["mean"] - floor[1]

@@ -16,7 +16,7 @@ Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 REGIONS = ("brain", "tumour", "tumour_raw", "volume")
-METRICS = ("psnr", "ssim", "nmae")
+METRICS = ("psnr", "ssim", "nmae", "dice", "judge_dice")
 BEST_PSNR = 100.0  # dB; what equal volumes get, since JSON has no infinity
 SIGMA, WINDOW = 1.5, 11  # of the SSIM's Gaussian: Wang et al. 2004
 
@@ -24,6 +24,8 @@ CARD = {
     "psnr": "10 log10(range^2 / mean squared error) over the region's voxels, dB, at most 100",
     "ssim": f"scikit-image structural_similarity, 3-D Gaussian window of sigma {SIGMA} voxels ({WINDOW} wide), map averaged over the region",
     "nmae": "mean absolute error over the region's voxels / range",
+    "dice": "of a segmentor's whole tumour (probability above 1/2) in one real modality, (2 both + 1) / (found + true + 1), over the volume",
+    "judge_dice": "the same, of the frozen segmentor of evaluate.judge, in the synthesised and in the real image",
     "range": "max - min of the clipped truth inside the brain of that volume; never taken from the prediction",
     "normalisation": "z-scores inside the brain, clipped as data.clip says; outside the brain truth and prediction are the truth's minimum",
     "aggregation": "per patient, then mean and standard deviation over the patients",
@@ -84,7 +86,7 @@ def ssim_map(truth: Volume, prediction: Volume, brain: Mask, span: float) -> Vol
 
 
 def summarise(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows (subject, modality, model, region, psnr, ssim, nmae) as {modality: {region: {model: {metric: {mean, std, n}}}}}."""
+    """Rows (subject, modality, model, region, and some of METRICS) as {modality: {region: {model: {metric: {mean, std, n}}}}}."""
     summary: dict[str, Any] = {}
     for row in rows:
         cell = summary.setdefault(row["modality"], {}).setdefault(row["region"], {}).setdefault(row["model"], {})

@@ -11,3 +11,6 @@ class EvaluateSettings:
 
     figures: int = setting(2, "test patients, and patients of each external cohort, that get a figure")
     floors: bool = setting(True, "score the floors beside: copy, mean image, voxel-wise regressor")
+    judge: str = setting(
+        "", "a run of segment or tcmgan whose segmentor, frozen, tells by Dice how much of the tumour the images show"
+    )

@@ -1,4 +1,5 @@
-"""One table over a sweep: the best run per variant and output, chosen on `val`, reported on test, beside the floors."""
+"""One table over a sweep: the best run per variant and output, chosen on `val`, reported on test, beside the floors; and a second one for
+runs that make no images (`segment`), by Dice."""
 
 from __future__ import annotations
 
@@ -24,20 +25,29 @@ class Scored:
     variant: Variant
     scores: dict[str, Any]
 
+    @property
+    def images(self) -> bool:
+        """Whether the run's method makes images."""
+        return bool(self.scores.get("images", True))
+
 
 def write_table(sweep: Path) -> str:
     """Write table.md and table.csv into the sweep's folder; a narrower table for the terminal, PSNR alone."""
     runs, without = read_runs(sweep)
-    rows = [
-        row
-        for variant in sorted({run.variant.name for run in runs})
-        for row in variant_rows([r for r in runs if r.variant.name == variant])
-    ]
+    rows = [row for group in by_variant([run for run in runs if run.images]) for row in variant_rows(group)]
+    found = [row for group in by_variant([run for run in runs if not run.images]) for row in segmentor_rows(group)]
     notes = footnotes(runs, without)
-    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *markdown(rows), "", *notes, ""]))
-    (sweep / "table.csv").write_text(as_csv(rows))
+    both = [*markdown(rows), *([""] if rows and found else []), *markdown(found)]
+    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *both, "", *notes, ""]))
+    (sweep / "table.csv").write_text(as_csv([*rows, *found]))
     shown = [note for note in notes if not note.startswith("*")]
-    return "\n".join(["", *markdown([narrow(row) for row in rows]), "", *shown, f"All columns: {sweep / 'table.md'}", ""])
+    both = [*markdown([narrow(row) for row in rows]), *([""] if rows and found else []), *markdown(found)]
+    return "\n".join(["", *both, "", *shown, f"All columns: {sweep / 'table.md'}", ""])
+
+
+def by_variant(runs: list[Scored]) -> Iterator[list[Scored]]:
+    for variant in sorted({run.variant.name for run in runs}):
+        yield [run for run in runs if run.variant.name == variant]
 
 
 def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
@@ -67,8 +77,38 @@ def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
             "tumour": cell(best, "test", output, "tumour"),
             "tumour, unclipped": cell(best, "test", output, "tumour_raw"),
             "volume*": cell(best, "test", output, "volume"),
+            **judged(best, output),
             **{key: value for name in others for key, value in external(best, name, output).items()},
         }
+
+
+def segmentor_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
+    """One row per modality: the segmentor that is best on val, its Dice there, on test and on other cohorts."""
+    for output in runs[0].variant.outputs:
+        best = max(runs, key=lambda run: dice(run, "val", output) or 0.0)
+        yield {
+            "variant": best.variant.name,
+            "tumour in": Modality(output).title,
+            "best run": best.name,
+            **{f"{name}: Dice": number(dice(best, name, output)) for name in best.scores["cohorts"]},
+        }
+
+
+def judged(run: Scored, output: str) -> dict[str, str]:
+    """The frozen judge's Dice on the synthesised and on the real image, where there is a judge."""
+    made, real = (dice(run, "test", output, model, "judge_dice") for model in ("synthesised", "real"))
+    return {} if made is None else {"tumour found": f"{number(made)} (real: {number(real)})"}
+
+
+def dice(run: Scored, cohort: str, output: str, model: str = "segmentor", metric: str = "dice") -> float | None:
+    """Mean over the patients with a tumour; None if there are none."""
+    models = run.scores["cohorts"][cohort]["scores"].get(output, {}).get("tumour", {})
+    found: float | None = models.get(model, {}).get(metric, {}).get("mean")
+    return found
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def beside_floor(run: Scored, cohort: str, output: str) -> dict[str, str]:
@@ -109,11 +149,19 @@ def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
     notes = []
     if runs:
         counts = ", ".join(f"{name} {len(cohort['subjects'])}" for name, cohort in runs[0].scores["cohorts"].items())
-        notes = [
-            "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
-            f"Patients: {counts}. Range: the clipped truth's own inside the brain. Floors see the training patients only.",
-            "* the full volume, background included: for comparison with papers only.",
-        ]
+        patients = f"Patients: {counts}."
+        if any(run.images for run in runs):
+            notes = [
+                "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
+                f"{patients} Range: the clipped truth's own inside the brain. Floors see the training patients only.",
+                "* the full volume, background included: for comparison with papers only.",
+            ]
+        if any(judged(run, output) for run in runs for output in run.variant.outputs):
+            notes.append("Tumour found: Dice of the whole tumour, as evaluate.judge finds it in the image.")
+        if not all(run.images for run in runs):
+            notes.append(
+                f"Dice of the whole tumour, mean over patients; val chose run and checkpoint.{'' if notes else ' ' + patients}"
+            )
     return notes + ([f"Without scores: {', '.join(without)}."] if without else [])
 
 
@@ -126,7 +174,7 @@ def markdown(rows: list[dict[str, str]]) -> list[str]:
     """Rows as a Markdown table, padded so that it also reads in a terminal."""
     if not rows:
         return []
-    columns = list(rows[0])
+    columns = columns_of(rows)
     widths = {c: max(len(c), *(len(row.get(c, "-")) for row in rows)) for c in columns}
 
     def line(cells: list[str]) -> str:
@@ -136,10 +184,15 @@ def markdown(rows: list[dict[str, str]]) -> list[str]:
     return head + [line([row.get(c, "-").ljust(widths[c]) for c in columns]) for row in rows]
 
 
+def columns_of(rows: list[dict[str, str]]) -> list[str]:
+    """The columns of all rows, in the order in which they come up: not every run has every cohort, or a judge."""
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
 def as_csv(rows: list[dict[str, str]]) -> str:
     out = io.StringIO()
     if rows:
-        writer = csv.DictWriter(out, list(rows[0]))
+        writer = csv.DictWriter(out, columns_of(rows), restval="-")
         writer.writeheader()
         writer.writerows(rows)
     return out.getvalue()

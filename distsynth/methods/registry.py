@@ -19,6 +19,9 @@ METHODS = {
     "unified_gan": "distsynth.methods.unified_gan:UnifiedGAN",
     "stargan": "distsynth.methods.stargan:StarGAN",
     "mmgan": "distsynth.methods.mmgan:MMGAN",
+    "pix2pix": "distsynth.methods.pix2pix:Pix2Pix",
+    "unet": "distsynth.methods.unet:UNetRegression",
+    "segment": "distsynth.methods.segment:Segment",
 }
 
 

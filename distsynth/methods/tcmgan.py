@@ -14,6 +14,7 @@ report's Tables 5 and 6.
 Where this differs from the published code, on purpose: the segmentor is pre-trained on patients the GAN never sees; the generator is
 confined to the brain of its input, so that the background enters no loss; the number of levels and the class head follow the image size
 (7 levels and a 4x4 head fit 128 x 128 alone). Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`.
+The pre-training is the method `segment`, whose code it is; `train.init_from=RUN method.segmentor.epochs=0` takes over such a run.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
 from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
-from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen, in_chunks
+from distsynth.methods.method import Made, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.segment import TumourFinder, label_maps
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.networks.initialise import normal
 from distsynth.networks.segmentor import Segmentor
-from distsynth.networks.unet import UNet
+from distsynth.networks.unet import UNet, fitting_depth
 from distsynth.training.settings import ScheduleSettings, TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -93,7 +95,7 @@ class TCMGANSettings:
                 raise SettingError(f"method.{name}.width={width} must be at least 1")
 
 
-class TCMGAN(Method):
+class TCMGAN(TumourFinder):
     """See the file's head. Widths are settings, so that it also trains on a laptop."""
 
     Settings = TCMGANSettings
@@ -110,7 +112,6 @@ class TCMGAN(Method):
     def __init__(self, settings: TCMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings = settings.weights, settings
-        self.outputs = len(variant.outputs)
         inputs = len(variant.inputs)
         g = settings.generator
         given, made = (inputs, self.outputs) if settings.targets == "all" else (inputs + self.outputs, 1)
@@ -126,7 +127,7 @@ class TCMGAN(Method):
 
     def objectives(self) -> dict[str, Objective]:
         return {
-            "pretraining": Objective(self.segmentor, self.pretraining_loss),
+            **super().objectives(),  # the pre-training's
             "critic": Objective(self.critic, self.critic_loss, penalised=True),
             "generator": Objective(self.generator, self.generator_loss, self.make),
             "segmentor": Objective(self.segmentor, self.segmentor_loss),
@@ -135,16 +136,11 @@ class TCMGAN(Method):
     def stages(self, train: TrainSettings) -> list[Stage]:
         s = self.settings.segmentor
         steady = ScheduleSettings(name="constant")
-        pretraining = Stage(
-            "segmentor", "segmentor", ("pretraining",), self.pretrain, self.find_tumour, s.epochs, s.batch, s.lr, steady
-        )
+        pretraining = self.pretraining(s.epochs, s.batch, s.lr, steady)
         three = ("critic", "generator", "segmentor")
         main = (train.epochs, train.batch, train.lr, train.schedule)
         joint = Stage("joint", "gan", three, self.train_jointly, self.compare, *main)
         return [pretraining, joint] if s.epochs else [joint]
-
-    def pretrain(self, batch: Batch, step: Step) -> None:
-        step.minimise("pretraining", batch)
 
     def train_jointly(self, batch: Batch, step: Step) -> None:
         made = step.make("generator", batch)  # the same image for both steps: the generator has not moved in between
@@ -153,12 +149,6 @@ class TCMGAN(Method):
         step.minimise("segmentor", batch)
 
     # -- the losses ----------------------------------------------------------------------------------------------------
-
-    def pretraining_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        pairs, real, target = self.pairs(batch)
-        probability = self.segment(real, target)
-        loss = dice_loss(probability, pairs.tumour)
-        return loss, {"s_loss": loss, "s_dice": 1 - dice_loss((probability > 0.5).float(), pairs.tumour)}
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
@@ -203,12 +193,10 @@ class TCMGAN(Method):
         """Pairs of a slice and a target modality: one per slice, drawn at random, or where all are made at once every one of a slice's.
         The slices as a batch of P, the targets' images (P, 1, H, W) and their one-hot labels (P, outputs)."""
         if self.settings.targets == "one":
-            index = (batch.uniform("target") * self.outputs).long()
-        else:
-            keys = np.add.outer(batch.keys, np.arange(self.outputs, dtype=np.uint64)).ravel().astype(np.uint64)
-            index = torch.arange(self.outputs, device=batch.sources.device).repeat(len(batch))
-            batch = batch.map(lambda tensor: tensor.repeat_interleave(self.outputs, 0), keys)
-        return batch, batch.targets[torch.arange(len(batch)), index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
+            return batch, *self.draw_target(batch)
+        keys = np.add.outer(batch.keys, np.arange(self.outputs, dtype=np.uint64)).ravel().astype(np.uint64)
+        targets = torch.eye(self.outputs, device=batch.sources.device, dtype=batch.sources.dtype).repeat(len(batch), 1)
+        return batch.map(lambda tensor: tensor.repeat_interleave(self.outputs, 0), keys), as_pairs(batch.targets), targets
 
     def make(self, batch: Batch) -> Made:
         """What the generator makes of the batch: (B, 1, H, W), or all outputs at once (B, outputs, H, W)."""
@@ -239,11 +227,6 @@ class TCMGAN(Method):
         value, classes = self.critic(torch.cat(seen, dim=1))
         return value, classes
 
-    def segment(self, image: Tensor, target: Tensor) -> Tensor:
-        """(B, 1, H, W), (B, outputs) -> (B, 1, H, W) probability of tumour."""
-        probability: Tensor = self.segmentor(torch.cat([image, label_maps(target, image)], dim=1))
-        return probability
-
     def segment_as_judge(self, image: Tensor, target: Tensor) -> Tensor:
         """`segment` with batch statistics fixed: the published code judges in training mode and so lets G move S's statistics."""
         training = self.segmentor.training
@@ -263,25 +246,10 @@ class TCMGAN(Method):
         made = [self.generate(sources, target.expand(len(sources), -1), brain) for target in targets]
         return torch.cat(made, dim=1)
 
-    @torch.no_grad()
-    def find_tumour(self, patient: Batch) -> dict[str, float]:
-        """Dice of the whole tumour over a patient's whole volume, per modality that stands in for the target."""
-        scores = {}
-        for index, name in enumerate(self.variant.outputs):
-            target = one_hot(torch.tensor(index), self.outputs).to(patient.sources).expand(len(patient), -1)
-            found = in_chunks(self.segment, patient.targets[:, index : index + 1], target) > 0.5
-            scores[f"{name}/tumour/dice"] = 1 - float(dice_loss(found.float()[None], patient.tumour[None]))
-        return scores
-
 
 def as_pairs(images: Tensor) -> Tensor:
     """(B, C, H, W) -> (B * C, 1, H, W)."""
     return images.flatten(0, 1).unsqueeze(1)
-
-
-def label_maps(target: Tensor, like: Tensor) -> Tensor:
-    """One-hot labels (B, outputs) as constant maps (B, outputs, H, W)."""
-    return target[:, :, None, None].expand(-1, -1, *like.shape[-2:])
 
 
 def classification(logits: Tensor, target: Tensor) -> Tensor:
@@ -290,9 +258,8 @@ def classification(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def generator_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:
-    """As set, or the most levels, up to pix2pix's 7, whose stride pads the image by at most a tenth (128: 7, 160: 5, 54: 3)."""
-    fitting = [d for d in range(1, 8) if all(-(-n // 2**d) * 2**d <= 1.1 * n for n in size)]
-    return settings.generator.depth or max(fitting, default=1)
+    """As set, or as many as fit the image, up to pix2pix's 7."""
+    return settings.generator.depth or fitting_depth(size, 7)
 
 
 def critic_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:

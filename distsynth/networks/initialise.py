@@ -40,3 +40,11 @@ def uniform(network: nn.Module, seed: int) -> None:
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
                     nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def normal_norms(network: nn.Module, seed: int, std: float = 0.02) -> None:
+    """The scales of batch norms from N(1, std), as pix2pix's published code has them beside `normal`'s convolutions."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, std, generator=generator)

@@ -17,7 +17,9 @@ GOLDEN, FIRST, SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF584
 def uniform(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     """(B,) int64 -> (B, *shape) float32 in [0, 1), each number a function of its sample's seed and its place alone."""
     place = torch.arange(math.prod(shape), device=seeds.device)
-    bits = splitmix(splitmix(seeds)[:, None] + place * GOLDEN)
+    bits = splitmix(
+        splitmix(seeds)[:, None] + place
+    )  # not + place * GOLDEN: inductor would fold that, in numbers too large for it
     return ((bits >> 40) & 0xFFFFFF).float().mul(2.0**-24).view(len(seeds), *shape)
 
 

@@ -20,6 +20,7 @@ TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
 # 40 pixels, at a learning rate of 3e-3, has such weights: 3e-4 apart after the joint stage's first update, 1e-2 after the twentieth, of the
 # 4e-2 that a weight may have moved. In float64 they are 5e-13 apart.
 LOOSER = {("tcmgan_small", "single"): 2e-2}
+SEEN = 1e-3  # what batch norm at least changes
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
@@ -50,7 +51,8 @@ def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ran
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many)
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
-    assert (difference < LOOSER.get((preset, precision), TOLERANCE[precision])) != one["batch_norm"]
+    bound = LOOSER.get((preset, precision), TOLERANCE[precision])
+    assert difference > SEEN if one["batch_norm"] else difference < bound
 
 
 @pytest.mark.parametrize("preset", PRESETS)

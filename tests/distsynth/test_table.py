@@ -70,3 +70,38 @@ def test_both_texts_name_the_runs_without_scores(tmp_path: Path, rows: list[dict
 def test_a_sweep_without_any_scores_has_a_table_that_says_so(tmp_path: Path) -> None:
     RunDirectory(tmp_path / "s" / "only").create("only", "s")
     assert "Without scores: only." in write_table(tmp_path / "s")
+
+
+def add_segmentor(sweep: Path, name: str, val: float, test: float) -> None:
+    config = compose(["variant=miso_flair", "method=segment"])
+    run = RunDirectory(sweep / name)
+    run.create(name, sweep.name)
+    configuration.save(config, run.config)
+    cohorts = {
+        c: {"subjects": ["a"], "scores": {"flair": {"tumour": {"segmentor": {"dice": {"mean": value, "std": 0.0, "n": 1}}}}}}
+        for c, value in (("val", val), ("test", test))
+    } | {"healthy": {"subjects": ["b"], "scores": {}}}
+    write_json(run.scores, {"images": False, "cohorts": cohorts, "copied": {}, "beaten_against": []})
+
+
+def test_runs_that_make_no_images_have_a_table_of_their_own(tmp_path: Path) -> None:
+    sweep = tmp_path / "mixed"
+    add_run(sweep, "image", "miso_flair", val=21, test=25)
+    add_segmentor(sweep, "low", val=0.5, test=0.9)
+    add_segmentor(sweep, "high", val=0.6, test=0.7)
+    for text in (write_table(sweep), (sweep / "table.md").read_text()):
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+        assert rows[-1] == ["miso_flair", "FLAIR", "high", "0.600", "0.700", "-"]
+        assert rows[-3] == ["variant", "tumour in", "best run", "val: Dice", "test: Dice", "healthy: Dice"]
+        assert "Dice of the whole tumour, mean over patients" in text
+    with (sweep / "table.csv").open() as file:
+        images, segmentor = csv.DictReader(file)
+    assert (images["best run"], images["test: Dice"]) == ("image", "-")
+    assert (segmentor["best run"], segmentor["brain"], segmentor["test: Dice"]) == ("high", "-", "0.700")
+
+
+def test_segmentors_alone_need_no_columns_of_images(tmp_path: Path) -> None:
+    add_segmentor(tmp_path / "s", "only", val=0.5, test=0.9)
+    text = write_table(tmp_path / "s")
+    assert "PSNR" not in text
+    assert "Patients: val 1, test 1, healthy 1." in text

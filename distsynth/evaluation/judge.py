@@ -1,0 +1,69 @@
+"""The frozen judge: how much of the tumour a segmentor, trained once on real images, finds in synthesised ones (`evaluate.judge=RUN`).
+
+The run may be one of any method that has TC-MGAN's segmentor: `segment`, or `tcmgan`, whose segmentor has also seen synthesised images. Its
+best checkpoint is used as it is. The Dice of the real images stands beside that of the synthesised: without it the latter says little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distsynth import config as configuration
+from distsynth.config import Config
+from distsynth.data.feed import pad
+from distsynth.data.volumes import open_cohort
+from distsynth.methods import registry
+from distsynth.methods.segment import TumourFinder
+from distsynth.run_directory import RunDirectory
+from distsynth.training import checkpoint
+from distsynth.training.model import Model, Volume, restore
+from preprocess.errors import SettingError
+
+
+class Judge:
+    """A run's segmentor, frozen."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        assert isinstance(model.method, TumourFinder)
+        self.model, self.method, self.device = model, model.method.to(device).eval(), device
+
+    @classmethod
+    def of(cls, config: Config, device: torch.device | None = None) -> Judge | None:
+        """The judge that `evaluate.judge` names, if it names one. Raises UserError if the run has no segmentor or no best checkpoint, its
+        segmentor was not trained on these contrasts, or not on this cohort and split."""
+        if not config.evaluate.judge:
+            return None
+        run = RunDirectory(config.evaluate.judge)
+        named = f"evaluate.judge={run.path}"
+        own = configuration.load(run.config)
+        if not registry.method(config.method.name).images:
+            raise SettingError(f"{named} has no images to judge: method {config.method.name} makes none")
+        kind = registry.method(own.method.name)
+        if not issubclass(kind, TumourFinder):
+            raise SettingError(
+                f"{named} is a run of method {own.method.name}, which has no segmentor: take one of segment or tcmgan"
+            )
+        if lacking := [name for name in config.variant.outputs if name not in own.variant.outputs]:
+            raise SettingError(
+                f"{named} knows {', '.join(own.variant.outputs)} and not {', '.join(lacking)}: take a run whose variant puts them out"
+            )
+        state = checkpoint.load(run.checkpoints / "best.pt")
+        cohort = open_cohort(config.data.store, own.variant, config.data.fold, kind.incomplete)  # as that run opened it
+        if state["made_from"]["store"] != cohort.digest[:12]:
+            raise SettingError(
+                f"{named} was not trained on {config.data.store} as it is split here: it may know the patients it is to judge"
+            )
+        return cls(restore(own, state), device or torch.device("cpu"))
+
+    def dice(
+        self, images: Volume, names: Sequence[str], brain: npt.NDArray[np.bool_], tumour: npt.NDArray[np.bool_]
+    ) -> dict[str, float]:
+        """Dice of the whole tumour as found in each of (modality, z, y, x) z-scores; brain and tumour are (z, y, x)."""
+        values = np.where(brain, self.model.mapping.to_network(images, names), -1)
+        stack = np.concatenate([values, brain[None], tumour[None]]).swapaxes(0, 1).astype(np.float32)
+        padded = torch.from_numpy(pad(stack, self.model.padded(brain.shape[-2:]))).to(self.device)
+        return {name: self.method.dice(padded[:, i : i + 1], name, padded[:, -1:]) for i, name in enumerate(names)}

@@ -1,0 +1,195 @@
+"""pix2pix: "Image-to-Image Translation with Conditional Adversarial Networks" (Isola et al., CVPR 2017).
+
+A U-Net makes all outputs y of the inputs x at once, as channels; a PatchGAN, which sees both, says of each patch whether it is real.
+
+    d_loss = (BCE(D(x, y), 1) + BCE(D(x, G(x, z)), 0)) / 2          discriminator, halved as in section 3.3; then
+    g_loss = BCE(D(x, G(x, z)), 1) + 100 |y - G(x, z)|              generator: equation 4, in the form that section 3.3 trains
+
+The noise z is dropout alone, at the inner levels, and it stays on when images are made (section 3.3). The L1 distance is the mean over the
+slice's pixels and channels. Both steps see the same fakes, those of before the update, as in the published code.
+
+Where this differs from the published code, on purpose: instance norm by default, which is batch norm at the published batch of 1 and the
+same for any number of ranks (`norm: batch` is the published one: `configs/method/pix2pix_published.yaml`); dropout is keyed by sample, and
+a slice that is synthesised twice gets the same noise twice; the generator is confined to the brain of its input, so that the background
+enters no loss; the number of levels follows the image size (8 fit 256 x 256, 5 fit 160 x 160); and the feed's flips and turns stand in for
+the published jitter (enlarge by an eighth, crop at random).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import key
+from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen, in_chunks
+from distsynth.modalities import Variant
+from distsynth.networks.initialise import normal, normal_norms
+from distsynth.networks.keyed import splitmix
+from distsynth.networks.patchgan import PatchGAN
+from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy_with_logits, "lsgan": mse_loss}
+
+
+@dataclass
+class GeneratorSettings:
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)")
+    dropout: float = setting(0.5, "share of values dropped at the inner levels")
+    direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+
+
+@dataclass
+class DiscriminatorSettings:
+    width: int = setting(64, "channels at the first layer")
+    layers: int = setting(3, "strided layers (3: patches of 70 x 70 pixels; 1: of 16 x 16)")
+
+
+@dataclass
+class WeightSettings:
+    l1: float = setting(100.0, "weight of the L1 distance in g_loss")
+    discriminator: float = setting(0.5, "weight of d_loss, which slows the discriminator down")
+
+
+@dataclass
+class Pix2PixSettings:
+    """Defaults are the published ones, but for the norm."""
+
+    name: str = setting("pix2pix", "the method")
+    generator: GeneratorSettings = setting(GeneratorSettings, "")
+    discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
+    weights: WeightSettings = setting(WeightSettings, "")
+    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
+    gan: Literal["bce", "lsgan"] = setting("bce", "cross-entropy as published, or least squares (Mao et al. 2017)")
+    noise_at_test: bool = setting(True, "dropout and the slice's own batch statistics when images are made, as published")
+
+    def __post_init__(self) -> None:
+        for name, value in (("generator.width", self.generator.width), ("discriminator.width", self.discriminator.width),
+                            ("discriminator.layers", self.discriminator.layers)):  # fmt: skip
+            if value < 1:
+                raise SettingError(f"method.{name}={value} must be at least 1")
+        if not 0 <= self.generator.dropout < 1:
+            raise SettingError(f"method.generator.dropout={self.generator.dropout} must be at least 0 and below 1")
+
+
+class Pix2Pix(Method):
+    """See the file's head."""
+
+    Settings = Pix2PixSettings
+
+    @classmethod
+    def stride(cls, settings: Pix2PixSettings, size: tuple[int, int]) -> int:
+        return 1 << generator_depth(settings, size)
+
+    def __init__(self, settings: Pix2PixSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        self.settings = settings
+        inputs, outputs = len(variant.inputs), len(variant.outputs)
+        g, d = settings.generator, settings.discriminator
+        if d.layers > (most := most_layers(size)):
+            raise SettingError(
+                f"method.discriminator.layers={d.layers} is too many for slices of {size[0]}x{size[1]}: at most {most}"
+            )
+        self.generator = UNet(inputs, outputs, g.width, generator_depth(settings, size), g.direct, settings.norm, g.dropout)
+        self.discriminator = PatchGAN(inputs + outputs, d.width, d.layers, settings.norm)
+        for name, network in self.named_children():
+            normal(network, key(seed, "weights", name) >> 1)
+            normal_norms(network, key(seed, "norms", name) >> 1)
+
+    # -- what is optimised ---------------------------------------------------------------------------------------------
+
+    def objectives(self) -> dict[str, Objective]:
+        return {
+            "discriminator": Objective(self.discriminator, self.discriminator_loss),
+            "generator": Objective(self.generator, self.generator_loss, self.make),
+        }
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        return [Stage("gan", "gan", ("discriminator", "generator"), self.update, self.compare, *main)]
+
+    def update(self, batch: Batch, step: Step) -> None:
+        made = step.make("generator", batch)
+        step.minimise("discriminator", batch.having(**made))
+        step.minimise("generator", batch)
+
+    # -- the losses ----------------------------------------------------------------------------------------------------
+
+    def make(self, batch: Batch) -> Made:
+        return {"fake": self.generate(batch.sources, batch.brain, batch.seeds("dropout"))}
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        fake = batch.more.get("fake")
+        if fake is None:
+            with torch.no_grad():
+                fake = self.make(batch)["fake"]
+        terms = {"d_real": self.verdict(batch.targets, batch, real=True), "d_fake": self.verdict(fake, batch, real=False)}
+        loss = self.settings.weights.discriminator * (terms["d_real"] + terms["d_fake"])
+        return loss, {"d_loss": loss, **terms}
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        fake = batch.more["fake"]
+        with frozen(self.discriminator):
+            fooled = self.verdict(fake, batch, real=True)
+        terms = {"g_gan": fooled, "g_l1": (batch.targets - fake).abs().mean()}
+        loss = terms["g_gan"] + self.settings.weights.l1 * terms["g_l1"]
+        return loss, {"g_loss": loss, **terms}
+
+    def verdict(self, images: Tensor, batch: Batch, real: bool) -> Tensor:
+        """How far the discriminator is from calling these images (B, outputs, H, W) real, or fake: a mean over patches and samples."""
+        logits = self.discriminator(torch.cat([batch.sources, images], dim=1))
+        return CRITERIA[self.settings.gan](logits, torch.full_like(logits, float(real)))
+
+    # -- making images -------------------------------------------------------------------------------------------------
+
+    def generate(self, sources: Tensor, brain: Tensor, seeds: Tensor | None) -> Tensor:
+        """(B, inputs, H, W), (B, 1, H, W), (B,) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain."""
+        made: Tensor = self.generator(sources, seeds)
+        return made * brain + brain - 1
+
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        if not self.settings.noise_at_test:
+            return self.generate(sources, brain, None)
+        at_once = 1 if self.settings.norm == "batch" else len(sources)  # published: batches of 1 at test time
+        with own_statistics(self.generator):
+            return in_chunks(lambda x, inside: self.generate(x, inside, seeds_of(x)), sources, brain, size=at_once)
+
+
+def seeds_of(images: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B,) int64, a hash of each: the same slice gets the same noise, whatever it is in a batch with."""
+    bits = images.float().flatten(1).view(torch.int32).long()
+    return splitmix((bits * splitmix(torch.arange(bits.shape[1], device=bits.device))).sum(1))
+
+
+@contextmanager
+def own_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms take the statistics of what they are given, and remember nothing of it."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, (training, tracking) in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats = training, tracking
+
+
+def generator_depth(settings: Pix2PixSettings, size: tuple[int, int]) -> int:
+    """As set, or as many as fit the image, up to the published 8."""
+    return settings.generator.depth or fitting_depth(size, 8)
+
+
+def most_layers(size: tuple[int, int]) -> int:
+    """Strided layers of a discriminator that leave 3 pixels, of which the two layers behind them, 4 wide and padded by 1, take one each."""
+    return (min(size) // 3).bit_length() - 1

@@ -1,0 +1,81 @@
+"""unet: plain regression, the honest baseline. What a discriminator, a segmentor or a cycle adds must show against this.
+
+A U-Net (Ronneberger et al. 2015, in the form of pix2pix) makes all outputs y of the inputs x at once, as channels, and is trained on
+
+    loss = |y - G(x)|        the mean over the slice's pixels and channels, -1 on both sides outside the brain
+
+which is the row "L1" of pix2pix's Table 1 (Isola et al. 2017): `pix2pix` without its discriminator and without dropout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import key
+from distsynth.methods.method import Method, Objective, Stage, Step, Terms
+from distsynth.modalities import Variant
+from distsynth.networks.initialise import normal, normal_norms
+from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.training.settings import TrainSettings
+from preprocess.errors import SettingError
+from preprocess.settings import setting
+
+
+@dataclass
+class UNetSettings:
+    """Defaults are pix2pix's generator, but for the norm."""
+
+    name: str = setting("unet", "the method")
+    width: int = setting(64, "channels at the first level")
+    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)")
+    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; or batch, as pix2pix")
+    direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise SettingError(f"method.width={self.width} must be at least 1")
+
+
+class UNetRegression(Method):
+    """See the file's head. The network is named as in the GAN methods, so that they can begin with its weights (`train.init_from`)."""
+
+    Settings = UNetSettings
+
+    @classmethod
+    def stride(cls, settings: UNetSettings, size: tuple[int, int]) -> int:
+        return 1 << generator_depth(settings, size)
+
+    def __init__(self, settings: UNetSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
+        super().__init__(settings, variant, size, seed)
+        inputs, outputs = len(variant.inputs), len(variant.outputs)
+        depth = generator_depth(settings, size)
+        self.generator = UNet(inputs, outputs, settings.width, depth, settings.direct, settings.norm)
+        normal(self.generator, key(seed, "weights", "generator") >> 1)
+        normal_norms(self.generator, key(seed, "norms", "generator") >> 1)
+
+    def objectives(self) -> dict[str, Objective]:
+        return {"generator": Objective(self.generator, self.loss)}
+
+    def stages(self, train: TrainSettings) -> list[Stage]:
+        main = (train.epochs, train.batch, train.lr, train.schedule)
+        return [Stage("regression", "gan", ("generator",), self.update, self.compare, *main)]
+
+    def update(self, batch: Batch, step: Step) -> None:
+        step.minimise("generator", batch)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        loss = (batch.targets - self.synthesise(batch.sources, batch.brain)).abs().mean()
+        return loss, {"l1": loss}
+
+    def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
+        made: Tensor = self.generator(sources)
+        return made * brain + brain - 1
+
+
+def generator_depth(settings: UNetSettings, size: tuple[int, int]) -> int:
+    """As set, or as many as fit the image, up to pix2pix's 8."""
+    return settings.depth or fitting_depth(size, 8)
