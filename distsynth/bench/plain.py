@@ -83,4 +83,23 @@ def tcmgan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
     minimise(optimisers["segmentor"], loss, method)
 
 
-PROCEDURES: dict[str, Procedure] = {"tcmgan": tcmgan}
+def stargan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
+    """One iteration of yunjey/StarGAN: the critic, and in every fifth the generator."""
+    drawn, w, places = method.draw(batch), method.weights, method.critic.places
+
+    fake = method.generate(drawn.real, drawn.group, drawn.target, batch.brain).detach()
+    on_real, logits = method.critic(drawn.real)
+    on_fake, _ = method.critic(fake)
+    gp = penalty(lambda image: method.critic(image)[0], drawn.real, fake, batch.uniform("penalty"))
+    cls = method.classification(logits, drawn.group, drawn.source)
+    minimise(optimisers["critic"], (on_fake.mean() - on_real.mean()) / places + w.cls * cls + w.gp * gp, method)
+    if (batch.update + 1) % method.settings.n_critic:
+        return
+    fake = method.generate(drawn.real, drawn.group, drawn.target, batch.brain)
+    on_fake, logits = method.critic(fake)
+    cycled = method.generate(fake, drawn.group, drawn.source, batch.brain)
+    cls, rec = method.classification(logits, drawn.group, drawn.target), (drawn.real - cycled).abs().mean()
+    minimise(optimisers["generator"], -on_fake.mean() / places + w.cls * cls + w.rec * rec, method)
+
+
+PROCEDURES: dict[str, Procedure] = {"tcmgan": tcmgan, "stargan": stargan}

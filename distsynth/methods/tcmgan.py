@@ -29,7 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.losses import dice_loss, gradient_penalty, per_sample_sum
+from distsynth.methods.losses import dice_loss, judged, per_sample_sum
 from distsynth.methods.method import Made, Objective, Stage, Step, Terms, frozen
 from distsynth.methods.segment import TumourFinder, label_maps
 from distsynth.modalities import Variant
@@ -152,13 +152,12 @@ class TCMGAN(TumourFinder):
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
-        fake = self.fakes(batch)
-        (on_real, on_fake), classes = self.judge_both(real, fake, pairs)
+        found = judged(lambda image: self.judge(image, pairs), real, self.fakes(batch), pairs.uniform("penalty"))
         terms = {
-            "d_real": -on_real.mean(),
-            "d_fake": on_fake.mean(),
-            "d_cls": classification(classes, target),
-            "d_gp": gradient_penalty(lambda image: self.judge(image, pairs)[0], real, fake, pairs.uniform("penalty")),
+            "d_real": -found.real.mean(),
+            "d_fake": found.fake.mean(),
+            "d_cls": classification(found.classes, target),
+            "d_gp": found.penalty,
         }
         loss = terms["d_real"] + terms["d_fake"] + self.weights.cls * terms["d_cls"] + self.weights.gp * terms["d_gp"]
         return loss, {"d_loss": loss, **terms}
@@ -214,17 +213,12 @@ class TCMGAN(TumourFinder):
         made: Tensor = self.generator(given)
         return made * brain + brain - 1
 
-    def judge_both(self, real: Tensor, fake: Tensor, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """`judge` of real and fake images as one batch, which is equal, since the critic has no norm; the classes of the real ones."""
-        twice = batch.map(lambda tensor: torch.cat([tensor, tensor]), np.concatenate([batch.keys, batch.keys]))
-        values, classes = self.judge(torch.cat([real, fake]), twice)
-        on_real, on_fake = values.chunk(2)
-        return (on_real, on_fake), classes[: len(real)]
-
     def judge(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The critic on target and sources stacked: its map summed (B,), class logits (B, outputs)."""
-        seen = [image, batch.sources, batch.tumour] if self.settings.critic.sees_tumour else [image, batch.sources]
-        value, classes = self.critic(torch.cat(seen, dim=1))
+        """The critic on targets and sources stacked: its map summed (N,), class logits (N, outputs). The N images may be those of the B slices
+        several times over."""
+        beside = [batch.sources, batch.tumour] if self.settings.critic.sees_tumour else [batch.sources]
+        times = len(image) // len(batch)
+        value, classes = self.critic(torch.cat([image, torch.cat(beside, dim=1).repeat(times, 1, 1, 1)], dim=1))
         return value, classes
 
     def segment_as_judge(self, image: Tensor, target: Tensor) -> Tensor:

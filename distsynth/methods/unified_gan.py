@@ -141,7 +141,7 @@ class UnifiedGAN(Method):
 
     def objectives(self) -> dict[str, Objective]:
         return {
-            "critic": Objective(self.critic, self.critic_loss),
+            "critic": Objective(self.critic, self.critic_loss, penalised=True),
             "generator": Objective(self.generator, self.generator_loss, make=self.translate),
         }
 

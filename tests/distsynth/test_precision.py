@@ -117,7 +117,7 @@ def test_channels_last_is_only_a_layout(updated: Updated) -> None:
 
 def test_bf16_trains_with_nearly_the_same_losses_and_a_float32_penalty(updated: Updated, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    monkeypatch.setattr("distsynth.methods.tcmgan.gradient_penalty", spy := penalty_spy(seen))
+    monkeypatch.setattr("distsynth.methods.losses.gradient_penalty", spy := penalty_spy(seen))
     assert spy is not None
     (_, full), (weights, half) = updated(), updated("train.precision=bf16")
     assert seen == {torch.float32}
