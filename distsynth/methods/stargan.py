@@ -9,7 +9,7 @@ compares a patient's contrasts with each other, so patients who lack some train 
 x is one of a sample's contrasts and c' one of its group's, both drawn for each sample; D(.) the mean of the critic's map, the penalty that of
 its sum, as in the published code; L_cls the cross-entropy of the class.
 
-The mask vector (section 3.3, equation 7): patients who have the same contrasts are a group, as a data set is in the paper. The label holds a part
+The mask vector (section 3.2, equation 7): patients who have the same contrasts are a group, as a data set is in the paper. The label holds a part
 for each group, of which all but the sample's own are zero, and which group is meant; the critic classifies within the sample's group. With one
 group there is no mask. Groups are those of the training patients, unless `groups` names others: with one group of all contrasts a patient's
 missing ones are asked of the generator as well, which never needs their truth. Who is asked for a contrast that its group lacks gets it by
