@@ -48,6 +48,7 @@ from preprocess.settings import setting
 class GeneratorSettings:
     width: int = setting(64, "channels at the full resolution")
     blocks: int = setting(6, "residual blocks")
+    direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
     labels: Literal["image", "brain"] = setting(
         "image",
         "where the label is told: in the whole image (published), where InstanceNorm takes most of it away, or in the brain alone",
@@ -133,7 +134,8 @@ class StarGAN(Method):
         group_of_place = held.nonzero()[:, 0]
         self.register_buffer("own", group_of_place == torch.arange(len(held))[:, None], persistent=False)
         labels = places + (len(held) if len(held) > 1 else 0)
-        self.generator = StarGANGenerator(1 + labels, 1, settings.generator.width, settings.generator.blocks)
+        g = settings.generator
+        self.generator = StarGANGenerator(1 + labels, 1, g.width, g.blocks, g.direct)
         self.critic = Critic(1, places, settings.critic.width, critic_depth(settings, size), size)
         for name, network in self.named_children():
             uniform(network, key(seed, "weights", name) >> 1)
