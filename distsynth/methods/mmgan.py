@@ -8,8 +8,9 @@ scenario, is drawn for each sample, and a curriculum begins with the easy ones. 
     L_G = (1 - l1) MSE(D(x_i, x), 1) + l1 |x - G(x_z)|_1 over the missing contrasts
     L_D = 1/2 MSE(D(x, x), 1) + 1/2 MSE(D(x_i, x), r)        r = 1 for the channels that were given, 0 for those that were made
 
-with l1 = .9, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with G(x_z) in its gaps. As in the published code G moves
-first, D then sees what the moved G makes, and D is shown x beside what it judges (`discriminator.sees_real`).
+with l1 = .9, the MSE over all channels, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with G(x_z) in its gaps.
+As in the published code G moves first, D then sees what the moved G makes, and D is shown x beside what it judges
+(`discriminator.sees_real`).
 
 Blank means -1 here, which is the background: the paper scales intensities by their mean, so that its zero is the background too. A contrast
 that the patient lacks is blank for both networks and enters no loss.
@@ -89,9 +90,10 @@ class MMGANSettings:
         for name, width in (("generator", self.generator.width), ("discriminator", self.discriminator.width)):
             if width < 1:
                 raise SettingError(f"method.{name}.width={width} must be at least 1")
-        for name, share in (("generator.dropout", self.generator.dropout), ("weights.l1", self.weights.l1)):
-            if not 0 <= share <= 1:
-                raise SettingError(f"method.{name}={share} must lie between 0 and 1")
+        if not 0 <= self.generator.dropout < 1:
+            raise SettingError(f"method.generator.dropout={self.generator.dropout} must be at least 0 and less than 1")
+        if not 0 <= self.weights.l1 <= 1:
+            raise SettingError(f"method.weights.l1={self.weights.l1} must lie between 0 and 1")
 
 
 class MMGAN(Method):

@@ -9,7 +9,7 @@ compares a patient's contrasts with each other, so patients who lack some train 
 x is one of a sample's contrasts and c' one of its group's, both drawn for each sample; D(.) the mean of the critic's map, the penalty that of
 its sum, as in the published code; L_cls the cross-entropy of the class.
 
-The mask vector (section 3.3, equation 7): patients who have the same contrasts are a group, as a data set is in the paper. The label holds a part
+The mask vector (section 3.2, equation 7): patients who have the same contrasts are a group, as a data set is in the paper. The label holds a part
 for each group, of which all but the sample's own are zero, and which group is meant; the critic classifies within the sample's group. With one
 group there is no mask. Groups are those of the training patients, unless `groups` names others: with one group of all contrasts a patient's
 missing ones are asked of the generator as well, which never needs their truth. Who is asked for a contrast that its group lacks gets it by
@@ -48,6 +48,7 @@ from preprocess.settings import setting
 class GeneratorSettings:
     width: int = setting(64, "channels at the full resolution")
     blocks: int = setting(6, "residual blocks")
+    direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
     labels: Literal["image", "brain"] = setting(
         "image",
         "where the label is told: in the whole image (published), where InstanceNorm takes most of it away, or in the brain alone",
@@ -133,7 +134,8 @@ class StarGAN(Method):
         group_of_place = held.nonzero()[:, 0]
         self.register_buffer("own", group_of_place == torch.arange(len(held))[:, None], persistent=False)
         labels = places + (len(held) if len(held) > 1 else 0)
-        self.generator = StarGANGenerator(1 + labels, 1, settings.generator.width, settings.generator.blocks)
+        g = settings.generator
+        self.generator = StarGANGenerator(1 + labels, 1, g.width, g.blocks, g.direct)
         self.critic = Critic(1, places, settings.critic.width, critic_depth(settings, size), size)
         for name, network in self.named_children():
             uniform(network, key(seed, "weights", name) >> 1)

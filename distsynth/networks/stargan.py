@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distsynth.networks.unet import full_resolution_block
+
 
 class StarGANGenerator(nn.Module):
     """(B, inputs, H, W) -> (B, outputs, H, W) in [-1, 1]; H and W must be multiples of 4.
@@ -13,8 +15,12 @@ class StarGANGenerator(nn.Module):
     them, and reflection padding would leave nothing.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int = 64, blocks: int = 6) -> None:
-        """`width` channels at the full resolution, doubled at each of two strided levels, where the residual `blocks` are."""
+    def __init__(self, inputs: int, outputs: int, width: int = 64, blocks: int = 6, direct: bool = False) -> None:
+        """`width` channels at the full resolution, doubled at each of two strided levels, where the residual `blocks` are.
+
+        `direct` (not published) makes the output of these and of the input itself, by two 3x3 convolutions in place of the last one: what is
+        fine need not go through the strided levels, nor what is absolute through their norms.
+        """
         super().__init__()
         deep = 4 * width
         self.body = nn.Sequential(
@@ -29,11 +35,17 @@ class StarGANGenerator(nn.Module):
             *normed(2 * width),
             nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False),
             *normed(width),
-            nn.Conv2d(width, outputs, 7, padding=3, bias=False),
         )
+        self.leave = (
+            full_resolution_block(width + inputs, width, outputs)
+            if direct
+            else nn.Conv2d(width, outputs, 7, padding=3, bias=False)
+        )
+        self.direct = direct
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.body(x))
+        made = self.body(x)
+        return torch.tanh(self.leave(torch.cat([made, x], dim=1) if self.direct else made))
 
 
 class ResidualBlock(nn.Module):

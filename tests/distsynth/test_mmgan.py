@@ -277,6 +277,7 @@ def test_what_stands_in_a_missing_contrast_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["method.discriminator.layers=4"], "method.discriminator.layers=4 is too deep for slices of 32x32: they need 48 pixels"),
+    (["method.generator.dropout=1"], "method.generator.dropout=1.0 must be at least 0 and less than 1"),
     (["method.weights.l1=1.5"], "method.weights.l1=1.5 must lie between 0 and 1"),
     (["method.curriculum.epochs=[20,10]"], "method.curriculum.epochs=[20, 10] must ascend"),
 ])  # fmt: skip

@@ -198,7 +198,7 @@ def test_the_losses_equal_the_literal_rule(words: list[str]) -> None:
 
 
 SETTINGS = {
-    "weights.cls": "3", "weights.rec": "4", "weights.gp": "2", "n_critic": "1", "generator.labels": "brain",
+    "weights.cls": "3", "weights.rec": "4", "weights.gp": "2", "n_critic": "1", "generator.labels": "brain", "generator.direct": "true",
     "groups": TWO.partition("=")[2], "generator.width": "4", "generator.blocks": "2", "critic.width": "4", "critic.depth": "2",
 }  # fmt: skip
 
