@@ -132,7 +132,7 @@ class UnifiedGAN(Method):
         self.patch, self.patches = settings.patch, settings.patches
         self.classes = len(variant.modalities)
         g = settings.generator
-        self.generator = Generator(1 + self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct)
+        self.generator = Generator(1, self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct)
         self.critic = Discriminator(1, self.classes, settings.patch, settings.critic.width, critic_depth(settings))
         for name, network in self.named_children():
             uniform(network, key(seed, "weights", name) >> 1)

@@ -2,26 +2,35 @@
 
 Zero padding, as published: reflection would hide the label maps, which are constant, behind the InstanceNorm. `axes=2` gives StarGAN's own
 networks, whose published sizes the tests compare with. Convolutions before an InstanceNorm have no bias, as in the published code.
+
+What a label map adds through the middle of the first kernel is the same everywhere, and the InstanceNorm takes it away: the true gradient of
+these weights is zero, and Adam would amplify its rounding. So they get none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv3d, leaky_relu
 
 CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLVE: dict[int, Callable[..., Tensor]] = {2: conv2d, 3: conv3d}
 BACK: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 class Generator(nn.Module):
-    """(B, inputs, D, H, W) -> (B, outputs, D, H, W) in [-1, 1]; each side must be a multiple of 2**downs."""
+    """(B, images + labels, D, H, W) -> (B, outputs, D, H, W) in [-1, 1]; each side must be a multiple of 2**downs."""
+
+    idle: Tensor
 
     def __init__(
         self,
-        inputs: int,
+        images: int,
+        labels: int,
         outputs: int,
         width: int = 64,
         downs: int = 2,
@@ -37,8 +46,10 @@ class Generator(nn.Module):
         leave: InstanceNorm takes a patch's absolute intensities away, and this gives them back.
         """
         super().__init__()
-        widths = [width * 2**level for level in range(downs + 1)]
-        body: list[nn.Module] = [CONV[axes](inputs, width, kernel, padding=kernel // 2, bias=False), *normed(width, axes)]
+        inputs, widths = images + labels, [width * 2**level for level in range(downs + 1)]
+        self.padding, self.convolve = kernel // 2, CONVOLVE[axes]
+        self.first = CONV[axes](inputs, width, kernel, padding=kernel // 2, bias=False)
+        body: list[nn.Module] = normed(width, axes)
         for before, after in pairwise(widths):
             body += [CONV[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
         body += [Residual(widths[-1], axes) for _ in range(blocks)]
@@ -52,10 +63,15 @@ class Generator(nn.Module):
             else CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
         )
 
+        idle = torch.zeros(1, inputs, *[kernel] * axes, dtype=torch.bool)
+        idle[(slice(None), slice(images, None), *[kernel // 2] * axes)] = True
+        self.register_buffer("idle", idle, persistent=False)
+
     def forward(self, x: Tensor) -> Tensor:
-        features = self.body(x)
+        weight = torch.where(self.idle, self.first.weight.detach(), self.first.weight)
+        features = self.body(self.convolve(x, weight, padding=self.padding))
         if self.enter is not None:
-            features = torch.cat([features, nn.functional.leaky_relu(self.enter(x), 0.2)], dim=1)
+            features = torch.cat([features, leaky_relu(self.enter(x), 0.2)], dim=1)
         return torch.tanh(self.leave(features))
 
 

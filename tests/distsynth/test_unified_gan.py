@@ -53,7 +53,7 @@ def parameters(network: nn.Module) -> int:
 
 def test_in_two_dimensions_the_networks_have_stargans_published_sizes() -> None:
     """What StarGAN's code prints for CelebA at 128 x 128 with 5 labels."""
-    assert parameters(Generator(3 + 5, 3, axes=2)) == 8_430_528
+    assert parameters(Generator(3, 5, 3, axes=2)) == 8_430_528
     assert parameters(Discriminator(3, 5, 128, axes=2)) == 44_762_048
 
 
@@ -61,7 +61,7 @@ def test_full_size_networks() -> None:
     """By hand: kernels of k^3 in place of k^2; 5 levels leave 2 x 2 x 2 of 72, as StarGAN's 6 leave 2 x 2 of 128."""
     settings = compose(["method=unified_gan"]).method
     with torch.device("meta"):
-        generator, critic = Generator(1 + 4, 1), Discriminator(1, 4, 72, depth=critic_depth(settings))
+        generator, critic = Generator(1, 4, 1), Discriminator(1, 4, 72, depth=critic_depth(settings))
         made, (real, classes) = generator(torch.empty(2, 5, 72, 72, 72)), critic(torch.empty(2, 1, 72, 72, 72))
     ends, norms = 343 * 64 * (5 + 1), 2 * (2 * 64 + 2 * 128 + 256 + 12 * 256)
     assert parameters(generator) == ends + 2 * 64 * (64 * 128 + 128 * 256) + 12 * 27 * 256**2 + norms
@@ -261,6 +261,21 @@ def test_micro_batches_and_channels_last_are_only_a_way_to_compute() -> None:
     lay_out(last, True)
     assert last.critic.trunk[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert differ(whole, updated(last, config)) < 1e-9
+
+
+def test_weights_that_the_norm_makes_idle_stay_where_they_are() -> None:
+    """The middle tap of each label map: it changes no output, and its gradient is zero rather than rounding."""
+    config = config_of()
+    method = make(config)
+    batch = batch_for(config)
+    before, first = method.synthesise(batch.sources, batch.brain), method.generator.first.weight
+    method.objectives()["generator"](batch)[0].backward()
+    assert first.grad is not None
+    assert (first.grad[:, 1:, 1, 1, 1] == 0).all()
+    assert (first.grad[:, 0] != 0).all()
+    with torch.no_grad():
+        first[:, 1:, 1, 1, 1] += 3
+    assert torch.allclose(method.synthesise(batch.sources, batch.brain), before)
 
 
 def test_the_generator_runs_once_for_both_losses() -> None:
