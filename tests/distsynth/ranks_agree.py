@@ -21,7 +21,7 @@ from preprocess.cohort import Cohort
 STEPS = 20
 # All that may differ from what is shipped: the width of networks, the size of batches and patches (and of what of one is kept), and what says
 # how many updates there are.
-SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 16, "core": 8}
+SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 8, "core": 4}
 
 
 def presets() -> list[str]:
