@@ -10,8 +10,10 @@ paper's: x an image, E(x) the mean of its code, whose variance is 1, z = E(x) + 
     d_loss = gan [D(x) real, D(G(z_other)) fake]                             discriminators first
 
 This follows the published code, where several things are not the paper's: least squares in place of the logarithms (`gan`), three scales,
-no shared blocks (`generator.shared`; paper: 1), other weights. `configs/method/unit.yaml` has the code's settings, `unit_paper.yaml` the paper's
-as the source report gives them. The perceptual loss of some of the code's own presets needs a network trained on photographs and is left out.
+no shared blocks (`generator.shared`; paper: 1), other weights, a mean over the code where the divergence is a sum, and the first code's
+divergence counted once (the paper's equation 7 counts it with lambda_3 again). `configs/method/unit.yaml` has the code's settings,
+`unit_paper.yaml` the paper's weights as the source report gives them, its shared blocks and its logarithms. The perceptual loss of some of the
+code's own presets needs a network trained on photographs and is left out.
 
 Where this differs from both, on purpose: a decoder is confined to the brain of the image that was encoded; the discriminators' fakes are
 those of the generators' step of the same update, made once (the code draws new noise); noise is keyed by sample; on small slices the
