@@ -36,7 +36,7 @@ from distsynth.methods.method import Method, Objective, Stage, Step, Terms, froz
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
 from distsynth.networks.patchgan import PatchGAN
-from distsynth.networks.unet import UNet
+from distsynth.networks.unet import UNet, fitting_depth
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -227,6 +227,5 @@ def over(chosen: Tensor, values: Tensor) -> Tensor:
 
 
 def generator_depth(settings: MMGANSettings, size: tuple[int, int]) -> int:
-    """As set, or the most levels, up to the published 8, whose stride pads the image by at most a tenth (256: 8, 160: 5, 54: 3)."""
-    fitting = [d for d in range(1, 9) if all(-(-n // 2**d) * 2**d <= 1.1 * n for n in size)]
-    return settings.generator.depth or max(fitting, default=1)
+    """As set, or as many as fit the image, up to the published 8."""
+    return settings.generator.depth or fitting_depth(size, 8)

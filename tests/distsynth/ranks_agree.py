@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from distsynth.bench.synthetic import shipped
-from distsynth.config import CONFIGS, Config, typed
+from distsynth.config import CONFIGS, Config, fragment, typed
 from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.method import Method
@@ -26,6 +26,12 @@ SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 8, "core": 4}
 
 def presets() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+
+
+def runs(preset: str) -> tuple[str, ...]:
+    """What a preset is trained in: all in float64, and the one that bears its method's name also in micro-batches and in float32."""
+    plain = fragment("method", preset)["method"]["name"] == preset
+    return ("double", "in parts", "single") if plain else ("double",)
 
 
 def shrunk(preset: str, store: str, micro_batch: int) -> Config:
@@ -67,13 +73,11 @@ def main(store: str, out: str) -> None:
     found = {}
     with world("cpu", LimitSettings()) as ranks:
         for preset in presets():
-            for name, dtype, micro in (
-                ("double", torch.float64, 0),
-                ("in parts", torch.float64, 1),
-                ("single", torch.float32, 0),
-            ):
+            for name in runs(preset):
+                micro = int(name == "in parts")
                 if micro and SMALLER["batch"] // ranks.size <= micro:
                     continue  # there is but one part
+                dtype = torch.float32 if name == "single" else torch.float64
                 config = shrunk(preset, store, micro)
                 method = trained(config, ranks, dtype)
                 found[preset, name] = {
