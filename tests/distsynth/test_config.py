@@ -4,12 +4,14 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from distsynth import config as configuration
-from distsynth.config import CONFIGS, compose, load, save
+from distsynth.config import CONFIGS, GROUPS, compose, layers, load, save
 from distsynth.methods.method import Method
 from distsynth.methods.registry import method
 from distsynth.methods.tcmgan import TCMGANSettings
+from distsynth.modalities import Variant
 from preprocess.errors import SettingError
 
 VARIANTS = sorted(p.stem for p in (CONFIGS / "variant").glob("*.yaml"))
@@ -18,8 +20,17 @@ METHODS = sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml"))
 
 @pytest.mark.parametrize(("variant", "preset"), list(product(VARIANTS, METHODS)))
 def test_every_shipped_variant_and_preset_composes(variant: str, preset: str) -> None:
-    config = compose([f"variant={variant}", f"method={preset}"])
-    method(config.method.name).check(config.variant)
+    """Or is refused, where the method does not serve that kind of variant."""
+    words = [f"variant={variant}", f"method={preset}"]
+    name, inputs, outputs = (
+        OmegaConf.select(layers(words, GROUPS), key) for key in ("method.name", "variant.inputs", "variant.outputs")
+    )
+    kind = Variant(variant, list(inputs), list(outputs)).kind
+    if kind in method(name).kinds:
+        compose(words)
+    else:
+        with pytest.raises(SettingError, match=f"method {name} serves .* and variant {variant} is {kind}"):
+            compose(words)
 
 
 def test_words_win_over_presets_and_presets_over_defaults() -> None:
