@@ -63,11 +63,13 @@ class Generator(nn.Module):
             else CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
         )
         idle = torch.zeros(1, inputs, *[kernel] * axes, dtype=torch.bool)
-        idle[(slice(None), slice(images, None), *[kernel // 2] * axes)] = True
+        idle.view(inputs, -1)[images:, kernel**axes // 2] = True  # odd kernels: the middle tap
         self.register_buffer("idle", idle, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.where(self.idle, self.first.weight.detach(), self.first.weight)
+        weight = self.first.weight
+        assert isinstance(weight, Tensor)
+        weight = torch.where(self.idle, weight.detach(), weight)
         features = self.body(self.convolve(x, weight, padding=self.padding))
         if self.enter is not None:
             features = torch.cat([features, leaky_relu(self.enter(x), 0.2)], dim=1)
