@@ -42,8 +42,8 @@ class Generator(nn.Module):
         """`width` channels at the full resolution, doubled by each of `downs` strided convolutions, kept by `blocks` residual blocks; the
         first and the last convolution have the given `kernel`.
 
-        `direct` (not StarGAN) joins a convolution of the input that no norm follows to the last features, and takes two convolutions of 3 to
-        leave: InstanceNorm takes a patch's absolute intensities away, and this gives them back.
+        `direct` (not StarGAN) joins features of the input's single voxels, which no norm follows, to the last ones, and leaves by two
+        convolutions of 1: InstanceNorm takes a patch's absolute intensities away, and this gives them back.
         """
         super().__init__()
         inputs, widths = images + labels, [width * 2**level for level in range(downs + 1)]
@@ -56,19 +56,20 @@ class Generator(nn.Module):
         for before, after in pairwise(widths[::-1]):
             body += [BACK[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
         self.body = nn.Sequential(*body)
-        self.enter = CONV[axes](inputs, width, 3, padding=1) if direct else None
+        self.enter = CONV[axes](inputs, 2 * width, 1) if direct else None
         self.leave = (
-            nn.Sequential(CONV[axes](2 * width, width, 3, padding=1), nn.LeakyReLU(0.2), CONV[axes](width, outputs, 3, padding=1))
+            nn.Sequential(CONV[axes](3 * width, 2 * width, 1), nn.LeakyReLU(0.2), CONV[axes](2 * width, outputs, 1))
             if direct
             else CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
         )
-
         idle = torch.zeros(1, inputs, *[kernel] * axes, dtype=torch.bool)
-        idle[(slice(None), slice(images, None), *[kernel // 2] * axes)] = True
+        idle.view(inputs, -1)[images:, kernel**axes // 2] = True  # odd kernels: the middle tap
         self.register_buffer("idle", idle, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.where(self.idle, self.first.weight.detach(), self.first.weight)
+        weight = self.first.weight
+        assert isinstance(weight, Tensor)
+        weight = torch.where(self.idle, weight.detach(), weight)
         features = self.body(self.convolve(x, weight, padding=self.padding))
         if self.enter is not None:
             features = torch.cat([features, leaky_relu(self.enter(x), 0.2)], dim=1)

@@ -103,8 +103,8 @@ def literal_generator(network: nn.Module, g: Any, x: Tensor) -> Tensor:
     for _ in range(g.downs):
         h = F.relu(literal_norm(F.conv_transpose3d(h, next(p), stride=2, padding=1), p))
     if g.direct:
-        h = torch.cat([h, F.leaky_relu(F.conv3d(x, next(p), next(p), padding=1), 0.2)], 1)
-        h = F.conv3d(F.leaky_relu(F.conv3d(h, next(p), next(p), padding=1), 0.2), next(p), next(p), padding=1)
+        h = torch.cat([h, F.leaky_relu(F.conv3d(x, next(p), next(p)), 0.2)], 1)
+        h = F.conv3d(F.leaky_relu(F.conv3d(h, next(p), next(p)), 0.2), next(p), next(p))
     else:
         h = F.conv3d(h, next(p), padding=half)
     assert next(p, None) is None
