@@ -31,7 +31,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint, memory
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.initial import begin_from
+from distsynth.training.initial import begin_from, freeze
 from distsynth.training.insight import Insight, seconds_since_start
 from distsynth.training.model import build
 from distsynth.training.precision import lay_out
@@ -68,7 +68,6 @@ class Trainer:
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
         self.model.method.to(world.device)
-        self.say(begin_from(self.model.method, config.train))
         lay_out(self.model.method, config.train.channels_last)
         self.warn_of_batch_norm()
         self.stages = self.model.method.stages(config.train)
@@ -107,11 +106,13 @@ class Trainer:
         found = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
         path = self.world.gather(found[1] if found else None)[0]
         if path is None:
+            self.say(begin_from(self.model.method, self.config.train))
             return Position(), None, 0
         state = found[0] if found else checkpoint.load(path)
         if other := differences(state["made_from"], self.made_from):
             raise UserError(f"{path} was made from something else ({other[0]}): start a new run, or bring the old back")
         self.model.method.load_state_dict(state["method"])
+        freeze(self.model.method, self.config.train.freeze)
         return Position(**state["position"]), state["engine"], state["journal"]
 
     @property
