@@ -20,7 +20,7 @@ PEAKS = {"a100": 312e12, "h100": 989e12, "v100": 125e12, "rtx2060": 52e12}
 def predictions(settings: ScalingSettings, overlap: float, backward_share: float) -> list[str]:
     """Lines of text: the assumptions, then a table for each preset of each method."""
     lines = assumptions(settings, overlap, backward_share)
-    for preset in sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml")):
+    for preset in settings.presets or sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml")):
         counted = count(shipped(preset), settings.full_pixels)
         work = work_of(counted, settings)
         lines += ["", headline(preset, counted, work, settings)]

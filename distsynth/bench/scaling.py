@@ -39,6 +39,7 @@ class ScalingSettings:
     launch_us: float = setting(5, "microseconds to launch a kernel")
     step_ms: float = setting(0, "measured milliseconds per slice on your GPU, instead of counted operations (0: count)")
     slices: int = setting(4, "slices per GPU in the weak predictions")
+    presets: list[str] = setting([], "presets of configs/method/ to predict for (empty: every one)")
     largest_batch: int = setting(64, "the largest global batch known to train well (tcmgan's authors: 64)")
 
     def __post_init__(self) -> None:
