@@ -51,7 +51,8 @@ def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0, k
     images = torch.rand(slices, len(variant.inputs) + len(variant.outputs), *shape, generator=generator) * 2 - 1
     images = images * brain + brain - 1
     inputs = len(variant.inputs)
-    batch = Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(slices), seed))
+    keys = sample_keys(np.arange(slices), seed)
+    batch = Batch(images[:, :inputs], images[:, inputs:], brain, tumour, keys, update=kind.cycle - 1)
     if kind.incomplete:
         batch = batch.having(present=torch.ones(images.shape[:2]))
     return batch if kind.paired else batch.having(target_brain=brain.clone())

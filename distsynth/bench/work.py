@@ -20,7 +20,7 @@ from distsynth.training.engine import Engine
 
 @dataclass(frozen=True)
 class Counted:
-    """One update of the last stage on one slice, forward and backward, optimiser steps included."""
+    """One update of the last stage on one slice, forward and backward, optimiser steps included; the fullest where updates differ."""
 
     flops: int  # of convolutions and matrix products; a multiplication and an addition are two
     kernels: int  # operations that are more than a view

@@ -102,7 +102,7 @@ def judged(run: Scored, output: str) -> dict[str, str]:
 
 def dice(run: Scored, cohort: str, output: str, model: str = "segmentor", metric: str = "dice") -> float | None:
     """Mean over the patients with a tumour; None if there are none."""
-    models = run.scores["cohorts"][cohort]["scores"].get(output, {}).get("tumour", {})
+    models = scores_of(run, cohort, output).get("tumour", {})
     found: float | None = models.get(model, {}).get(metric, {}).get("mean")
     return found
 
@@ -112,7 +112,7 @@ def number(value: float | None) -> str:
 
 
 def beside_floor(run: Scored, cohort: str, output: str) -> dict[str, str]:
-    found = best_floor(run.scores["cohorts"][cohort]["scores"][output]["brain"], run.scores["beaten_against"])
+    found = best_floor(scores_of(run, cohort, output).get("brain", {}), run.scores["beaten_against"])
     if found is None:
         return {"best floor": "-", "beats it": "-"}
     name, floor = found
@@ -133,12 +133,18 @@ def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
 
 def cell(run: Scored, cohort: str, output: str, region: str) -> str:
     """`PSNR / SSIM / NMAE` of a region."""
-    scores = run.scores["cohorts"][cohort]["scores"].get(output, {}).get(region, {}).get("synthesised")
+    scores = scores_of(run, cohort, output).get(region, {}).get("synthesised")
     if not scores:
         return "-"
     return " / ".join(
         f"{scores[metric]['mean']:.{digits}f}" for metric, digits in (("psnr", 2), ("ssim", 3), ("nmae", 3)) if metric in scores
     )
+
+
+def scores_of(run: Scored, cohort: str, output: str) -> dict[str, Any]:
+    """By region; nothing where no patient of the cohort could be scored."""
+    scores: dict[str, Any] = run.scores["cohorts"].get(cohort, {"scores": {}})["scores"].get(output, {})
+    return scores
 
 
 def mean(run: Scored, cohort: str, output: str, region: str, metric: str) -> float:

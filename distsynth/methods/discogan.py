@@ -102,7 +102,7 @@ class DiscoGAN(Method):
 
     def __init__(self, settings: DiscoGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
-        self.settings, self.weights = settings, settings.weights
+        self.settings, self.weights, self.cycle = settings, settings.weights, settings.every
         fitting = [d for d in range(2, 8) if all(n >= 4 << d and n % (1 << d) == 0 for n in size)]
         depth = settings.depth or max(fitting, default=2)
         if any(n % (1 << depth) or n < 2 << depth for n in size):

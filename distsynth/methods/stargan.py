@@ -125,7 +125,7 @@ class StarGAN(Method):
 
     def __init__(self, settings: StarGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
-        self.weights, self.settings = settings.weights, settings
+        self.weights, self.settings, self.cycle = settings.weights, settings, settings.n_critic
         self.modalities = list(variant.modalities)
         held = groups_of(settings.groups, self.modalities)
         self.register_buffer("held", held, persistent=False)

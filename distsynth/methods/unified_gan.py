@@ -129,7 +129,7 @@ class UnifiedGAN(Method):
     def __init__(self, settings: UnifiedGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.settings, self.weights = settings, settings.weights
-        self.patch, self.patches = settings.patch, settings.patches
+        self.patch, self.patches, self.cycle = settings.patch, settings.patches, settings.n_critic
         self.classes = len(variant.modalities)
         g = settings.generator
         self.generator = Generator(1, self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct)
