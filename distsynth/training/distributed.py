@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -105,6 +106,7 @@ def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iter
         try:
             yield World(rank, size, local, chosen, pulse)
         finally:
+            gc.collect()  # DDP's reference cycles hold the group: freed only as the interpreter ends, they now and then abort it
             if dist.is_initialized():
                 dist.destroy_process_group()
 
