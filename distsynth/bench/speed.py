@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from distsynth.bench.plain import PROCEDURES
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.bench.words import apart
 from distsynth.config import Config, compose
+from distsynth.networks.critic import LeakyReLU
 from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
 from distsynth.training.precision import lay_out
@@ -80,6 +82,7 @@ class Plain:
 
     def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
         self.method, size = method_of(config, settings.pixels)
+        self.prepare()
         self.method.to(ranks.device).train()
         lay_out(self.method, config.train.channels_last)
         self.stage = self.method.stages(config.train)[-1]
@@ -93,6 +96,13 @@ class Plain:
             self.method, replace(self.batch, update=number), self.optimisers
         )
 
+    def prepare(self) -> None:
+        """The networks are ours but for the activation of the critics, which the published code takes from torch."""
+        for network in self.method.modules():
+            for name, part in network.named_children():
+                if isinstance(part, LeakyReLU):
+                    setattr(network, name, nn.LeakyReLU(part.slope))
+
     def turn(self, first: int, updates: int) -> None:
         for number in range(first, first + updates):
             self.update(number)
@@ -100,6 +110,9 @@ class Plain:
 
 class Ours(Plain):
     """The engine's update."""
+
+    def prepare(self) -> None:
+        pass
 
     def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
         super().__init__(config, settings, ranks)
