@@ -36,9 +36,9 @@ from distsynth.methods.contrasts import choose, images_of, present_of
 from distsynth.methods.losses import judged
 from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
-from distsynth.networks.critic import Critic
+from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.initialise import uniform
-from distsynth.networks.stargan import StarGANGenerator
+from distsynth.networks.stargan import Generator
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -135,8 +135,10 @@ class StarGAN(Method):
         self.register_buffer("own", group_of_place == torch.arange(len(held))[:, None], persistent=False)
         labels = places + (len(held) if len(held) > 1 else 0)
         g = settings.generator
-        self.generator = StarGANGenerator(1 + labels, 1, g.width, g.blocks, g.direct)
-        self.critic = Critic(1, places, settings.critic.width, critic_depth(settings, size), size)
+        constant = labels if g.labels == "image" else 0
+        self.generator = Generator(1 + labels, 1, g.width, blocks=g.blocks, direct=g.direct, constant=constant)
+        depth = stargan_depth(settings.critic.depth, size, "method.critic.depth")
+        self.critic = Critic(1, places, settings.critic.width, depth, size)
         for name, network in self.named_children():
             uniform(network, key(seed, "weights", name) >> 1)
 
@@ -262,12 +264,3 @@ def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> Ten
     if not held.any(1).all():
         raise SettingError("method.groups has an empty group: name its contrasts")
     return held
-
-
-def critic_depth(settings: StarGANSettings, size: tuple[int, int]) -> int:
-    """As set, or the published 6 where they leave at least 2 pixels. Raises SettingError if less than a pixel is left."""
-    deepest = min(size).bit_length() - 1
-    depth = settings.critic.depth or max(1, min(6, deepest - 1))
-    if depth > deepest:
-        raise SettingError(f"method.critic.depth={depth} is too deep for slices of {size[0]}x{size[1]}: at most {deepest}")
-    return depth
