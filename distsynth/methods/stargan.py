@@ -127,11 +127,11 @@ class StarGAN(Method):
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings, self.cycle = settings.weights, settings, settings.n_critic
         self.modalities = list(variant.modalities)
-        held = groups_of(settings.groups, self.modalities)
+        groups = groups_of(settings.groups, self.modalities)
+        places, held = sum(map(sum, groups)), torch.tensor(groups)
         self.register_buffer("held", held, persistent=False)
         self.register_buffer("slot", (held.flatten().cumsum(0) - 1).view_as(held), persistent=False)
-        places = int(held.sum())
-        group_of_place = held.nonzero()[:, 0]
+        group_of_place = torch.tensor([number for number, has in enumerate(groups) for _ in range(sum(has))])
         self.register_buffer("own", group_of_place == torch.arange(len(held))[:, None], persistent=False)
         labels = places + (len(held) if len(held) > 1 else 0)
         g = settings.generator
@@ -252,15 +252,15 @@ class StarGAN(Method):
         return int((both if both.any() else asked).long().argmax())
 
 
-def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
-    """(groups, modalities) bool: which contrasts each group has; one group of all where none is named. Raises SettingError."""
+def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> list[list[bool]]:
+    """Of each group, which contrasts it has; one group of all where none is named. Raises SettingError."""
     for group in groups:
+        if not group:
+            raise SettingError("method.groups has an empty group: name its contrasts")
         for name in group:
             if name not in modalities:
                 raise SettingError(f"method.groups names {name!r}: the variant's contrasts are {', '.join(modalities)}")
-    held = torch.tensor([[name in group for name in modalities] for group in groups or [modalities]])
-    if lacking := [name for name, has in zip(modalities, held.any(0).tolist(), strict=True) if not has]:
+    held = [[name in group for name in modalities] for group in groups or [modalities]]
+    if lacking := [name for name, *has in zip(modalities, *held, strict=True) if not any(has)]:
         raise SettingError(f"no group of method.groups holds {', '.join(lacking)}: add it, or choose another variant")
-    if not held.any(1).all():
-        raise SettingError("method.groups has an empty group: name its contrasts")
     return held
