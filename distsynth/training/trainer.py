@@ -31,7 +31,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint, memory
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.initial import begin_from, freeze
+from distsynth.training.initial import begin_from, freeze, train_but_frozen
 from distsynth.training.insight import Insight, seconds_since_start
 from distsynth.training.model import build
 from distsynth.training.precision import lay_out
@@ -178,7 +178,7 @@ class Trainer:
         self.say(memory.told(found, at_once, memory.card_of(self.world.device)))
 
     def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
-        self.model.method.train()
+        train_but_frozen(self.model.method)
         if self.world.pulse.phase == "validation":
             self.world.pulse.enter("step", self.at.total)
         lr = engine.set_epoch(self.at.epoch)
