@@ -1,5 +1,6 @@
 # make demo   the main job on made-up patients: phantom -> Zarr cohort -> sweep of six runs -> table, figures, MLflow
 # make test   lint, types and tests
+# make test-full   what takes minutes: every method through torch.compile, published sizes
 # make test-slurm   the launcher on a real Slurm of four nodes on this machine (Debian, root): stood up from Debian's packages, taken down again
 # Each makes its own environment in .venv on first use.
 
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/installed
 DEMO := sweep=lr sweep.name=demo sweep.axes.variant='[simo,mimo,miso_t1c]' sweep.axes.train.lr='[1e-3,3e-3]' \
         method=tcmgan_small data.rotate=false cluster=local
 
-.PHONY: demo test test-slurm lint clean
+.PHONY: demo test test-full test-slurm lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m preprocess.phantom spacing=3
@@ -26,6 +27,9 @@ endif
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+
+test-full: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m full --durations=0 tests/distsynth
 
 test-slurm: $(INSTALLED)
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest --durations=20 tests/slurm/cluster; status=$$?; tests/slurm/lab.sh down; exit $$status

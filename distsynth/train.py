@@ -103,7 +103,7 @@ def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
             trainer = Trainer(config, run, world, stop)
             trainer.fit()
             world.pulse.enter("evaluation", trainer.at.total)
-            scores = evaluate(config, run, world)
+            scores = evaluate(config, run, world, stop=stop)
             if world.leads:
                 journal_scores(run, scores, trainer.at.total)
             world.barrier()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,18 +172,22 @@ def main(words: Sequence[str]) -> int:
         if name not in known:
             raise SettingError(f"only={name} is not a fault: choose from {', '.join(known)}")
     rows, good = [], True
-    with tempfile.TemporaryDirectory(prefix="faults-", dir=Path.cwd()) as folder:  # compute nodes do not see this machine's /tmp
-        whole = Trial(Path(folder) / "whole", settings.store, settings.cluster, ())
-        whole.finish()
-        for name in settings.only or known:
-            try:
-                row = one_fault(name, known[name], whole, Path(folder) / name, settings)
-            except UserError as error:
-                row = ("-", "-", f"NO: {error}")
-            print(f"{name}: {row}", file=sys.stderr, flush=True)
-            rows.append((name, known[name].how, *row))
-            good &= row[-1].startswith(("yes", "needs", "-"))
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=Path.cwd()))  # compute nodes do not see this machine's /tmp
+    whole = Trial(folder / "whole", settings.store, settings.cluster, ())
+    whole.finish()
+    for name in settings.only or known:
+        try:
+            row = one_fault(name, known[name], whole, folder / name, settings)
+        except UserError as error:
+            row = ("-", "-", f"NO: {error}")
+        print(f"{name}: {row}", file=sys.stderr, flush=True)
+        rows.append((name, known[name].how, *row))
+        good &= row[-1].startswith(("yes", "needs", "-"))
     print_table(rows, whole)
+    if good:
+        shutil.rmtree(folder)
+    else:
+        print(f"logs and journals of the runs are kept: {folder}", file=sys.stderr)
     return 0 if good else 1
 
 

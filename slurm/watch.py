@@ -68,10 +68,10 @@ class RunState:
 
     @property
     def validation(self) -> str:
-        scores = {
-            key.split("/")[1]: v for key, v in self.values.items() if key.startswith("val/") and key.endswith("/brain/psnr")
-        }
-        return " ".join(f"{modality} {value:.1f}" for modality, value in scores.items())
+        """By output: the PSNR in the brain, or while only segmentors are trained the Dice."""
+        val = [(*key.split("/", 2)[1:], v) for key, v in self.values.items() if key.startswith("val/")]
+        psnr = [f"{modality} {value:.1f}" for modality, metric, value in val if metric == "brain/psnr"]
+        return " ".join(psnr or [f"{modality} {value:.2f}" for modality, metric, value in val if metric == "tumour/dice"])
 
     @property
     def elapsed(self) -> str:
@@ -84,7 +84,7 @@ def table(states: Sequence[RunState], title: str) -> Table:
     from rich.table import Table
 
     drawn = Table(title=title, title_justify="left", expand=False)
-    for name in ("run", "state", "stage and epoch", "time", "losses", "val PSNR in the brain, dB"):
+    for name in ("run", "state", "stage and epoch", "time", "losses", "val: PSNR in the brain, dB, or Dice"):
         drawn.add_column(name, no_wrap=name in ("run", "time"), overflow="fold")
     colours = {"finished": "green", "failed": "red", "running": "cyan"}
     for s in states:

@@ -32,6 +32,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.model import Model, restore
+from distsynth.training.preemption import StopRequest
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.errors import StoreError
 
@@ -39,8 +40,11 @@ Row = dict[str, Any]
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 
 
-def evaluate(config: Config, run: RunDirectory, world: World, variant: Variant | None = None) -> dict[str, Any]:
-    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own.
+def evaluate(
+    config: Config, run: RunDirectory, world: World, variant: Variant | None = None, stop: StopRequest | None = None
+) -> dict[str, Any]:
+    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own. Raises Stopped
+    when asked to.
 
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run's method
     does not serve the variant, or the judge does not fit (see `Judge.of`).
@@ -59,7 +63,8 @@ def evaluate(config: Config, run: RunDirectory, world: World, variant: Variant |
         )[0]
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
     rows: list[Row] = []
-    for name, where, subject in tasks[world.rank :: world.size]:
+    stop = stop or StopRequest()
+    for name, where, subject in stop.before(tasks[world.rank :: world.size]):
         if model.method.images:
             patient = Patient(config, where, subject, model)
             found = [*patient.rows(fitted), *patient.judged(judge)]
@@ -68,6 +73,7 @@ def evaluate(config: Config, run: RunDirectory, world: World, variant: Variant |
         else:
             found = list(validated(config, where, subject, model, world.device))
         rows += [{"cohort": name, "subject": subject, **row} for row in found]
+    stop.agree(world)
     rows = [row for part in world.gather(rows) for row in part]
     scores = collect(config, cohort, tasks, rows, fitted) | {"images": model.method.images}
     if world.leads:

@@ -36,9 +36,9 @@ from distsynth.methods.contrasts import choose, images_of, present_of
 from distsynth.methods.losses import judged
 from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
-from distsynth.networks.critic import Critic
+from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.initialise import uniform
-from distsynth.networks.stargan import StarGANGenerator
+from distsynth.networks.stargan import Generator
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -127,16 +127,18 @@ class StarGAN(Method):
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings, self.cycle = settings.weights, settings, settings.n_critic
         self.modalities = list(variant.modalities)
-        held = groups_of(settings.groups, self.modalities)
+        groups = groups_of(settings.groups, self.modalities)
+        places, held = sum(map(sum, groups)), torch.tensor(groups)
         self.register_buffer("held", held, persistent=False)
         self.register_buffer("slot", (held.flatten().cumsum(0) - 1).view_as(held), persistent=False)
-        places = int(held.sum())
-        group_of_place = held.nonzero()[:, 0]
+        group_of_place = torch.tensor([number for number, has in enumerate(groups) for _ in range(sum(has))])
         self.register_buffer("own", group_of_place == torch.arange(len(held))[:, None], persistent=False)
         labels = places + (len(held) if len(held) > 1 else 0)
         g = settings.generator
-        self.generator = StarGANGenerator(1 + labels, 1, g.width, g.blocks, g.direct)
-        self.critic = Critic(1, places, settings.critic.width, critic_depth(settings, size), size)
+        constant = labels if g.labels == "image" else 0
+        self.generator = Generator(1 + labels, 1, g.width, blocks=g.blocks, direct=g.direct, constant=constant)
+        depth = stargan_depth(settings.critic.depth, size, "method.critic.depth")
+        self.critic = Critic(1, places, settings.critic.width, depth, size)
         for name, network in self.named_children():
             uniform(network, key(seed, "weights", name) >> 1)
 
@@ -250,24 +252,15 @@ class StarGAN(Method):
         return int((both if both.any() else asked).long().argmax())
 
 
-def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
-    """(groups, modalities) bool: which contrasts each group has; one group of all where none is named. Raises SettingError."""
+def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> list[list[bool]]:
+    """Of each group, which contrasts it has; one group of all where none is named. Raises SettingError."""
     for group in groups:
+        if not group:
+            raise SettingError("method.groups has an empty group: name its contrasts")
         for name in group:
             if name not in modalities:
                 raise SettingError(f"method.groups names {name!r}: the variant's contrasts are {', '.join(modalities)}")
-    held = torch.tensor([[name in group for name in modalities] for group in groups or [modalities]])
-    if lacking := [name for name, has in zip(modalities, held.any(0).tolist(), strict=True) if not has]:
+    held = [[name in group for name in modalities] for group in groups or [modalities]]
+    if lacking := [name for name, *has in zip(modalities, *held, strict=True) if not any(has)]:
         raise SettingError(f"no group of method.groups holds {', '.join(lacking)}: add it, or choose another variant")
-    if not held.any(1).all():
-        raise SettingError("method.groups has an empty group: name its contrasts")
     return held
-
-
-def critic_depth(settings: StarGANSettings, size: tuple[int, int]) -> int:
-    """As set, or the published 6 where they leave at least 2 pixels. Raises SettingError if less than a pixel is left."""
-    deepest = min(size).bit_length() - 1
-    depth = settings.critic.depth or max(1, min(6, deepest - 1))
-    if depth > deepest:
-        raise SettingError(f"method.critic.depth={depth} is too deep for slices of {size[0]}x{size[1]}: at most {deepest}")
-    return depth

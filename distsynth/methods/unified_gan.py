@@ -37,11 +37,12 @@ from torch.nn.functional import cross_entropy, one_hot
 from distsynth.data.batch import Batch
 from distsynth.data.patches import assembled
 from distsynth.data.randomness import key
-from distsynth.methods.losses import gradient_penalty
+from distsynth.methods.losses import judged
 from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
+from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.initialise import uniform
-from distsynth.networks.stargan3d import Discriminator, Generator
+from distsynth.networks.stargan import Generator
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -132,8 +133,10 @@ class UnifiedGAN(Method):
         self.patch, self.patches, self.cycle = settings.patch, settings.patches, settings.n_critic
         self.classes = len(variant.modalities)
         g = settings.generator
-        self.generator = Generator(1, self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct)
-        self.critic = Discriminator(1, self.classes, settings.patch, settings.critic.width, critic_depth(settings))
+        self.generator = Generator(1 + self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct, 3, self.classes)
+        patch = (settings.patch,) * 3
+        depth = stargan_depth(settings.critic.depth, patch, "method.critic.depth")
+        self.critic = Critic(1, self.classes, settings.critic.width, depth, patch)
         for name, network in self.named_children():
             uniform(network, key(seed, "weights", name) >> 1)
 
@@ -169,12 +172,12 @@ class UnifiedGAN(Method):
         (x, _), (y, c) = self.draw(batch)
         with torch.no_grad():
             fake = batch.more["fake"] if "fake" in batch.more else self.generate(x, c, batch.brain)
-        (on_real, classes), (on_fake, _) = self.critic(y), self.critic(fake)
+        found = judged(self.critic, y, fake, batch.uniform("penalty"))
         terms = {
-            "d_real": -on_real.mean(),
-            "d_fake": on_fake.mean(),
-            "d_cls": cross_entropy(classes, c),
-            "d_gp": gradient_penalty(lambda image: self.critic(image)[0].flatten(1).sum(1), y, fake, batch.uniform("penalty")),
+            "d_real": -found.real.mean() / self.critic.places,
+            "d_fake": found.fake.mean() / self.critic.places,
+            "d_cls": cross_entropy(found.classes, c),
+            "d_gp": found.penalty,
         }
         w = self.weights
         loss = w.delta * (terms["d_real"] + terms["d_fake"]) + w.alpha * terms["d_cls"] + w.gp * terms["d_gp"]
@@ -186,7 +189,7 @@ class UnifiedGAN(Method):
         with frozen(self.critic):
             on_fake, classes = self.critic(fake)
         terms = {
-            "g_fake": -on_fake.mean(),
+            "g_fake": -on_fake.mean() / self.critic.places,
             "g_cls": cross_entropy(classes, c),
             "g_syn": (y - fake).abs().mean(),
             "g_cyc": (x - cycle).abs().mean(),
@@ -226,12 +229,3 @@ class UnifiedGAN(Method):
         keep, stride = (core, core) if self.settings.assembly == "centre" else (patch, patch - core)
         stacks = [sources.transpose(0, 1), brain.transpose(0, 1)]
         return assembled(self.synthesise, stacks, (-1, 0), patch, keep, stride).transpose(0, 1)
-
-
-def critic_depth(settings: UnifiedGANSettings) -> int:
-    """As set, or StarGAN's 6 where they leave at least 2 voxels (128: 6, 72: 5). Raises SettingError if less than a voxel is left."""
-    deepest = settings.patch.bit_length() - 1
-    depth = settings.critic.depth or max(1, min(6, deepest - 1))
-    if depth > deepest:
-        raise SettingError(f"method.critic.depth={depth} is too deep for patches of {settings.patch}: at most {deepest}")
-    return depth

@@ -1,11 +1,17 @@
-"""The critic of TC-MGAN (Xin et al. 2020), which is StarGAN's (Choi et al. 2018): strided convolutions, no norm, two heads."""
+"""The critic of TC-MGAN (Xin et al. 2020), which is StarGAN's (Choi et al. 2018): strided convolutions, no norm, two heads; for volumes too."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from preprocess.errors import SettingError
+
+CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class LeakyReLU(nn.Module):
@@ -21,21 +27,31 @@ class LeakyReLU(nn.Module):
 
 
 class Critic(nn.Module):
-    """(B, inputs, H, W) -> the critic's map summed over its patches (B,), and class logits (B, classes)."""
+    """(B, inputs, [D,] H, W) -> the critic's map summed over its patches (B,), and class logits (B, classes)."""
 
-    def __init__(self, inputs: int, classes: int, width: int, depth: int, size: tuple[int, int]) -> None:
+    def __init__(self, inputs: int, classes: int, width: int, depth: int, size: Sequence[int]) -> None:
         """`width` channels at the first of `depth` levels, doubled at each (published, for 128 x 128: TC-MGAN 64 and 5, StarGAN 64 and 6)."""
         super().__init__()
-        channels = [inputs, *(width * 2**level for level in range(depth))]
+        channels, conv = [inputs, *(width * 2**level for level in range(depth))], CONV[len(size)]
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
-            layers += [nn.Conv2d(before, after, 4, 2, 1), LeakyReLU(0.01)]
+            layers += [conv(before, after, 4, 2, 1), LeakyReLU(0.01)]
         self.trunk = nn.Sequential(*layers)
-        self.map = nn.Conv2d(channels[-1], 1, 3, padding=1, bias=False)
-        final = (size[0] >> depth, size[1] >> depth)
-        self.places = final[0] * final[1]  # values of the map
-        self.classifier = nn.Conv2d(channels[-1], classes, final, bias=False)  # covers the whole map at any image size
+        self.map = conv(channels[-1], 1, 3, padding=1, bias=False)
+        final = [side >> depth for side in size]
+        self.places = math.prod(final)  # values of the map
+        self.classifier = conv(channels[-1], classes, final, bias=False)  # covers the whole map at any image size
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(x)
-        return self.map(features).sum(dim=(1, 2, 3)), self.classifier(features).flatten(1)
+        return self.map(features).flatten(1).sum(1), self.classifier(features).flatten(1)
+
+
+def stargan_depth(given: int, size: Sequence[int], setting: str) -> int:
+    """As given, or if that is 0 StarGAN's 6 where they leave at least 2 pixels (128: 6, 72: 5). Raises SettingError, naming the setting, if less
+    than a pixel is left."""
+    deepest = min(size).bit_length() - 1
+    depth = given or max(1, min(6, deepest - 1))
+    if depth > deepest:
+        raise SettingError(f"{setting}={depth} is too deep for {'x'.join(map(str, size))}: at most {deepest}")
+    return depth

@@ -1,66 +1,94 @@
-"""The generator of StarGAN (Choi et al. 2018, table 4 of the appendix)."""
+"""StarGAN's generator (Choi et al. 2018, table 4 of the appendix), for images and, as Dai et al. 2020 take its strategy to 3-D, for volumes.
+
+All padding is with zeros. It has to be: labels enter as constant maps, of which an InstanceNorm leaves only what the border makes of them, and
+reflection padding would leave nothing. Convolutions before an InstanceNorm have no bias, as in the published code.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv3d, leaky_relu
 
-from distsynth.networks.unet import full_resolution_block
+from distsynth.networks.critic import CONV
+
+CONVOLVE = {2: conv2d, 3: conv3d}
+BACK: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-class StarGANGenerator(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, H, W) in [-1, 1]; H and W must be multiples of 4.
+class Generator(nn.Module):
+    """(B, inputs, [D,] H, W) -> (B, outputs, [D,] H, W) in [-1, 1]; each side must be a multiple of 2**downs."""
 
-    All padding is with zeros. It has to be: labels enter as constant maps, of which an InstanceNorm leaves only what the border makes of
-    them, and reflection padding would leave nothing.
-    """
+    idle: Tensor
 
-    def __init__(self, inputs: int, outputs: int, width: int = 64, blocks: int = 6, direct: bool = False) -> None:
-        """`width` channels at the full resolution, doubled at each of two strided levels, where the residual `blocks` are.
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int = 64,
+        downs: int = 2,
+        blocks: int = 6,
+        kernel: int = 7,
+        direct: bool = False,
+        axes: int = 2,
+        constant: int = 0,
+    ) -> None:
+        """`width` channels at the full resolution, doubled by each of `downs` strided convolutions, kept by `blocks` residual blocks; the
+        first and the last convolution have the given odd `kernel`; `axes` is 2 for images and 3 for volumes.
 
-        `direct` (not published) makes the output of these and of the input itself, by two 3x3 convolutions in place of the last one: what is
-        fine need not go through the strided levels, nor what is absolute through their norms.
+        `direct` (not StarGAN) joins features of the input's single voxels, which no norm follows, to the last ones, and leaves by two
+        convolutions of 1: InstanceNorm takes absolute intensities away, and this gives them back.
+
+        The last `constant` inputs are the same everywhere. What they add through the middle of the first kernel is so too, and the InstanceNorm
+        takes it away: the true gradient of these weights is zero, and Adam would amplify its rounding. So they get none.
         """
         super().__init__()
-        deep = 4 * width
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, width, 7, padding=3, bias=False),
-            *normed(width),
-            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
-            *normed(2 * width),
-            nn.Conv2d(2 * width, deep, 4, 2, 1, bias=False),
-            *normed(deep),
-            *(ResidualBlock(deep) for _ in range(blocks)),
-            nn.ConvTranspose2d(deep, 2 * width, 4, 2, 1, bias=False),
-            *normed(2 * width),
-            nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False),
-            *normed(width),
-        )
+        widths = [width * 2**level for level in range(downs + 1)]
+        self.padding, self.convolve = kernel // 2, CONVOLVE[axes]
+        self.first = CONV[axes](inputs, width, kernel, padding=kernel // 2, bias=False)
+        body: list[nn.Module] = normed(width, axes)
+        for before, after in pairwise(widths):
+            body += [CONV[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
+        body += [Residual(widths[-1], axes) for _ in range(blocks)]
+        for before, after in pairwise(widths[::-1]):
+            body += [BACK[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
+        self.body = nn.Sequential(*body)
+        self.enter = CONV[axes](inputs, 2 * width, 1) if direct else None
         self.leave = (
-            full_resolution_block(width + inputs, width, outputs)
+            nn.Sequential(CONV[axes](3 * width, 2 * width, 1), nn.LeakyReLU(0.2), CONV[axes](2 * width, outputs, 1))
             if direct
-            else nn.Conv2d(width, outputs, 7, padding=3, bias=False)
+            else CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
         )
-        self.direct = direct
+        idle = torch.zeros(1, inputs, *[kernel] * axes, dtype=torch.bool)
+        idle.view(inputs, -1)[inputs - constant :, kernel**axes // 2] = True  # the middle tap
+        self.register_buffer("idle", idle, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        made = self.body(x)
-        return torch.tanh(self.leave(torch.cat([made, x], dim=1) if self.direct else made))
+        weight = self.first.weight
+        assert isinstance(weight, Tensor)
+        weight = torch.where(self.idle, weight.detach(), weight)
+        features = self.body(self.convolve(x, weight, padding=self.padding))
+        if self.enter is not None:
+            features = torch.cat([features, leaky_relu(self.enter(x), 0.2)], dim=1)
+        return torch.tanh(self.leave(features))
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with norms, added to what came in (He et al. 2016); no activation behind the sum."""
+class Residual(nn.Module):
+    """x + norm(conv(relu(norm(conv(x)))))."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, channels: int, axes: int) -> None:
         super().__init__()
-        first, second = (nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
-        self.body = nn.Sequential(first, *normed(width), second, nn.InstanceNorm2d(width, affine=True))
+        first, second = (CONV[axes](channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.body = nn.Sequential(first, *normed(channels, axes), second, NORM[axes](channels, affine=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.body(x)
-        return x + added
+        changed: Tensor = self.body(x)
+        return x + changed
 
 
-def normed(width: int) -> tuple[nn.Module, nn.Module]:
-    """InstanceNorm with a learnt scale and shift, and ReLU."""
-    return nn.InstanceNorm2d(width, affine=True), nn.ReLU()
+def normed(channels: int, axes: int) -> list[nn.Module]:
+    """InstanceNorm with a learnt scale and shift, then ReLU."""
+    return [NORM[axes](channels, affine=True), nn.ReLU()]

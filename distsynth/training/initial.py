@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from distsynth.methods.method import Method
 from distsynth.run_directory import RunDirectory
 from distsynth.training import checkpoint
@@ -46,3 +48,11 @@ def freeze(method: Method, names: list[str]) -> str:
         if not any(p.requires_grad for p in objective.network.parameters()):
             raise SettingError(f"train.freeze={names} leaves {name} nothing to train: freeze less")
     return f"{frozen} weights are frozen"
+
+
+def train_but_frozen(method: Method) -> None:
+    """Training mode, but for batch norms whose weights are frozen: their statistics stay as they are too."""
+    method.train()
+    for part in method.modules():
+        if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()

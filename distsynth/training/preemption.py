@@ -1,4 +1,4 @@
-"""Being asked to stop: a flag, looked at between updates.
+"""Being asked to stop: a flag, looked at between updates, and between the patients of a validation or of the evaluation.
 
 Slurm signals every process of the step; a handler that did work itself would interrupt a collective on some ranks and not on others. So
 the handler only sets a flag, the ranks agree on it after each update, write a checkpoint, and only then is the handler that was there
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+from distsynth.training.distributed import World
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+T = TypeVar("T")
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -31,6 +35,15 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+
+    def before(self, items: Sequence[T]) -> Iterator[T]:
+        """The items, until there is a signal."""
+        return takewhile(lambda _: not self.number, items)
+
+    def agree(self, world: World) -> None:
+        """Raises Stopped on every rank if one has had a signal."""
+        if number := max(world.gather(self.number)):
+            raise Stopped(number)
 
 
 @contextmanager

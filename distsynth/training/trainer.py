@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,7 +31,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint, memory
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.initial import begin_from, freeze
+from distsynth.training.initial import begin_from, freeze, train_but_frozen
 from distsynth.training.insight import Insight, seconds_since_start
 from distsynth.training.model import build
 from distsynth.training.precision import lay_out
@@ -163,7 +163,7 @@ class Trainer:
             self.run_epoch(stage, engine, feed, steps)
             ended = epoch + 1 == stage.epochs
             if (epoch + 1) % self.config.train.validate_every == 0 or ended:
-                self.validate(stage)
+                self.validate(stage, engine)
             self.at.epoch, self.at.step = epoch + 1, 0
             if ended:
                 self.at.stage, self.at.epoch, self.engine_state = self.at.stage + 1, 0, None
@@ -178,7 +178,7 @@ class Trainer:
         self.say(memory.told(found, at_once, memory.card_of(self.world.device)))
 
     def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
-        self.model.method.train()
+        train_but_frozen(self.model.method)
         if self.world.pulse.phase == "validation":
             self.world.pulse.enter("step", self.at.total)
         lr = engine.set_epoch(self.at.epoch)
@@ -200,11 +200,10 @@ class Trainer:
             if self.logs(self.at.step, steps):
                 self.log(stage, engine, lr, steps)
             stop, due = self.agree(self.stop.number, time.monotonic() - self.saved > 60 * self.config.train.checkpoint_minutes)
-            if stop or due:
-                self.save(engine)
             if stop:
-                self.settle()
-                raise Stopped(stop)
+                self.leave(engine, Stopped(stop))
+            if due:
+                self.save(engine)
 
     def logs(self, step: int, steps: int) -> bool:
         """Whether the journal gets a line after an epoch's update number `step`."""
@@ -236,10 +235,15 @@ class Trainer:
         if self.at.step == steps:
             self.say(f"{stage.name} epoch {at['epoch']}/{stage.epochs}: " + " ".join(f"{k} {v:.4g}" for k, v in losses.items()))
 
-    def validate(self, stage: Stage) -> None:
-        """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint."""
+    def validate(self, stage: Stage, engine: Engine) -> None:
+        """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint. Where it is cut short by a stop, the
+        resumed run, whose epoch has no update left, begins with it."""
         self.world.pulse.enter("validation", self.at.total)
-        scores = validate(self.model, stage, self.complete, self.complete.split("val"), self.config.data.clip, self.world)
+        subjects = self.complete.split("val")
+        try:
+            scores = validate(self.model, stage, self.complete, subjects, self.config.data.clip, self.world, self.stop)
+        except Stopped as stopped:
+            self.leave(engine, stopped)
         self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
         self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)
@@ -287,6 +291,11 @@ class Trainer:
             self.writer.finish()
         self.journal.release(self.writing)
         self.writing = None
+
+    def leave(self, engine: Engine, stopped: Stopped) -> NoReturn:
+        self.save(engine)
+        self.settle()
+        raise stopped
 
     def settle(self) -> None:
         """Every rank waits until the last checkpoint is durable."""

@@ -6,47 +6,61 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from distsynth.methods.registry import METHODS
 
 UPDATES = """
 import sys, torch
 from dataclasses import replace
-from distsynth.bench.synthetic import method_of, noise
-from distsynth.config import compose
+from omegaconf import OmegaConf
+from distsynth.bench.synthetic import method_of, noise, shipped
+from distsynth.config import typed
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 
 torch.set_num_threads(1)
-config = compose(sys.argv[1:])
-weights = []
+tree = OmegaConf.structured(shipped(f"{sys.argv[1]}_small"))
+
+def narrow(node):
+    for name in node:
+        if name in ("width", "blocks"):
+            node[name] = min(node[name], 4 if name == "width" else 1)
+        elif OmegaConf.is_dict(node[name]):
+            narrow(node[name])
+
+narrow(tree.method)
+config, weights = typed(tree), []
 for compiling in (False, True):
     config.train.compile = compiling
     method, size = method_of(config, 32)
     method.double()
-    stage = replace(method.stages(config.train)[-1], objectives=("critic",))
+    stage = method.stages(config.train)[-1]
     engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
-    batch = noise(config.variant, 2, size)
-    batch = replace(batch, **{name: getattr(batch, name).double() for name in ("sources", "targets", "brain", "tumour")})
+    batch = noise(config.variant, 2, size, kind=method)
+    batch = batch.map(lambda tensor: tensor.double(), batch.keys)
     engine.warm_up(batch)
-    for _ in range(5):
-        engine.minimise("critic", batch)
+    for update in range(2):
+        stage.update(replace(batch, update=update), engine)
     weights.append(method.state_dict())
 import torch._dynamo
 graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-print(graphs, max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]))
+print(graphs, max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0] if not name.endswith("_extra_state")))
 """
-SMALL = ("variant=siso", "method=tcmgan_small", "method.generator.width=2", "method.generator.depth=2", "method.critic.width=2",
-         "method.critic.depth=2", "method.segmentor.width=2")  # fmt: skip
+full = pytest.mark.full
 
 
-def test_the_compiled_critics_loss_gives_the_same_weights(tmp_path: Path) -> None:
-    """Five updates of the critic in float64: generator, critic, and the penalty's second derivative."""
+@pytest.mark.parametrize("method", ["unet", *(pytest.param(name, marks=full) for name in sorted(METHODS) if name != "unet")])
+def test_a_compiled_method_gets_the_same_weights(method: str, tmp_path: Path) -> None:
+    """Two updates in float64, of all networks, the penalties' second derivatives included."""
     (tmp_path / "updates.py").write_text(UPDATES)
-    done = subprocess.run([sys.executable, str(tmp_path / "updates.py"), *SMALL], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, str(tmp_path / "updates.py"), method], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stdout
     graphs, difference = done.stdout.split()
-    assert int(graphs) >= 3  # it was compiled
+    print(f"{method}: {graphs} graphs, {difference}")
+    assert int(graphs) >= 1  # it was compiled
     assert float(difference) < 1e-9
 
 

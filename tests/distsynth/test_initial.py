@@ -15,7 +15,7 @@ from distsynth.run_directory import RunDirectory
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.initial import begin_from
+from distsynth.training.initial import begin_from, train_but_frozen
 from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.trainer import Trainer
 from preprocess.errors import SettingError, StoreError
@@ -87,6 +87,22 @@ def test_frozen_weights_stay_and_all_others_move(frozen: list[str]) -> None:
     stayed = {name for name, value in method.state_dict().items() if torch.equal(value, before[name])}
     assert stayed == {name for name in before if any(name == start or name.startswith(start + ".") for start in frozen)} != set()
     assert said == f"{len(stayed)} weights are frozen"
+
+
+def test_the_statistics_of_a_frozen_batch_norm_stay_too() -> None:
+    method, config = make(*PIX2PIX, "method.norm=batch", "train.freeze=[generator.down]")
+    begin_from(method, config.train)
+    train_but_frozen(method)
+    before = deepcopy(method.state_dict())
+    (stage,) = method.stages(config.train)
+    stage.update(noise(config.variant, 2, (32, 32)), Engine(method, stage, config.train, ALONE))
+    moved = {
+        name
+        for name, value in method.state_dict().items()
+        if name.endswith("running_mean") and not torch.equal(value, before[name])
+    }
+    assert moved == {name for name in before if name.endswith("running_mean") and not name.startswith("generator.down.")} != set()
+    assert sum(name.endswith("running_mean") for name in before) > len(moved)
 
 
 def test_a_name_is_not_the_beginning_of_another() -> None:

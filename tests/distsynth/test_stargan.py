@@ -12,9 +12,9 @@ from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
-from distsynth.methods.stargan import StarGAN, StarGANSettings, critic_depth
-from distsynth.networks.critic import Critic
-from distsynth.networks.stargan import StarGANGenerator
+from distsynth.methods.stargan import StarGAN, StarGANSettings
+from distsynth.networks.critic import Critic, stargan_depth
+from distsynth.networks.stargan import Generator
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
@@ -62,7 +62,7 @@ def count(network: torch.nn.Module) -> int:
 def test_full_size_networks_have_the_published_parameters() -> None:
     """Counted from the published code's layers (yunjey/stargan, model.py, which prints them): with RGB and CelebA's 5 attributes G has
     8,430,528 and D 44,762,048; RaFD's 8 expressions make that 44,786,624."""
-    assert count(StarGANGenerator(3 + 5, 3)) == 8_430_528
+    assert count(Generator(3 + 5, 3)) == 8_430_528
     assert count(Critic(3, 5, 64, 6, (128, 128))) == 44_762_048
     assert count(Critic(3, 8, 64, 6, (128, 128))) == 44_786_624
     config = compose(["method=stargan", "variant=simo"])
@@ -75,7 +75,7 @@ def test_full_size_networks_have_the_published_parameters() -> None:
 
 @pytest.mark.parametrize(("size", "depth"), [((256, 256), 6), ((128, 128), 6), ((160, 160), 6), ((56, 56), 4), ((32, 64), 4)])
 def test_the_critics_depth_follows_the_image(size: tuple[int, int], depth: int) -> None:
-    assert critic_depth(compose(["method=stargan"]).method, size) == depth
+    assert stargan_depth(0, size, "method.critic.depth") == depth
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1"])
@@ -288,7 +288,7 @@ def test_synthesis_asks_a_group_that_has_both_contrasts_or_the_target() -> None:
     (["method.groups=[[t2,t1],[t2,t1c]]"], "no group of method.groups holds flair"),
     (["method.groups=[[t2,t1,t1c,flair],[pd]]"], "method.groups names 'pd': the variant's contrasts are t2, t1, t1c, flair"),
     (["method.groups=[[t2,t1,t1c,flair],[]]"], "method.groups has an empty group"),
-    (["method.critic.depth=6"], "method.critic.depth=6 is too deep for slices of 32x32: at most 5"),
+    (["method.critic.depth=6"], "method.critic.depth=6 is too deep for 32x32: at most 5"),
     (["method.n_critic=0"], "method.n_critic=0 must be at least 1"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], sentence: str) -> None:

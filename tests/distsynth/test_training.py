@@ -1,5 +1,6 @@
 """Training as it is run: real processes, gloo, kills."""
 
+import importlib
 import json
 import os
 import shutil
@@ -18,8 +19,10 @@ from omegaconf import OmegaConf
 from distsynth import config as configuration
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
+from distsynth.train import prepare
+from distsynth.train import train as train_here
 from distsynth.training.distributed import World
-from distsynth.training.preemption import StopRequest
+from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
 from preprocess.errors import UserError
@@ -210,6 +213,41 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_where_it_was(
     assert [p for p in curve(run) if p[1].keys() & {"joint/g_loss"}] == [
         p for p in curve(whole) if p[1].keys() & {"joint/g_loss"}
     ]
+
+
+@pytest.mark.parametrize("place", ["training.validation", "evaluation.evaluate"])
+def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
+    place: str, whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes as a patient is read; the first validation has one."""
+    config = configuration.compose([f"data.store={store}", *tiny])
+    run = RunDirectory(tmp_path / "run")
+    prepare(run, config)
+    module = importlib.import_module(f"distsynth.{place}")
+    read_image, sent = module.read_image, []
+
+    def signalled(*arguments: Any, **named: Any) -> Any:
+        sent.append(os.kill(os.getpid(), signal.SIGUSR2))
+        return read_image(*arguments, **named)
+
+    before, threads = signal.signal(signal.SIGUSR2, lambda *_: None), torch.get_num_threads()  # in the place of submitit's
+    torch.set_num_threads(1)
+    try:
+        monkeypatch.setattr(module, "read_image", signalled)
+        with pytest.raises(Stopped):
+            train_here(run.path)
+        monkeypatch.undo()
+        assert 1 <= len(sent) <= 2  # the evaluation reads a patient's image twice
+        assert not run.scores.exists()
+        validated = any(name.startswith("val/") for _, values in curve(run.path) for name in values)
+        assert validated == (place == "evaluation.evaluate")
+        train_here(run.path)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        torch.set_num_threads(threads)
+    assert run.scores.exists()
+    assert apart(whole, run.path) == 0
+    assert curve(whole) == curve(run.path)
 
 
 def failing(run: Path, store: Path, *words: str) -> str:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
-from distsynth.methods.unified_gan import UnifiedGAN, critic_depth
-from distsynth.networks.stargan3d import Discriminator, Generator
+from distsynth.methods.unified_gan import UnifiedGAN
+from distsynth.networks.critic import Critic
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
@@ -51,29 +51,24 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def test_in_two_dimensions_the_networks_have_stargans_published_sizes() -> None:
-    """What StarGAN's code prints for CelebA at 128 x 128 with 5 labels."""
-    assert parameters(Generator(3, 5, 3, axes=2)) == 8_430_528
-    assert parameters(Discriminator(3, 5, 128, axes=2)) == 44_762_048
-
-
 def test_full_size_networks() -> None:
     """By hand: kernels of k^3 in place of k^2; 5 levels leave 2 x 2 x 2 of 72, as StarGAN's 6 leave 2 x 2 of 128."""
-    settings = compose(["method=unified_gan"]).method
+    config = compose(["method=unified_gan"])
     with torch.device("meta"):
-        generator, critic = Generator(1, 4, 1), Discriminator(1, 4, 72, depth=critic_depth(settings))
-        made, (real, classes) = generator(torch.empty(2, 5, 72, 72, 72)), critic(torch.empty(2, 1, 72, 72, 72))
+        method = UnifiedGAN(config.method, config.variant, (72, 72), 0)
+        generator, critic = method.generator, method.critic
+        made, features = generator(torch.empty(2, 5, 72, 72, 72)), critic.trunk(torch.empty(2, 1, 72, 72, 72))
     ends, norms = 343 * 64 * (5 + 1), 2 * (2 * 64 + 2 * 128 + 256 + 12 * 256)
     assert parameters(generator) == ends + 2 * 64 * (64 * 128 + 128 * 256) + 12 * 27 * 256**2 + norms
     channels = [1, 64, 128, 256, 512, 1024]
     trunk = sum(64 * a * b + b for a, b in pairwise(channels))
     assert parameters(critic) == trunk + 1024 * 27 + 1024 * 4 * 8
-    assert (made.shape, real.shape, classes.shape) == ((2, 1, 72, 72, 72), (2, 1, 2, 2, 2), (2, 4))
+    assert (made.shape, features.shape, critic.places) == ((2, 1, 72, 72, 72), (2, 1024, 2, 2, 2), 8)
 
 
 def test_a_value_of_the_critics_map_sees_most_of_the_patch() -> None:
     """Computed from a gradient: what a corner of the map sees, at 5 levels of a patch of 72."""
-    critic = Discriminator(1, 4, 72, width=1, depth=5)
+    critic = Critic(1, 4, 1, 5, (72, 72, 72))
     for parameter in critic.parameters():
         nn.init.constant_(parameter, 0.01)
     image = torch.ones(1, 1, 72, 72, 72, requires_grad=True)
@@ -350,13 +345,14 @@ def test_the_average_preset_differs_in_its_assembly_alone() -> None:
     assert (one.train, one.method.assembly) == (other.train, "centre")
 
 
-def test_the_published_networks_make_a_real_step() -> None:
-    """At full width and depth, on a patch of 16 for speed: one of 72 takes minutes on a core."""
-    config = compose(["method=unified_gan", "variant=simo", "method.patch=16", "method.core=8", "method.n_critic=1"])
+@pytest.mark.parametrize(("patch", "core"), [(16, 8), pytest.param(72, 48, marks=pytest.mark.full)])
+def test_the_published_networks_make_a_real_step(patch: int, core: int) -> None:
+    """At full width and depth; 3 GB for a patch of 72."""
+    config = compose(["method=unified_gan", "variant=simo", f"method.patch={patch}", f"method.core={core}", "method.n_critic=1"])
     method = UnifiedGAN(config.method, config.variant, (16, 16), 0)
     stage = method.stages(config.train)[0]
     engine = Engine(method, stage, config.train, WORLD)
-    batch = batch_for(config, 1, side=16)
+    batch = batch_for(config, 1, side=patch)
     before = [next(net.parameters()).detach().clone() for net in (method.generator, method.critic)]
     stage.update(batch.map(lambda t: t.float(), batch.keys), engine)
     engine.tally.updates += 1
@@ -391,5 +387,5 @@ def test_what_does_not_fit_is_refused_saying_what_would(words: list[str], senten
 
 
 def test_too_deep_a_critic_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"method\.critic\.depth=4 is too deep for patches of 8: at most 3"):
+    with pytest.raises(SettingError, match=r"method\.critic\.depth=4 is too deep for 8x8x8: at most 3"):
         make(config_of("method.critic.depth=4"))
