@@ -1,4 +1,5 @@
-"""Run by test_ranks.py: trains every preset of configs/method/ on 1, 2 and 4 ranks at once and saves what came out, python ranks_agree.py STORE FOLDER.
+"""Run by test_ranks.py, python ranks_agree.py STORE FOLDER: trains every preset of configs/method/ on 1, 2 and 4 ranks, all at once, and saves
+what came out.
 
 Settings and slices are read once, then every rank is a fork of this process: 25 presets in three precisions cost mostly their updates.
 """
