@@ -1,40 +1,46 @@
-"""Run by test_ranks.py under torchrun: trains every preset of configs/method/ on this many ranks and saves what came out."""
+"""Run by test_ranks.py, python ranks_agree.py STORE FOLDER: trains every preset of configs/method/ on 1, 2 and 4 ranks, all at once, and saves
+what came out.
 
+Settings and slices are read once, then every rank is a fork of this process: 25 presets in three precisions cost mostly their updates.
+"""
+
+import multiprocessing
+import os
+import socket
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 from distsynth.bench.synthetic import shipped
-from distsynth.config import CONFIGS, Config, fragment, typed
+from distsynth.config import CONFIGS, Config, typed
+from distsynth.data.feed import Feed
 from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.method import Method
 from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
-from distsynth.training.model import build
+from distsynth.training.model import Model, build
 from distsynth.training.settings import LimitSettings
 from preprocess.cohort import Cohort
 
 STEPS = 20
+WORLDS = (1, 2, 4)
 # All that may differ from what is shipped: the width of networks, the size of batches and patches (and of what of one is kept), and what says
 # how many updates there are.
 SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 8, "core": 4}
+RUNS = {"double": (torch.float64, 0), "in parts": (torch.float64, 1), "single": (torch.float32, 0)}  # precision, micro-batch
+ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 def presets() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 
 
-def runs(preset: str) -> tuple[str, ...]:
-    """What a preset is trained in: all in float64, and the one that bears its method's name also in micro-batches and in float32."""
-    plain = fragment("method", preset)["method"]["name"] == preset
-    return ("double", "in parts", "single") if plain else ("double",)
-
-
-def shrunk(preset: str, store: str, micro_batch: int) -> Config:
+def shrunk(preset: str, store: str) -> Config:
     """The preset as it is shipped, but for the keys of SMALLER wherever they stand."""
     tree = OmegaConf.structured(shipped(preset, f"data.store={store}"))
 
@@ -47,18 +53,37 @@ def shrunk(preset: str, store: str, micro_batch: int) -> Config:
 
     walk(tree.method)
     walk(tree.train)
-    tree.train.micro_batch = micro_batch
     return typed(tree)
 
 
-def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
-    cohort = Cohort.open(config.data.store)
-    model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
+class Material:
+    """A cohort, its intensity map, and the feeds that presets share."""
+
+    def __init__(self, store: str) -> None:
+        self.cohort = Cohort.open(store)
+        self.mapping = IntensityMap.of(self.cohort, self.cohort.split("gan"))
+        self.feeds: dict[str, Feed] = {}
+
+    def model(self, config: Config) -> Model:
+        return build(config, self.cohort, self.mapping)
+
+    def feed(self, config: Config, model: Model, split: str) -> Feed:
+        method = model.method
+        sort = f"{split, method.patch, method.patches, method.paired, method.incomplete, config.variant, config.data, model.size}"
+        if sort not in self.feeds:
+            subjects = self.cohort.split(split)
+            self.feeds[sort] = feed_of(
+                method, self.cohort, subjects, config.variant, self.mapping, config.data, model.size, ALONE.share
+            )
+        return self.feeds[sort]
+
+
+def trained(config: Config, material: Material, ranks: World, dtype: torch.dtype) -> Method:
+    model = material.model(config)
     method = model.method.to(dtype).train()
     for stage in method.stages(config.train):
         engine = Engine(method, stage, config.train, ranks)
-        subjects = cohort.split(stage.split)
-        feed = feed_of(method, cohort, subjects, config.variant, model.mapping, config.data, model.size, ranks.share)
+        feed = material.feed(config, model, stage.split)
         for step in range(STEPS):
             epoch, place = divmod(step, feed.steps(stage.batch))
             engine.set_epoch(epoch)
@@ -68,25 +93,49 @@ def trained(config: Config, ranks: World, dtype: torch.dtype) -> Method:
     return method
 
 
-def main(store: str, out: str) -> None:
-    torch.set_num_threads(1)
+def rank(configs: dict[str, Config], material: Material, out: Path, rank: int, size: int, port: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
     found = {}
     with world("cpu", LimitSettings()) as ranks:
-        for preset in presets():
-            for name in runs(preset):
-                micro = int(name == "in parts")
-                if micro and SMALLER["batch"] // ranks.size <= micro:
+        for preset, config in configs.items():
+            for name, (dtype, micro_batch) in RUNS.items():
+                if micro_batch and SMALLER["batch"] // size <= micro_batch:
                     continue  # there is but one part
-                dtype = torch.float32 if name == "single" else torch.float64
-                config = shrunk(preset, store, micro)
-                method = trained(config, ranks, dtype)
+                config.train.micro_batch = micro_batch
+                method = trained(config, material, ranks, dtype)
                 found[preset, name] = {
                     "weights": method.state_dict(),
                     "used": OmegaConf.to_container(OmegaConf.structured(config)),
                     "batch_norm": any(isinstance(part, torch.nn.BatchNorm2d) for part in method.modules()),
                 }
         if ranks.leads:
-            torch.save(found, out)
+            torch.save(found, out / f"{size}.pt")
+
+
+def main(store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    material = Material(store)
+    configs = {preset: shrunk(preset, store) for preset in presets()}
+    for config in configs.values():
+        model = material.model(config)
+        for stage in model.method.stages(config.train):
+            material.feed(config, model, stage.split)
+    fork = multiprocessing.get_context("fork")
+    started = []
+    for size in WORLDS:
+        port = free_port()
+        started += [fork.Process(target=rank, args=(configs, material, Path(out), n, size, port)) for n in range(size)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    sys.exit(any(process.exitcode for process in started))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ import torch
 from omegaconf import OmegaConf
 
 from distsynth.config import CONFIGS, compose
-from distsynth.methods.registry import METHODS
 
 SCRIPT = Path(__file__).parent / "ranks_agree.py"
 MAY_DIFFER = {"width", "batch", "micro_batch", "patch", "core"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
-PLAIN = sorted(METHODS)  # the presets that bear their method's name are also trained in micro-batches and in float32
-# Twenty updates of Adam amplify rounding by 1e4 to 1e5. In float32 the small presets of TC-MGAN and the unified GAN come 1e-2 and 2.5e-2 apart, for
-# Adam divides a gradient by its own size: where the true one is near 0, as with few channels on few pixels, its rounding decides.
+# In float32 rounding may turn the sign of an L1 difference, or of a gradient that is nearly zero and that Adam divides by its own size: such a
+# weight then goes another way, at most by the learning rate an update. The presets below have the highest rates and come 4e-3 to 3e-2 apart,
+# differently on each cohort; that it is rounding alone, the same runs in float64 show.
 TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
+LOOSER = {"mmgan_small": 1e-2, "unit_small": 2e-2, "tcmgan_small": 5e-2}
 SEEN = 1e-3  # what batch norm at least changes
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
@@ -27,16 +27,12 @@ Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def results(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """By number of ranks: what 20 updates of each stage make, for every preset and precision. Each world is started once."""
-    folder, found = tmp_path_factory.mktemp("ranks"), {}
-    for ranks in (1, 2, 4):
-        out = folder / f"{ranks}.pt"
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        command = [sys.executable, *torchrun, str(SCRIPT), str(store), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=400)
-        assert done.returncode == 0, done.stderr
-        found[ranks] = torch.load(out, weights_only=True)
-    return found
+    """By number of ranks: what 20 updates of each stage make, for every preset and precision."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, str(SCRIPT), str(store), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return {ranks: torch.load(folder / f"{ranks}.pt", weights_only=True) for ranks in (1, 2, 4)}
 
 
 def furthest(a: dict[str, Any], b: dict[str, Any], pools: bool = True) -> tuple[float, str]:
@@ -45,20 +41,21 @@ def furthest(a: dict[str, Any], b: dict[str, Any], pools: bool = True) -> tuple[
     return max((float((a["weights"][name] - b["weights"][name]).abs().max()), name) for name in names)
 
 
-@pytest.mark.parametrize(
-    ("preset", "precision", "ranks"),
-    [(preset, "double", ranks) for preset in PRESETS for ranks in (2, 4)]
-    + [(preset, *run) for preset in PLAIN for run in (("in parts", 2), ("single", 2), ("single", 4))],
-)
+RUNS = [("double", 2), ("double", 4), ("in parts", 2), ("single", 2), ("single", 4)]
+
+
+@pytest.mark.parametrize(("precision", "ranks"), RUNS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ranks: int) -> None:
     """But for batch norm, whose statistics are each rank's own: there the difference must be seen, or it would not have to be said."""
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many, pools=precision != "single")
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
-    assert difference > SEEN if one["batch_norm"] else difference < TOLERANCE[precision]
+    bound = LOOSER.get(preset, 0) if precision == "single" else 0
+    assert difference > SEEN if one["batch_norm"] else difference < max(TOLERANCE[precision], bound)
 
 
-@pytest.mark.parametrize("preset", PLAIN)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_batch_in_parts_equals_it_whole(results: Results, preset: str) -> None:
     whole, parts = results[1][preset, "double"], results[1][preset, "in parts"]
     assert (furthest(whole, parts)[0] < 1e-9) != whole["batch_norm"]
