@@ -56,12 +56,12 @@ def main(words: Sequence[str]) -> int:
 
 
 def plan(presets: Sequence[str], variants: Sequence[str], given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The pairs that go together. Raises SettingError for an unknown name."""
+    """The pairs that go together, of methods that make images. Raises SettingError for an unknown name."""
     for preset in presets:
         for variant in variants:
             kind = compose([f"variant={variant}", *given, "method=tcmgan"]).variant.kind
             name = configuration.layers([f"method={preset}"], ("method",)).method.name
-            if kind in registry.method(name).kinds:
+            if registry.method(name).images and kind in registry.method(name).kinds:
                 yield preset, variant
 
 

@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv3d, leaky_relu
+from torch.nn.functional import conv2d, conv3d
 
 from distsynth.networks.critic import CONV
+from distsynth.networks.unet import full_resolution_block
 
 CONVOLVE = {2: conv2d, 3: conv3d}
 BACK: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -39,8 +40,9 @@ class Generator(nn.Module):
         """`width` channels at the full resolution, doubled by each of `downs` strided convolutions, kept by `blocks` residual blocks; the
         first and the last convolution have the given odd `kernel`; `axes` is 2 for images and 3 for volumes.
 
-        `direct` (not StarGAN) joins features of the input's single voxels, which no norm follows, to the last ones, and leaves by two
-        convolutions of 1: InstanceNorm takes absolute intensities away, and this gives them back.
+        `direct` (not StarGAN) gives the output what InstanceNorm takes away, absolute intensities: it is made of the last features and, in 2-D,
+        of the input itself, by two 3x3 convolutions in place of the last one; in 3-D, where these are dear, of features of the input's single
+        voxels, by two convolutions of 1.
 
         The last `constant` inputs are the same everywhere. What they add through the middle of the first kernel is so too, and the InstanceNorm
         takes it away: the true gradient of these weights is zero, and Adam would amplify its rounding. So they get none.
@@ -56,12 +58,14 @@ class Generator(nn.Module):
         for before, after in pairwise(widths[::-1]):
             body += [BACK[axes](before, after, 4, 2, 1, bias=False), *normed(after, axes)]
         self.body = nn.Sequential(*body)
-        self.enter = CONV[axes](inputs, 2 * width, 1) if direct else None
-        self.leave = (
-            nn.Sequential(CONV[axes](3 * width, 2 * width, 1), nn.LeakyReLU(0.2), CONV[axes](2 * width, outputs, 1))
-            if direct
-            else CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
-        )
+        self.enter: nn.Module | None = None
+        if not direct:
+            self.leave: nn.Module = CONV[axes](width, outputs, kernel, padding=kernel // 2, bias=False)
+        elif axes == 2:
+            self.enter, self.leave = nn.Identity(), full_resolution_block(width + inputs, width, outputs)
+        else:
+            self.enter = nn.Sequential(CONV[axes](inputs, 2 * width, 1), nn.LeakyReLU(0.2))
+            self.leave = nn.Sequential(CONV[axes](3 * width, 2 * width, 1), nn.LeakyReLU(0.2), CONV[axes](2 * width, outputs, 1))
         idle = torch.zeros(1, inputs, *[kernel] * axes, dtype=torch.bool)
         idle.view(inputs, -1)[inputs - constant :, kernel**axes // 2] = True  # the middle tap
         self.register_buffer("idle", idle, persistent=False)
@@ -72,7 +76,7 @@ class Generator(nn.Module):
         weight = torch.where(self.idle, weight.detach(), weight)
         features = self.body(self.convolve(x, weight, padding=self.padding))
         if self.enter is not None:
-            features = torch.cat([features, leaky_relu(self.enter(x), 0.2)], dim=1)
+            features = torch.cat([features, self.enter(x)], dim=1)
         return torch.tanh(self.leave(features))
 
 
