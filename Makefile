@@ -26,7 +26,7 @@ else
 endif
 
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 test-full: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m full --durations=0 tests/distsynth

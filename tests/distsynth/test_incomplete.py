@@ -148,7 +148,7 @@ def test_groups_are_found_in_the_cohort_and_come_back_with_the_checkpoint(traine
     if config.method.name == "stargan":
         assert model.method.settings.groups == state["held"]
         assert model.method.critic.classifier.out_channels == 4 + 3 + 2
-        assert model.method.generator.body[0].in_channels == 1 + 9 + 3
+        assert model.method.generator.first.in_channels == 1 + 9 + 3
 
 
 def test_a_contrast_that_no_training_patient_has_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
