@@ -171,24 +171,26 @@ def main(words: Sequence[str]) -> int:
     for name in settings.only:
         if name not in known:
             raise SettingError(f"only={name} is not a fault: choose from {', '.join(known)}")
-    rows, good = [], True
+    rows, failed = [], False
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=Path.cwd()))  # compute nodes do not see this machine's /tmp
-    whole = Trial(folder / "whole", settings.store, settings.cluster, ())
-    whole.finish()
-    for name in settings.only or known:
-        try:
-            row = one_fault(name, known[name], whole, folder / name, settings)
-        except UserError as error:
-            row = ("-", "-", f"NO: {error}")
-        print(f"{name}: {row}", file=sys.stderr, flush=True)
-        rows.append((name, known[name].how, *row))
-        good &= row[-1].startswith(("yes", "needs", "-"))
-    print_table(rows, whole)
-    if good:
-        shutil.rmtree(folder)
-    else:
-        print(f"logs and journals of the runs are kept: {folder}", file=sys.stderr)
-    return 0 if good else 1
+    try:
+        whole = Trial(folder / "whole", settings.store, settings.cluster, ())
+        whole.finish()
+        for name in settings.only or known:
+            try:
+                row = one_fault(name, known[name], whole, folder / name, settings)
+            except UserError as error:
+                row = ("-", "-", f"NO: {error}")
+            print(f"{name}: {row}", file=sys.stderr, flush=True)
+            rows.append((name, known[name].how, *row))
+        print_table(rows, whole)
+        failed = not all(row[-1].startswith(("yes", "needs", "-")) for row in rows)
+    finally:
+        if failed:
+            print(f"logs and journals of the runs are kept: {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return int(failed)
 
 
 def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Settings) -> tuple[str, ...]:

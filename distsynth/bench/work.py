@@ -53,6 +53,7 @@ def count(config: Config, pixels: int) -> Counted:
 
 
 def counted(config: Config, pixels: int) -> Counted:
+    """The same of an update that is really done, unless a mode of torch's that does no arithmetic is on."""
     method, size = method_of(config, pixels)
     stage = method.stages(config.train)[-1]
     engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))

@@ -53,5 +53,6 @@ def stargan_depth(given: int, size: Sequence[int], setting: str) -> int:
     deepest = min(size).bit_length() - 1
     depth = given or max(1, min(6, deepest - 1))
     if depth > deepest:
-        raise SettingError(f"{setting}={depth} is too deep for {'x'.join(map(str, size))}: at most {deepest}")
+        images = f"slices of {size[0]}x{size[1]}" if len(size) == 2 else f"patches of {size[0]}"
+        raise SettingError(f"{setting}={depth} is too deep for {images}: at most {deepest}")
     return depth

@@ -293,6 +293,7 @@ class Trainer:
         self.writing = None
 
     def leave(self, engine: Engine, stopped: Stopped) -> NoReturn:
+        """End as asked, once a checkpoint of where it is now is durable."""
         self.save(engine)
         self.settle()
         raise stopped

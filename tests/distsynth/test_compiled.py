@@ -17,10 +17,13 @@ from dataclasses import replace
 from omegaconf import OmegaConf
 from distsynth.bench.synthetic import method_of, noise, shipped
 from distsynth.config import typed
+from distsynth.networks import keyed
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 
 torch.set_num_threads(1)
+# Noise is float32 in any run, and a compiled logarithm or cosine rounds its last bit otherwise: all else is compared.
+keyed.normal = torch.compiler.disable(keyed.normal)
 tree = OmegaConf.structured(shipped(f"{sys.argv[1]}_small"))
 
 def narrow(node):
@@ -41,29 +44,28 @@ for compiling in (False, True):
     batch = noise(config.variant, 2, size, kind=method)
     batch = batch.map(lambda tensor: tensor.double(), batch.keys)
     engine.warm_up(batch)
-    for update in range(2):
+    for update in range(5):
         stage.update(replace(batch, update=update), engine)
     weights.append(method.state_dict())
 import torch._dynamo
 graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-print(graphs, max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0] if not name.endswith("_extra_state")))
+names = [name for name in weights[0] if not name.endswith("_extra_state")]
+print(graphs, len(engine.losses), max(float((weights[0][name] - weights[1][name]).abs().max()) for name in names))
 """
 full = pytest.mark.full
-# UNIT's latent noise is float32 in any run, and a compiled logarithm or cosine rounds its last bit otherwise: 4e-7 after two updates was seen.
-BOUND = {"unit": 1e-4}
 
 
 @pytest.mark.parametrize("method", ["unet", *(pytest.param(name, marks=full) for name in sorted(METHODS) if name != "unet")])
 def test_a_compiled_method_gets_the_same_weights(method: str, tmp_path: Path) -> None:
-    """Two updates in float64, of all networks, the penalties' second derivatives included."""
+    """Five updates in float64, of all networks, the penalties' second derivatives included."""
     (tmp_path / "updates.py").write_text(UPDATES)
     done = subprocess.run([sys.executable, str(tmp_path / "updates.py"), method], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stdout
-    graphs, difference = done.stdout.split()
+    graphs, losses, difference = done.stdout.split()
     print(f"{method}: {graphs} graphs, {difference}")
-    assert int(graphs) >= 1  # it was compiled
-    assert float(difference) < BOUND.get(method, 1e-9)
+    assert int(graphs) >= int(losses)  # all were compiled
+    assert float(difference) < 1e-9
 
 
 def test_without_a_compiler_one_sentence_says_so_and_the_run_is_the_plain_one(

@@ -288,7 +288,7 @@ def test_synthesis_asks_a_group_that_has_both_contrasts_or_the_target() -> None:
     (["method.groups=[[t2,t1],[t2,t1c]]"], "no group of method.groups holds flair"),
     (["method.groups=[[t2,t1,t1c,flair],[pd]]"], "method.groups names 'pd': the variant's contrasts are t2, t1, t1c, flair"),
     (["method.groups=[[t2,t1,t1c,flair],[]]"], "method.groups has an empty group"),
-    (["method.critic.depth=6"], "method.critic.depth=6 is too deep for 32x32: at most 5"),
+    (["method.critic.depth=6"], "method.critic.depth=6 is too deep for slices of 32x32: at most 5"),
     (["method.n_critic=0"], "method.n_critic=0 must be at least 1"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], sentence: str) -> None:

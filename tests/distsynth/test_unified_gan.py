@@ -57,13 +57,16 @@ def test_full_size_networks() -> None:
     with torch.device("meta"):
         method = UnifiedGAN(config.method, config.variant, (72, 72), 0)
         generator, critic = method.generator, method.critic
-        made, features = generator(torch.empty(2, 5, 72, 72, 72)), critic.trunk(torch.empty(2, 1, 72, 72, 72))
+        patches = torch.empty(2, 1, 72, 72, 72)
+        made, (value, classes) = generator(torch.empty(2, 5, 72, 72, 72)), critic(patches)
+        real = critic.map(critic.trunk(patches))
     ends, norms = 343 * 64 * (5 + 1), 2 * (2 * 64 + 2 * 128 + 256 + 12 * 256)
     assert parameters(generator) == ends + 2 * 64 * (64 * 128 + 128 * 256) + 12 * 27 * 256**2 + norms
     channels = [1, 64, 128, 256, 512, 1024]
     trunk = sum(64 * a * b + b for a, b in pairwise(channels))
     assert parameters(critic) == trunk + 1024 * 27 + 1024 * 4 * 8
-    assert (made.shape, features.shape, critic.places) == ((2, 1, 72, 72, 72), (2, 1024, 2, 2, 2), 8)
+    assert (made.shape, real.shape, classes.shape) == ((2, 1, 72, 72, 72), (2, 1, 2, 2, 2), (2, 4))
+    assert (value.shape, critic.places) == ((2,), 8)
 
 
 def test_a_value_of_the_critics_map_sees_most_of_the_patch() -> None:
@@ -387,5 +390,5 @@ def test_what_does_not_fit_is_refused_saying_what_would(words: list[str], senten
 
 
 def test_too_deep_a_critic_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"method\.critic\.depth=4 is too deep for 8x8x8: at most 3"):
+    with pytest.raises(SettingError, match=r"method\.critic\.depth=4 is too deep for patches of 8: at most 3"):
         make(config_of("method.critic.depth=4"))
