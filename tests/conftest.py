@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # A script's background job ignores SIGINT, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,21 +49,31 @@ def tiny() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten phantoms on a 5 mm grid, in BRATS 2018's layout."""
-    out = tmp_path_factory.mktemp("phantoms") / "phantom"
-    made = run_module("preprocess.phantom", f"out={out}", "subjects=10", "spacing=5", "seed=3")
-    assert made.returncode == 0, made.stderr
-    return out
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Has a file made by a command of ours, once for all processes of the session."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def once(name: str, *words: str) -> Path:
+        with FileLock(shared / f"{name}.making"):
+            if not (shared / name).exists():
+                done = run_module(*(word.format(shared / name) for word in words))
+                assert done.returncode == 0, done.stderr
+        return shared / name
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def store(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantoms(made: Callable[..., Path]) -> Path:
+    """Ten phantoms on a 5 mm grid, in BRATS 2018's layout."""
+    return made("phantom", "preprocess.phantom", "out={}", "subjects=10", "spacing=5", "seed=3")
+
+
+@pytest.fixture(scope="session")
+def store(phantoms: Path, made: Callable[..., Path]) -> Path:
     """Their cohort."""
-    path = tmp_path_factory.mktemp("cohorts") / "phantom.zarr"
-    made = run_module("preprocess.to_zarr", f"source={phantoms}", f"store={path}", "recipe.n4.iterations=[5]")
-    assert made.returncode == 0, made.stderr
-    return path
+    return made("phantom.zarr", "preprocess.to_zarr", f"source={phantoms}", "store={}", "recipe.n4.iterations=[5]")
 
 
 @pytest.fixture

@@ -39,14 +39,15 @@ print(resident("VmHWM") - before, plan(engine, batch).total(int(sys.argv[2])))
 
 
 @pytest.mark.parametrize("words", [("160", "12", "method=tcmgan_small"), ("64", "12", "method=tcmgan", "method.critic.width=32")])
-def test_the_plan_is_within_a_half_of_the_peak(words: tuple[str, ...], tmp_path: Path, run: Any) -> None:
-    """Mostly activations, then mostly weights and their moments."""
+def test_the_plan_is_within_a_fifth_of_the_peak(words: tuple[str, ...], tmp_path: Path, run: Any) -> None:
+    """Mostly activations, then mostly weights and their moments. Tensors are mapped one by one, given back when freed: with malloc's own
+    threshold the peak is half again as much, of holes between blocks."""
     (tmp_path / "peak.py").write_text(PEAK)
-    done = run(str(tmp_path / "peak.py"), *words)
+    done = run(str(tmp_path / "peak.py"), *words, MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
     peak, planned = map(int, done.stdout.split())
     assert peak > 200e6  # or there would be nothing to measure
-    assert 1 / 1.5 < planned / peak < 1.5
+    assert 1 / 1.2 < planned / peak < 1.2
 
 
 PLAN = MemoryPlan("joint", parameters=10**8, gradients=10**8, optimiser=2 * 10**8, fixed=10**8, per_slice=10**8)

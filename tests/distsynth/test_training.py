@@ -167,7 +167,10 @@ def kill_after(run: Path, store: Path, words: tuple[str, ...], ranks: int, step:
     for pid in processes_of(run):
         os.kill(pid, number)
     assert process.wait(60) != 0
-    assert processes_of(run) == []
+    deadline = time.monotonic() + 10  # the kernel takes its time to tear a killed rank down
+    while left := processes_of(run):
+        assert time.monotonic() < deadline, f"left running: {left}"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("ranks", "step", "then"), [(1, 2, ()), (2, 6, (1,)), (4, 6, ())])
