@@ -110,9 +110,9 @@ def check(config: Config, ranks: int) -> None:
                 f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, such as "
                 f"{name}={-(-batch // ranks) * ranks}, or take {fewer} rank{'s' * (fewer > 1)}"
             )
-    for store in (config.data.store, *config.data.external.values()):
-        own = store == config.data.store
-        volumes.open_cohort(store, config.variant, config.data.fold if own else 0, kind.incomplete and own)
+    volumes.open_cohort(config.data.store, config.variant, config.data.fold, kind.incomplete)
+    for store in config.data.external.values():
+        volumes.open_external(store, config.variant)
     if config.evaluate.judge:
         from distsynth.evaluation.judge import Judge  # which reads a run's config
 

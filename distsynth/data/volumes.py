@@ -32,19 +32,40 @@ def enough(cohort: Cohort, variant: Variant, incomplete: bool) -> Cohort:
     return cohort.having(variant.modalities, at_least=2 if incomplete else None)
 
 
+def scored(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[str]:
+    """Those of the subjects whom a model is scored on: who have every contrast of the variant, the same for all methods; or where nobody has,
+    as in cohorts that lack different contrasts, who have its inputs and some of its outputs, on those."""
+    have = {subject: set(cohort.record(subject).modalities) for subject in subjects}
+    complete = [subject for subject in subjects if have[subject] >= set(variant.modalities)]
+    return complete or [s for s in subjects if have[s] >= set(variant.inputs) and have[s] & set(variant.outputs)]
+
+
+def open_external(store: str, variant: Variant) -> tuple[Cohort, list[str]]:
+    """A cohort that a model was not trained on, and whom of it the model is scored on. Raises StoreError if there is nobody."""
+    cohort = Cohort.open(store)
+    if subjects := scored(cohort, cohort.subjects, variant):
+        return cohort, subjects
+    raise StoreError(
+        f"no subject of cohort {store} has {', '.join(variant.inputs)} and one of {', '.join(variant.outputs)}: "
+        "choose another variant or cohort"
+    )
+
+
 def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> str:
-    """One sentence on the subjects that `open_cohort` leaves out, and on those who are trained on alone; nothing if there are none."""
+    """One sentence on the subjects that `open_cohort` leaves out, and on those who lack a contrast and are taken; nothing if there are none."""
     whole = Cohort.open(store, fold)
-    taken, scored = enough(whole, variant, incomplete), enough(whole, variant, incomplete=False)
-    lacking, alone = len(whole.subjects) - len(taken.subjects), len(taken.subjects) - len(scored.subjects)
+    taken, complete = enough(whole, variant, incomplete), enough(whole, variant, incomplete=False)
+    lacking, partial = len(whole.subjects) - len(taken.subjects), len(taken.subjects) - len(complete.subjects)
     said = f"{len(whole.subjects)} subjects of {store}"
     told = []
     if lacking:
         what = "have fewer than two contrasts" if incomplete else "lack a contrast"
         told.append(f"{lacking} of {said} {what} of variant {variant.name} and are left out")
-    if alone:
-        among = f"{alone} more lack" if lacking else f"{alone} of {said} lack"
-        told.append(f"{among} a contrast of variant {variant.name}: what they have is trained on, and they are not scored")
+    if partial:
+        among = f"{partial} more lack" if lacking else f"{partial} of {said} lack"
+        told.append(
+            f"{among} a contrast of variant {variant.name}: what they have is trained on, and they are scored only in a split that has no others"
+        )
     return "; ".join(told)
 
 

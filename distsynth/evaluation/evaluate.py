@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from distsynth.config import Config
-from distsynth.data.volumes import open_cohort, read_image
+from distsynth.data.volumes import open_cohort, open_external, read_image, scored
 from distsynth.evaluation import floors
 from distsynth.evaluation.judge import Judge
 from distsynth.evaluation.metrics import CARD, score, summarise
@@ -33,6 +33,7 @@ from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.model import Model, restore
 from distsynth.training.preemption import StopRequest
+from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.errors import StoreError
 
@@ -52,14 +53,16 @@ def evaluate(
     model = restore(config, checkpoint.load(run.checkpoints / "best.pt")).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
-    cohort = open_cohort(config.data.store, config.variant, config.data.fold)
+    cohort = open_cohort(config.data.store, config.variant, config.data.fold, model.method.incomplete)
     tasks = list(all_tasks(config, cohort))
     judge = Judge.of(config, world.device)
     fitted = None
-    complete = cohort.split("gan")  # a method that takes incomplete patients may have no complete one
+    complete = cohort.having(config.variant.modalities).split(
+        "gan"
+    )  # a method that takes incomplete patients may have no complete one
     if config.evaluate.floors and model.method.images and complete:
         fitted = world.gather(
-            floors.fit(cohort, cohort.split("gan"), config.variant, config.data.clip, config.seed) if world.leads else None
+            floors.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
         )[0]
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
     rows: list[Row] = []
@@ -82,12 +85,12 @@ def evaluate(
 
 
 def all_tasks(config: Config, cohort: Cohort) -> Iterator[Task]:
-    """Val and test patients of the run's cohort, every patient of the external ones."""
+    """Val and test patients of the run's cohort, and those of the external ones."""
     for split in ("val", "test"):
-        yield from ((split, cohort, subject) for subject in cohort.split(split))
+        yield from ((split, cohort, subject) for subject in scored(cohort, cohort.split(split), config.variant))
     for name, path in config.data.external.items():
-        other = open_cohort(path, config.variant)
-        yield from ((name, other, subject) for subject in other.subjects)
+        other, subjects = open_external(path, config.variant)
+        yield from ((name, other, subject) for subject in subjects)
 
 
 def chosen_for_figures(tasks: list[Task], most: int) -> list[tuple[str, str]]:
@@ -98,21 +101,22 @@ def chosen_for_figures(tasks: list[Task], most: int) -> list[tuple[str, str]]:
 
 def validated(config: Config, cohort: Cohort, subject: str, model: Model, device: torch.device) -> Iterator[Row]:
     """What the validation that chose the checkpoint says of a patient with a tumour: one row per output."""
-    labels = cohort.labels(subject)
-    if not labels.any():
+    if not cohort.labels(subject).any():
         return
-    patient = model.patient(read_image(cohort, subject, model.variant.modalities, config.data.clip), labels)
     model.method.eval()
-    for name, value in model.method.stages(config.train)[-1].validate(patient.to(device)).items():
+    stage = model.method.stages(config.train)[-1]
+    for name, value in scores_of(model, stage, cohort, subject, config.data.clip, device).items():
         modality, region, metric = name.split("/")
         yield {"modality": modality, "model": "segmentor", "region": region, metric: value}
 
 
 class Patient:
-    """One held-out patient: truth, prediction and masks, in z-scores clipped as the run's settings say."""
+    """One held-out patient: truth, prediction and masks, in z-scores clipped as the run's settings say; of the outputs, those it has."""
 
     def __init__(self, config: Config, cohort: Cohort, subject: str, model: Model) -> None:
-        variant = self.variant = config.variant
+        there = cohort.record(subject).modalities
+        self.kept = [place for place, output in enumerate(config.variant.outputs) if output in there]
+        variant = self.variant = replace(config.variant, outputs=[config.variant.outputs[place] for place in self.kept])
         self.subject = subject
         image = read_image(cohort, subject, variant.modalities, config.data.clip)
         inputs = len(variant.inputs)
@@ -120,13 +124,14 @@ class Patient:
         self.raw_truth = read_image(cohort, subject, variant.outputs, clip=False)
         self.labels = cohort.labels(subject)
         self.brain: npt.NDArray[np.bool_] = image[0] != BACKGROUND
-        self.made = model.synthesise(self.sources, self.brain)
+        self.made = model.synthesise(self.sources, self.brain)[self.kept]
 
     def rows(self, fitted: floors.Floors | None) -> Iterator[Row]:
         """One row per output, model and region."""
         tumour = self.labels > 0
         predictions = {"synthesised": self.made, "lesion_erased": floors.lesion_erased(self.truth, self.brain, tumour)}
-        predictions |= fitted.predict(self.sources, self.brain) if fitted else {}
+        if fitted:
+            predictions |= {name: made[self.kept] for name, made in fitted.predict(self.sources, self.brain).items()}
         for model, made in predictions.items():
             for index, modality in enumerate(self.variant.outputs):
                 try:
@@ -171,7 +176,7 @@ def collect(config: Config, cohort: Cohort, tasks: list[Task], rows: list[Row], 
 
 def clipped_lesion(cohort: Cohort, modality: str) -> float:
     """Mean share of the test patients' labelled voxels, over labels, that the clip changes."""
-    shares = [share for s in cohort.split("test") for share in cohort.record(s).clip_share[modality].values()]
+    shares = [share for s in cohort.split("test") for share in cohort.record(s).clip_share.get(modality, {}).values()]
     return float(np.mean(shares)) if shares else 0.0
 
 

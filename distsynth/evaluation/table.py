@@ -65,13 +65,13 @@ def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
 def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
     """One row per output: the run that is best on val, its test figures and floors, and its in-brain figures on other cohorts."""
     for output in runs[0].variant.outputs:
-        best = max(runs, key=lambda run: mean(run, "val", output, "brain", "psnr"))
+        best = max(runs, key=lambda run: on_val(run, output))
         others = [name for name in best.scores["cohorts"] if name not in ("val", "test")]
         yield {
             "variant": best.variant.name,
             "output": Modality(output).title,
             "best run": best.name,
-            "val": f"{mean(best, 'val', output, 'brain', 'psnr'):.2f}",
+            "val": cell(best, "val", output, "brain").split(" / ")[0],
             "brain": cell(best, "test", output, "brain"),
             **beside_floor(best, "test", output),
             "tumour": cell(best, "test", output, "tumour"),
@@ -145,6 +145,11 @@ def scores_of(run: Scored, cohort: str, output: str) -> dict[str, Any]:
     """By region; nothing where no patient of the cohort could be scored."""
     scores: dict[str, Any] = run.scores["cohorts"].get(cohort, {"scores": {}})["scores"].get(output, {})
     return scores
+
+
+def on_val(run: Scored, output: str) -> float:
+    """What a run is chosen by; the runs are equal where no val patient has the output."""
+    return mean(run, "val", output, "brain", "psnr") if scores_of(run, "val", output) else 0.0
 
 
 def mean(run: Scored, cohort: str, output: str, region: str, metric: str) -> float:

@@ -23,7 +23,7 @@ from distsynth.data.feed import Feed
 from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import key
-from distsynth.data.volumes import open_cohort
+from distsynth.data.volumes import open_cohort, scored
 from distsynth.methods import registry
 from distsynth.methods.method import Stage
 from distsynth.run_directory import RunDirectory
@@ -62,7 +62,6 @@ class Trainer:
         check(config, world.size)
         incomplete = registry.method(config.method.name).incomplete
         self.cohort = open_cohort(config.data.store, config.variant, config.data.fold, incomplete)
-        self.complete = self.cohort.having(config.variant.modalities)  # whom validation can score
         self.say(left_out(config))
         self.patients("gan", "training")
         self.patients("val", "validation")
@@ -83,12 +82,13 @@ class Trainer:
         self.stepped = False
 
     def patients(self, split: str, what: str) -> list[str]:
-        """The subjects of a split, for validation those with every contrast. Raises StoreError if there are none."""
-        if subjects := (self.complete if split == "val" else self.cohort).split(split):
+        """The subjects of a split, for validation those that can be scored. Raises StoreError if there are none."""
+        there = self.cohort.split(split)
+        if subjects := scored(self.cohort, there, self.config.variant) if split == "val" else there:
             return subjects
-        every = f" with every contrast of variant {self.config.variant.name}" if self.cohort.split(split) else ""
+        who = f" with the inputs and an output of variant {self.config.variant.name}" if there else ""
         raise StoreError(
-            f"cohort {self.cohort.path} has no patients{every} in split {split} for {what}: make it with other split.* settings"
+            f"cohort {self.cohort.path} has no patients{who} in split {split} for {what}: make it with other split.* settings"
         )
 
     def warn_of_batch_norm(self) -> None:
@@ -239,9 +239,9 @@ class Trainer:
         """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint. Where it is cut short by a stop, the
         resumed run, whose epoch has no update left, begins with it."""
         self.world.pulse.enter("validation", self.at.total)
-        subjects = self.complete.split("val")
+        subjects = self.patients("val", "validation")
         try:
-            scores = validate(self.model, stage, self.complete, subjects, self.config.data.clip, self.world, self.stop)
+            scores = validate(self.model, stage, self.cohort, subjects, self.config.data.clip, self.world, self.stop)
         except Stopped as stopped:
             self.leave(engine, stopped)
         self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})

@@ -17,15 +17,26 @@ from preprocess.cohort import Cohort
 def validate(
     model: Model, stage: Stage, cohort: Cohort, subjects: Sequence[str], clip: bool, world: World, stop: StopRequest
 ) -> dict[str, float]:
-    """The stage's scores, averaged over the subjects, the same on every rank. Raises Stopped, on every rank, if one was asked to stop."""
+    """The stage's scores, `modality/region/metric`, averaged over the subjects that have the modality, the same on every rank. Raises Stopped,
+    on every rank, if one was asked to stop."""
     model.method.eval()
     mine = {}
     with torch.no_grad():
         for subject in stop.before(subjects[world.rank :: world.size]):
-            patient = model.patient(read_image(cohort, subject, model.variant.modalities, clip), cohort.labels(subject))
-            mine[subject] = stage.validate(patient.to(world.device))
+            mine[subject] = scores_of(model, stage, cohort, subject, clip, world.device)
             world.pulse.move()
     stop.agree(world)
     found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
-    names = next(iter(found.values()))
-    return {name: sum(found[subject][name] for subject in sorted(found)) / len(found) for name in names}
+    values: dict[str, list[float]] = {}
+    for subject in sorted(found):
+        for name, score in found[subject].items():
+            values.setdefault(name, []).append(score)
+    return {name: sum(each) / len(each) for name, each in values.items()}
+
+
+def scores_of(model: Model, stage: Stage, cohort: Cohort, subject: str, clip: bool, device: torch.device) -> dict[str, float]:
+    """A subject's scores, of the modalities that it has."""
+    image = read_image(cohort, subject, model.variant.modalities, clip, incomplete=True)
+    scores = stage.validate(model.patient(image, cohort.labels(subject)).to(device))
+    there = cohort.record(subject).modalities
+    return {name: score for name, score in scores.items() if name.partition("/")[0] in there}

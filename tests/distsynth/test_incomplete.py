@@ -1,6 +1,7 @@
 """Patients who lack contrasts train the methods that take them: what the feed gives, who is validated and scored, and what is said of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.volumes import open_cohort
 from distsynth.evaluation.evaluate import evaluate as score
+from distsynth.evaluation.table import write_table
 from distsynth.run_directory import RunDirectory
+from distsynth.tracking.journal import read
 from distsynth.train import prepare
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
@@ -116,7 +119,8 @@ def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
     """The launcher and the trainer print this sentence."""
     sentence = (
         f"1 of 10 subjects of {gappy} have fewer than two contrasts of variant simo_t1 and are left out; "
-        "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are not scored"
+        "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are scored only in a split "
+        "that has no others"
     )
     assert configuration.left_out(config_for(gappy, "method=mmgan")) == sentence
     (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
@@ -159,10 +163,57 @@ def test_a_contrast_that_no_training_patient_has_is_refused(phantoms: Path, name
         build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
 
 
-def test_validation_without_a_complete_patient_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
-    store = cohort_without({6: ("t2",), 7: ("t1c",)}, phantoms, names, tmp_path)
-    with pytest.raises(StoreError, match="has no patients with every contrast of variant simo_t1 in split val for validation"):
-        train(store, tmp_path / "run", *TINY["mmgan"])
+def test_validation_without_a_patient_that_can_be_scored_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
+    store = cohort_without({6: ("t2",), 7: ("t2", "flair")}, phantoms, names, tmp_path)
+    with pytest.raises(
+        StoreError, match="has no patients with the inputs and an output of variant simo in split val for validation"
+    ):
+        train(store, tmp_path / "run", *TINY["mmgan"], "variant=simo")
+
+
+# -- nobody has all ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def disjoint(phantoms: Path, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cohorts in one: every other patient has T1 and T2, the rest T1, T1c and FLAIR."""
+    lacking = {place: ("t2",) if place % 2 else ("t1c", "flair") for place in range(10)}
+    return cohort_without(lacking, phantoms, names, tmp_path_factory.mktemp("disjoint"))
+
+
+@pytest.mark.parametrize("kind", ["stargan", "mmgan"])
+def test_where_nobody_has_all_each_is_scored_on_what_it_has(kind: str, disjoint: Path, names: list[str], tmp_path: Path) -> None:
+    run = train(disjoint, tmp_path / "sweep" / "run", *TINY[kind])
+    (held,) = [line["values"] for line in read(run.journal)[0] if "val/t2/brain/psnr" in line.get("values", {})][-1:]
+    config = configuration.load(run.config)
+    scores = score(replace(config, data=replace(config.data, external={"all": str(disjoint)})), run, CPU)
+    assert sorted(
+        {(row["cohort"], row["subject"], row["modality"]) for row in scores["rows"] if row["cohort"] != "all"}
+    ) == sorted(
+        (split, names[place], modality)
+        for split, places in (("val", (6, 7)), ("test", (8, 9)))
+        for place in places
+        for modality in (("t1c", "flair") if place % 2 else ("t2",))
+    )
+    assert len(scores["cohorts"]["all"]["subjects"]) == 10
+    best = scores["cohorts"]["val"]["scores"]
+    for modality in ("t2", "t1c", "flair"):  # by what the checkpoint was chosen
+        assert best[modality]["brain"]["synthesised"]["psnr"]["n"] == 1
+        assert held[f"val/{modality}/brain/psnr"] > 0
+    assert len(list(run.figures.glob("test_*.png"))) == 1
+    assert "| T1c" in write_table(run.path.parent)
+
+
+def test_another_cohorts_patients_are_scored_on_what_they_have(store: Path, disjoint: Path, tmp_path: Path) -> None:
+    """Of any method; what no patient of it can be scored on is refused before training."""
+    words = ["method=unet_small", "method.width=4", f"data.external.other={disjoint}"]
+    run = train(store, tmp_path / "run", *words, "evaluate.floors=true")
+    found = score(configuration.load(run.config), run, CPU)["cohorts"]["other"]
+    counts = {m: regions["brain"]["synthesised"]["psnr"]["n"] for m, regions in found["scores"].items()}
+    assert counts == {"t2": 5, "t1c": 5, "flair": 5}
+    assert {"copy", "voxelwise"} <= set(found["scores"]["t2"]["brain"])
+    with pytest.raises(StoreError, match=r"no subject of cohort .* has t1, t2, flair and one of t1c"):
+        train(store, tmp_path / "refused", *words, "variant=miso_t1c")
 
 
 # -- other variants ----------------------------------------------------------------------------------------------------
