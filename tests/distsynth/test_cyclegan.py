@@ -1,7 +1,7 @@
 """CycleGAN: its networks are the published ones, and its update equals a literal transcription of the published rule."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from workbench import count, engine_for, leaves, unpaired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.randomness import sample_keys
 from distsynth.methods.cyclegan import CycleGAN
 from distsynth.networks.patchgan import PatchGAN, receptive_field
 from distsynth.networks.resnet import ResNet
-from distsynth.training.distributed import World
-from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
 SMALL = ["variant=siso", "method=cyclegan", "method.generator.width=3", "method.generator.blocks=1", "method.discriminator.width=3",
@@ -36,19 +34,7 @@ def make(*words: str, size: tuple[int, int] = SIZE) -> CycleGAN:
 
 
 def batch_for(n: int = 3, seed: int = 0, size: tuple[int, int] = SIZE) -> Batch:
-    """Noise inside two different brains."""
-    g = torch.Generator().manual_seed(seed)
-    brain, other = torch.zeros(2, n, 1, *size, dtype=torch.float64)
-    brain[..., 4:20, 4:16] = 1
-    other[..., 2:16, 6:18] = 1
-    sources, targets = (torch.rand(n, 1, *size, generator=g, dtype=torch.float64) * 2 * b - 1 for b in (brain, other))
-    keys = sample_keys(np.arange(n), seed)
-    return Batch(sources, targets, brain, torch.zeros_like(brain), keys, {"target_brain": other})
-
-
-def engine_for(method: CycleGAN, *words: str) -> Engine:
-    train = config_of(*words).train
-    return Engine(method, method.stages(train)[-1], train, World(0, 1, 0, torch.device("cpu")))
+    return unpaired(n, seed, size)
 
 
 # -- the published rule, written out -----------------------------------------------------------------------------------
@@ -205,7 +191,7 @@ class Literal:
 def trained(*words: str, updates: int = 3) -> tuple[CycleGAN, Literal]:
     """The method and the transcription after as many updates."""
     method = make(*words)
-    engine = engine_for(method, *words)
+    engine = engine_for(method, config_of(*words).train)
     literal = Literal(method, engine.train.lr, engine.train.betas)
     for update in range(updates):
         batch = batch_for(seed=update)
@@ -241,14 +227,6 @@ def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, pla
     before, after = (list(m.parameters()) for m in (plain, method))
     shapes = [[p.shape for p in found] for found in (before, after)]
     assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
-
-
-def leaves(settings: Any, head: str = "") -> list[str]:
-    found = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        found += leaves(value, f"{head}{field.name}.") if is_dataclass(value) else [head + field.name]
-    return found
 
 
 def test_no_setting_is_left_out() -> None:
@@ -299,10 +277,6 @@ def test_the_generator_has_the_published_parameters() -> None:
     assert count(ResNet(3, 3, 64, 6)) == count(ResNet(3, 3, 64, 9)) - 3 * 2 * 256 * 256 * 9
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def test_the_generator_is_the_published_one() -> None:
     """The same numbers come out, whatever the idle biases."""
     network = ResNet(1, 1, 5, 2).double()
@@ -333,7 +307,7 @@ def test_blocks_follow_the_image(pixels: int, blocks: int) -> None:
 def test_the_published_configuration_makes_a_step() -> None:
     config = compose(["variant=siso", "method=cyclegan"])
     method = CycleGAN(config.method, config.variant, (32, 32), 0)
-    engine = Engine(method, method.stages(config.train)[-1], config.train, World(0, 1, 0, torch.device("cpu")))
+    engine = engine_for(method, config.train)
     before = [p.detach().clone() for p in method.parameters()]
     batch = batch_for(1, size=(32, 32))
     engine.stage.update(batch.map(lambda tensor: tensor.float(), batch.keys), engine)

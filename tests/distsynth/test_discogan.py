@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from workbench import count, engine_for, leaves, unpaired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.randomness import sample_keys
 from distsynth.methods.discogan import DiscoGAN
 from distsynth.networks.disco import DiscoDiscriminator, DiscoGenerator
-from distsynth.training.distributed import World
-from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
 SMALL = ["variant=siso", "method=discogan", "method.generator.width=3", "method.discriminator.width=3", "method.weights.switch=2"]
@@ -35,19 +33,7 @@ def make(*words: str, size: tuple[int, int] = SIZE) -> DiscoGAN:
 
 
 def batch_for(n: int = 4, seed: int = 0, size: tuple[int, int] = SIZE) -> Batch:
-    """Noise inside two different brains."""
-    g = torch.Generator().manual_seed(seed)
-    brain, other = torch.zeros(2, n, 1, *size, dtype=torch.float64)
-    brain[..., 4:20, 3:12] = 1
-    other[..., 2:16, 5:14] = 1
-    sources, targets = (torch.rand(n, 1, *size, generator=g, dtype=torch.float64) * 2 * b - 1 for b in (brain, other))
-    keys = sample_keys(np.arange(n), seed)
-    return Batch(sources, targets, brain, torch.zeros_like(brain), keys, {"target_brain": other})
-
-
-def engine_for(method: DiscoGAN, *words: str) -> Engine:
-    train = config_of(*words).train
-    return Engine(method, method.stages(train)[-1], train, World(0, 1, 0, torch.device("cpu")))
+    return unpaired(n, seed, size)
 
 
 # -- the published rule, written out -----------------------------------------------------------------------------------
@@ -148,7 +134,7 @@ class Literal:
 def trained(*words: str, updates: int = 5, parts: int = 0) -> tuple[DiscoGAN, Literal]:
     """The method and the transcription after as many updates: two of the discriminators, three of the generators, r changed in between."""
     method = make(*words)
-    engine = engine_for(method, *words, f"train.micro_batch={parts}")
+    engine = engine_for(method, config_of(*words, f"train.micro_batch={parts}").train)
     literal = Literal(method, engine.train.lr, engine.train.betas, engine.train.weight_decay)
     for update in range(updates):
         batch = replace(batch_for(seed=update), update=update)
@@ -190,14 +176,6 @@ def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, pla
     assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
 
 
-def leaves(settings: Any, head: str = "") -> list[str]:
-    found = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        found += leaves(value, f"{head}{field.name}.") if is_dataclass(value) else [head + field.name]
-    return found
-
-
 def test_no_setting_is_left_out() -> None:
     assert set(FLIPPED) == set(leaves(make().settings)) - {"name"}
 
@@ -231,7 +209,7 @@ def test_a_loss_reaches_its_own_networks_alone_and_all_of_them() -> None:
 
 def test_an_update_moves_either_the_discriminators_or_the_generators() -> None:
     method = make()
-    engine = engine_for(method)
+    engine = engine_for(method, config_of().train)
     for update, moved in enumerate(["discriminators", "generators", "generators", "discriminators"]):
         before = deepcopy(method.state_dict())
         engine.stage.update(replace(batch_for(seed=update), update=update), engine)
@@ -262,10 +240,6 @@ def test_the_networks_have_the_published_parameters() -> None:
     assert [logits.shape, *(f.shape for f in features)] == [(2,), (2, 128, 16, 16), (2, 256, 8, 8), (2, 512, 4, 4)]
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 @pytest.mark.parametrize(("pixels", "depth"), [(54, 3), (64, 4), (128, 5), (160, 5), (240, 5), (30, 2)])
 def test_the_depth_follows_the_image(pixels: int, depth: int) -> None:
     settings = config_of().method
@@ -287,7 +261,7 @@ def test_the_published_configuration_makes_a_step_of_either_kind() -> None:
     for preset in ("discogan", "discogan_report"):
         config = compose(["variant=siso", f"method={preset}"])
         method = DiscoGAN(config.method, config.variant, (32, 32), 0)
-        engine = Engine(method, method.stages(config.train)[-1], config.train, World(0, 1, 0, torch.device("cpu")))
+        engine = engine_for(method, config.train)
         before = [p.detach().clone() for p in method.parameters()]
         batch = batch_for(2, size=(32, 32))
         batch = batch.map(lambda tensor: tensor.float(), batch.keys)

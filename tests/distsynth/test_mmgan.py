@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workbench import CPU
 
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
@@ -18,7 +19,6 @@ from distsynth.data.randomness import sample_keys
 from distsynth.methods.mmgan import MMGAN, MMGANSettings, generator_depth
 from distsynth.modalities import Variant
 from distsynth.networks.patchgan import PatchGAN, receptive_field
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 from preprocess.settings import describe
@@ -27,7 +27,6 @@ SIZE = (32, 32)
 DEEP = (64, 64)  # the least that has a level with dropout
 SMALL = ["method=mmgan", "method.generator.width=2", "method.generator.depth=3", "method.discriminator.width=2",
          "method.discriminator.layers=2", "train.lr=1e-3"]  # fmt: skip
-CPU = World(0, 1, 0, torch.device("cpu"))
 LACKING = [[1.0, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 1]]
 
 

@@ -1,22 +1,17 @@
 """pix2pix: one update equals a plain, literal transcription of the published rule, whatever the settings; images come with keyed noise."""
 
-from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workbench import CPU, leaves, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.randomness import sample_keys
 from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings, generator_depth, most_layers
 from distsynth.networks.patchgan import PatchGAN, receptive_field
 from distsynth.networks.unet import UNet
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
@@ -41,16 +36,6 @@ AT_TEST_ALONE = {"noise_at_test"}
 def make(*words: str) -> Pix2Pix:
     config = compose([*SMALL, *words])
     return Pix2Pix(config.method, config.variant, SIZE, 0).double().train()
-
-
-def batch_for(method: Pix2Pix, n: int = 3, seed: int = 0) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    brain, tumour = torch.zeros(2, n, 1, *SIZE, dtype=torch.float64)
-    brain[..., 6:26, 6:26] = 1
-    tumour[..., 10:16, 10:16] = 1
-    inputs, outputs = len(method.variant.inputs), len(method.variant.outputs)
-    images = torch.rand(n, inputs + outputs, *SIZE, generator=g, dtype=torch.float64) * 2 * brain - 1
-    return Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(n), seed))
 
 
 class Literal:
@@ -109,7 +94,7 @@ def trained(method: Pix2Pix, batches: list[Batch], *words: str) -> tuple[dict[st
     """Weights after an update for each batch, and the mean losses."""
     train = compose([*SMALL, *words]).train
     (stage,) = method.stages(train)
-    engine = Engine(method, stage, train, World(0, 1, 0, torch.device("cpu")))
+    engine = Engine(method, stage, train, CPU)
     for number, batch in enumerate(batches):
         stage.update(batch, engine)
         engine.tally.updates = number + 1
@@ -120,7 +105,7 @@ def trained(method: Pix2Pix, batches: list[Batch], *words: str) -> tuple[dict[st
 def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
     """Batch norm at the published batch of 1: the rule is written sample by sample, and there alone it means the same."""
     method = make(*words)
-    batches = [batch_for(method, 1 if "method.norm=batch" in words else 3, seed) for seed in (0, 1)]
+    batches = [paired(method, 1 if "method.norm=batch" in words else 3, seed) for seed in (0, 1)]
     literal = Literal(method, *words)
     terms = [literal.update(batch) for batch in batches]
     weights, losses = trained(method, batches, *words)
@@ -130,19 +115,13 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
         assert value == pytest.approx(sum(float(found[name].detach()) for found in terms) / 2, rel=1e-6), name
 
 
-def leaves(settings: Any, prefix: str = "") -> Iterator[str]:
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        yield from leaves(value, f"{prefix}{field.name}.") if is_dataclass(value) else [prefix + field.name]
-
-
 def test_no_setting_is_decoration() -> None:
     """Each is flipped above, and flipped it changes the update."""
     assert set(leaves(Pix2PixSettings())) - {"name"} == FLIPS.keys() | AT_TEST_ALONE
     before = make()
-    plain, _ = trained(deepcopy(before), [batch_for(before, 1)])
+    plain, _ = trained(deepcopy(before), [paired(before, 1)])
     for key, value in FLIPS.items():
-        changed, _ = trained(make(f"method.{key}={value}"), [batch_for(before, 1)])
+        changed, _ = trained(make(f"method.{key}={value}"), [paired(before, 1)])
         same = changed.keys() == plain.keys() and all(torch.equal(changed[name], plain[name]) for name in plain)
         assert not same, key
 
@@ -150,7 +129,7 @@ def test_no_setting_is_decoration() -> None:
 @pytest.mark.parametrize("name", ["discriminator", "generator"])
 def test_a_loss_reaches_its_own_network_alone_and_all_of_it(name: str) -> None:
     method = make()
-    loss, _ = method.objectives()[name](batch_for(method))
+    loss, _ = method.objectives()[name](paired(method))
     loss.backward()
     for network, child in method.named_children():
         for parameter, value in child.named_parameters():
@@ -161,14 +140,14 @@ def test_a_loss_reaches_its_own_network_alone_and_all_of_it(name: str) -> None:
 def test_an_update_runs_the_generator_once() -> None:
     method, runs = make(), []
     method.generator.register_forward_hook(lambda *_: runs.append("generator"))
-    trained(method, [batch_for(method)])
+    trained(method, [paired(method)])
     assert runs == ["generator"]
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1", "mimo", "miso_flair", "miso_t1c"])
 def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant: str) -> None:
     method = make(f"variant={variant}").eval()
-    batch = batch_for(method)
+    batch = paired(method)
     made = method.synthesise(batch.sources, batch.brain)
     assert made.shape == batch.targets.shape
     assert (made[(batch.brain == 0).expand_as(made)] == -1).all()
@@ -181,7 +160,7 @@ def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant:
 def test_noise_stays_on_at_test_time_and_is_the_same_for_the_same_slice(norm: str) -> None:
     """Whatever it is in a batch with; and with batch norm, whose statistics are then the slice's own, nothing is remembered of it."""
     method = make(f"method.norm={norm}").eval()
-    batch = batch_for(method)
+    batch = paired(method)
     before = deepcopy(method.state_dict())
     whole = method.synthesise(batch.sources, batch.brain)
     alone = torch.cat([method.synthesise(batch.sources[i : i + 1], batch.brain[i : i + 1]) for i in range(3)])
@@ -196,7 +175,7 @@ def test_noise_stays_on_at_test_time_and_is_the_same_for_the_same_slice(norm: st
 
 def test_at_test_time_batch_norm_takes_the_slices_own_statistics() -> None:
     """With its scales 1 it then is instance norm, and without noise it is what training has seen on the average."""
-    batch = batch_for(make(), 2)
+    batch = paired(make(), 2)
     normed, quiet = make("method.norm=batch", "method.generator.dropout=0"), make("method.generator.dropout=0")
     for name, value in normed.generator.state_dict().items():
         if name in quiet.generator.state_dict():
@@ -236,11 +215,11 @@ def test_a_full_size_preset_makes_a_real_step(preset: str) -> None:
     config = compose([f"method={preset}", "variant=mimo"])
     size = (64, 64)
     method = Pix2Pix(config.method, config.variant, size, 0).train()
-    batch = batch_for(make("variant=mimo"), 1)
+    batch = paired(make("variant=mimo"), 1)
     big = batch.map(lambda tensor: tensor.float().repeat(1, 1, 2, 2), batch.keys)
     before = deepcopy(method.state_dict())
     (stage,) = method.stages(config.train)
-    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    engine = Engine(method, stage, config.train, CPU)
     stage.update(big, engine)
     moved = {name.split(".")[0] for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"generator", "discriminator"}

@@ -3,19 +3,17 @@
 from copy import deepcopy
 from dataclasses import fields
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workbench import CPU, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.randomness import sample_keys
 from distsynth.methods.method import Method
 from distsynth.methods.registry import method as registered
 from distsynth.methods.segment import Segment, SegmentSettings, TumourFinder
 from distsynth.networks.segmentor import Segmentor
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
@@ -38,20 +36,10 @@ def make(*words: str) -> TumourFinder:
     return made
 
 
-def batch_for(method: Method, n: int = 4, seed: int = 0) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    brain, tumour = torch.zeros(2, n, 1, *SIZE, dtype=torch.float64)
-    brain[..., 6:26, 6:26] = 1
-    tumour[..., 10:16, 10:16] = 1
-    inputs, outputs = len(method.variant.inputs), len(method.variant.outputs)
-    images = torch.rand(n, inputs + outputs, *SIZE, generator=g, dtype=torch.float64) * 2 * brain - 1
-    return Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(n), seed))
-
-
 def pretrained(method: TumourFinder, batches: list[Batch], *words: str) -> dict[str, Tensor]:
     train = compose(list(words)).train
     stage = method.stages(train)[0]
-    engine = Engine(method, stage, train, World(0, 1, 0, torch.device("cpu")))
+    engine = Engine(method, stage, train, CPU)
     for batch in batches:
         stage.update(batch, engine)
     return {name: value for name, value in method.state_dict().items() if name.startswith("segmentor.")}
@@ -60,7 +48,7 @@ def pretrained(method: TumourFinder, batches: list[Batch], *words: str) -> dict[
 def test_it_is_tcmgans_pretraining_weight_for_weight() -> None:
     """Same first weights, same batches (the stage's name keys them), same losses: bit for bit."""
     alone, within = make(*SMALL), make(*TCMGAN)
-    batches = [batch_for(alone, seed=seed) for seed in range(3)]
+    batches = [paired(alone, 4, seed) for seed in range(3)]
     stages = [method.stages(compose(words).train)[0] for method, words in ((alone, SMALL), (within, TCMGAN))]
     assert [(s.name, s.split, s.objectives, s.lr) for s in stages] == [("segmentor", "segmentor", ("pretraining",), 0.01)] * 2
     first, second = pretrained(alone, batches, *SMALL), pretrained(within, batches, *TCMGAN)
@@ -71,7 +59,7 @@ def test_it_is_tcmgans_pretraining_weight_for_weight() -> None:
 def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
     method = make(*SMALL, *words)
     outputs = len(method.variant.outputs)
-    batches = [batch_for(method, 1 if "method.norm=batch" in words else 4, seed) for seed in (0, 1)]
+    batches = [paired(method, 1 if "method.norm=batch" in words else 4, seed) for seed in (0, 1)]
     s = compose([*SMALL, *words]).method
     network = Segmentor(1 + outputs, s.width, s.norm).double()
     network.load_state_dict(method.segmentor.state_dict())
@@ -96,7 +84,7 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
 def test_no_setting_is_decoration() -> None:
     assert {field.name for field in fields(SegmentSettings)} - {"name"} == FLIPS.keys()
     plain = make(*SMALL)
-    batch = batch_for(plain)
+    batch = paired(plain, 4)
     before = pretrained(plain, [batch], *SMALL)
     for key, value in FLIPS.items():
         changed = pretrained(make(*SMALL, f"method.{key}={value}"), [batch], *SMALL)
@@ -105,7 +93,7 @@ def test_no_setting_is_decoration() -> None:
 
 def test_the_loss_reaches_every_weight() -> None:
     method = make(*SMALL)
-    method.objectives()["pretraining"](batch_for(method, 12))[0].backward()
+    method.objectives()["pretraining"](paired(method, 12))[0].backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in method.parameters())
 
 
@@ -113,7 +101,7 @@ def test_the_loss_reaches_every_weight() -> None:
 def test_dice_is_of_the_whole_volume(shift: int, dice: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segmentor that finds the tumour so many columns aside, in every slice but the empty ones; more slices than go through at once."""
     method = make(*SMALL)
-    patient = batch_for(method, 20)
+    patient = paired(method, 20)
     patient.tumour[:5] = 0
     shown = patient.map(lambda tensor: tensor.clone(), patient.keys)
     shown.targets[:] = patient.tumour.roll(shift, -1).expand_as(shown.targets)
@@ -124,7 +112,7 @@ def test_dice_is_of_the_whole_volume(shift: int, dice: float, monkeypatch: pytes
 
 def test_each_modality_is_segmented_under_its_own_label() -> None:
     method = make(*SMALL).eval()
-    patient, seen = batch_for(method, 3), []
+    patient, seen = paired(method, 3), []
     method.segmentor.register_forward_hook(lambda _, given, __: seen.append(given[0]))
     method.find_tumour(patient)
     assert len(seen) == 3
@@ -138,7 +126,7 @@ def test_it_makes_no_images() -> None:
     assert isinstance(method, Segment)
     assert (Segment.images, Method.images) == (False, True)
     with pytest.raises(SettingError, match="finds tumours and makes no images"):
-        method.synthesise(*(getattr(batch_for(method), name) for name in ("sources", "brain")))
+        method.synthesise(*(getattr(paired(method, 4), name) for name in ("sources", "brain")))
 
 
 @pytest.mark.parametrize("words", [["method=segment"], ["method=tcmgan"]])
@@ -159,8 +147,6 @@ def test_the_full_size_preset_has_the_published_parameters_and_makes_a_real_step
     before = deepcopy(method.state_dict())
     (stage,) = method.stages(config.train)
     assert (stage.epochs, stage.batch, stage.lr, stage.split) == (30, 5, 1e-4, "segmentor")
-    batch = batch_for(method, 2)
-    stage.update(
-        batch.map(lambda t: t.float(), batch.keys), Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
-    )
+    batch = paired(method, 2)
+    stage.update(batch.map(lambda t: t.float(), batch.keys), Engine(method, stage, config.train, CPU))
     assert not torch.equal(method.state_dict()["segmentor.down.0.0.weight"], before["segmentor.down.0.0.weight"])

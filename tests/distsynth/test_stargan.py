@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workbench import CPU, count
 
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
@@ -15,7 +16,6 @@ from distsynth.data.randomness import sample_keys
 from distsynth.methods.stargan import StarGAN, StarGANSettings
 from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.stargan import Generator
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 from preprocess.settings import describe
@@ -24,7 +24,6 @@ SIZE = (32, 32)
 SMALL = ["method=stargan", "method.generator.width=3", "method.generator.blocks=1", "method.critic.width=3", "method.critic.depth=3",
          "method.n_critic=2", "train.lr=1e-3"]  # fmt: skip
 TWO = "method.groups=[[t2,t1,t1c],[t2,flair]]"
-CPU = World(0, 1, 0, torch.device("cpu"))
 
 
 def make(*words: str) -> StarGAN:
@@ -53,10 +52,6 @@ LACKING = [
 
 
 # -- the networks ------------------------------------------------------------------------------------------------------
-
-
-def count(network: torch.nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
 
 
 def test_full_size_networks_have_the_published_parameters() -> None:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workbench import CPU
 
 from distsynth.bench.synthetic import noise
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.tcmgan import TCMGAN, critic_depth, generator_depth
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
@@ -163,7 +163,7 @@ def after_an_update(method: TCMGAN, by_hand: bool) -> dict[str, Tensor]:
     config = compose(WIDTHS)
     stage = method.stages(config.train)[-1]
     batch = doubled(batch_for(method))
-    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    engine = Engine(method, stage, config.train, CPU)
     if not by_hand:
         stage.update(batch, engine)
         return method.state_dict()
@@ -195,7 +195,7 @@ def test_the_critic_may_see_the_tumour() -> None:
     blind, seeing = make(), make("method.critic.sees_tumour=true")
     batch = batch_for(blind)
     moved = Batch(batch.sources, batch.targets, batch.brain, batch.tumour.roll(3, -1), batch.keys)
-    values = {m: [float(m.objectives()["critic"](b)[0]) for b in (batch, moved)] for m in (blind, seeing)}
+    values = {m: [m.objectives()["critic"](b)[0].item() for b in (batch, moved)] for m in (blind, seeing)}
     assert values[blind][0] == values[blind][1]
     assert values[seeing][0] != values[seeing][1]
 
@@ -241,7 +241,7 @@ def test_the_published_networks_make_a_real_step(preset: str) -> None:
     config = compose([f"method={preset}"])
     method = TCMGAN(config.method, config.variant, (128, 128), 0)
     stage = method.stages(config.train)[-1]
-    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    engine = Engine(method, stage, config.train, CPU)
     before = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
     stage.update(noise(config.variant, 1, (128, 128)), engine)
     assert all(value.isfinite().all() for value in method.state_dict().values())

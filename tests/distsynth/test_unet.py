@@ -3,18 +3,16 @@
 from copy import deepcopy
 from dataclasses import fields
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workbench import CPU, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.randomness import sample_keys
 from distsynth.methods.unet import UNetRegression, UNetSettings
 from distsynth.networks import keyed
 from distsynth.networks.unet import UNet, fitting_depth
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
@@ -28,19 +26,10 @@ def make(*words: str) -> UNetRegression:
     return UNetRegression(config.method, config.variant, SIZE, 0).double().train()
 
 
-def batch_for(method: UNetRegression, n: int = 3, seed: int = 0) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    brain, tumour = torch.zeros(2, n, 1, *SIZE, dtype=torch.float64)
-    brain[..., 6:26, 6:26] = 1
-    inputs, outputs = len(method.variant.inputs), len(method.variant.outputs)
-    images = torch.rand(n, inputs + outputs, *SIZE, generator=g, dtype=torch.float64) * 2 * brain - 1
-    return Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(n), seed))
-
-
 def trained(method: UNetRegression, batches: list[Batch], *words: str) -> dict[str, Tensor]:
     train = compose([*SMALL, *words]).train
     (stage,) = method.stages(train)
-    engine = Engine(method, stage, train, World(0, 1, 0, torch.device("cpu")))
+    engine = Engine(method, stage, train, CPU)
     for batch in batches:
         stage.update(batch, engine)
     return method.state_dict()
@@ -50,7 +39,7 @@ def trained(method: UNetRegression, batches: list[Batch], *words: str) -> dict[s
 def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
     """Sample by sample, on a network built from the settings; with batch norm one sample."""
     method = make(*words)
-    batches = [batch_for(method, 1 if "method.norm=batch" in words else 3, seed) for seed in (0, 1)]
+    batches = [paired(method, 1 if "method.norm=batch" in words else 3, seed) for seed in (0, 1)]
     config = compose([*SMALL, *words])
     s, inputs, outputs = config.method, len(config.variant.inputs), len(config.variant.outputs)
     network = UNet(inputs, outputs, s.width, s.depth, s.direct, s.norm).double()
@@ -72,21 +61,21 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
 def test_no_setting_is_decoration() -> None:
     assert {field.name for field in fields(UNetSettings)} - {"name"} == FLIPS.keys()
     before = make()
-    plain = trained(deepcopy(before), [batch_for(before, 1)])
+    plain = trained(deepcopy(before), [paired(before, 1)])
     for key, value in FLIPS.items():
-        changed = trained(make(f"method.{key}={value}"), [batch_for(before, 1)])
+        changed = trained(make(f"method.{key}={value}"), [paired(before, 1)])
         assert not (changed.keys() == plain.keys() and all(torch.equal(changed[name], plain[name]) for name in plain)), key
 
 
 def test_the_loss_reaches_every_weight() -> None:
     method = make("method.direct=true")
-    method.objectives()["generator"](batch_for(method))[0].backward()
+    method.objectives()["generator"](paired(method))[0].backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in method.parameters())
 
 
 def test_the_background_enters_no_loss() -> None:
     method = make("method.direct=true")
-    batch = batch_for(method)
+    batch = paired(method)
     loss, _ = method.loss(batch)
     assert float(loss.detach()) > 0
     empty = Batch(batch.sources, torch.full_like(batch.targets, -1), torch.zeros_like(batch.brain), batch.tumour, batch.keys)
@@ -96,7 +85,7 @@ def test_the_background_enters_no_loss() -> None:
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1", "mimo", "miso_flair", "miso_t1c"])
 def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant: str) -> None:
     method = make(f"variant={variant}").eval()
-    batch = batch_for(method)
+    batch = paired(method)
     made = method.synthesise(batch.sources, batch.brain)
     assert made.shape == batch.targets.shape
     assert (made[(batch.brain == 0).expand_as(made)] == -1).all()
@@ -106,11 +95,11 @@ def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant:
 def test_the_full_size_preset_makes_a_real_step() -> None:
     config = compose(["method=unet", "variant=simo"])
     method = UNetRegression(config.method, config.variant, (64, 64), 0).train()
-    batch = batch_for(make(), 1)
+    batch = paired(make(), 1)
     big = batch.map(lambda tensor: tensor.float().repeat(1, 1, 2, 2), batch.keys)
     before = deepcopy(method.state_dict())
     (stage,) = method.stages(config.train)
-    stage.update(big, Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu"))))
+    stage.update(big, Engine(method, stage, config.train, CPU))
     assert not any(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 

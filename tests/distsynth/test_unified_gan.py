@@ -11,17 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from workbench import CPU, count
 
 from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.unified_gan import UnifiedGAN
 from distsynth.networks.critic import Critic
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
-WORLD = World(0, 1, 0, torch.device("cpu"))
 N = 8
 TINY = ["method=unified_gan", f"method.patch={N}", "method.core=4", "method.n_critic=2", "method.generator.width=2",
         "method.generator.blocks=1", "method.generator.kernel=3", "method.critic.width=2", "train.lr=1e-3"]  # fmt: skip
@@ -47,10 +46,6 @@ def batch_for(config: Config, n: int = 3, seed: int = 0, side: int = N) -> Batch
 # -- networks ------------------------------------------------------------------------------------------------------------
 
 
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def test_full_size_networks() -> None:
     """By hand: kernels of k^3 in place of k^2; 5 levels leave 2 x 2 x 2 of 72, as StarGAN's 6 leave 2 x 2 of 128."""
     config = compose(["method=unified_gan"])
@@ -61,10 +56,10 @@ def test_full_size_networks() -> None:
         made, (value, classes) = generator(torch.empty(2, 5, 72, 72, 72)), critic(patches)
         real = critic.map(critic.trunk(patches))
     ends, norms = 343 * 64 * (5 + 1), 2 * (2 * 64 + 2 * 128 + 256 + 12 * 256)
-    assert parameters(generator) == ends + 2 * 64 * (64 * 128 + 128 * 256) + 12 * 27 * 256**2 + norms
+    assert count(generator) == ends + 2 * 64 * (64 * 128 + 128 * 256) + 12 * 27 * 256**2 + norms
     channels = [1, 64, 128, 256, 512, 1024]
     trunk = sum(64 * a * b + b for a, b in pairwise(channels))
-    assert parameters(critic) == trunk + 1024 * 27 + 1024 * 4 * 8
+    assert count(critic) == trunk + 1024 * 27 + 1024 * 4 * 8
     assert (made.shape, real.shape, classes.shape) == ((2, 1, 72, 72, 72), (2, 1, 2, 2, 2), (2, 4))
     assert (value.shape, critic.places) == ((2,), 8)
 
@@ -187,7 +182,7 @@ class Literal:
 
 def updated(method: UnifiedGAN, config: Config, updates: int = 2) -> dict[str, Tensor]:
     stage = method.stages(config.train)[0]
-    engine = Engine(method, stage, config.train, WORLD)
+    engine = Engine(method, stage, config.train, CPU)
     for number in range(updates):
         stage.update(replace(batch_for(config, seed=number), update=number), engine)
     return {name: value.clone() for name, value in method.state_dict().items()}
@@ -354,7 +349,7 @@ def test_the_published_networks_make_a_real_step(patch: int, core: int) -> None:
     config = compose(["method=unified_gan", "variant=simo", f"method.patch={patch}", f"method.core={core}", "method.n_critic=1"])
     method = UnifiedGAN(config.method, config.variant, (16, 16), 0)
     stage = method.stages(config.train)[0]
-    engine = Engine(method, stage, config.train, WORLD)
+    engine = Engine(method, stage, config.train, CPU)
     batch = batch_for(config, 1, side=patch)
     before = [next(net.parameters()).detach().clone() for net in (method.generator, method.critic)]
     stage.update(batch.map(lambda t: t.float(), batch.keys), engine)

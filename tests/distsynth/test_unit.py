@@ -1,7 +1,7 @@
 """UNIT: its networks are the published ones, and its update equals a literal transcription of the published rule."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from workbench import count, engine_for, leaves, unpaired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.randomness import sample_keys
 from distsynth.methods.unit import UNIT
 from distsynth.networks import keyed
 from distsynth.networks.multiscale import MultiScale, most_layers
 from distsynth.networks.vae import Autoencoders, decoder, encoder
-from distsynth.training.distributed import World
-from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
 SMALL = ["variant=siso", "method=unit", "method.generator.width=2", "method.generator.blocks=2", "method.discriminator.width=3",
@@ -37,19 +35,7 @@ def make(*words: str, size: tuple[int, int] = SIZE) -> UNIT:
 
 
 def batch_for(n: int = 2, seed: int = 0, size: tuple[int, int] = SIZE) -> Batch:
-    """Noise inside two different brains."""
-    g = torch.Generator().manual_seed(seed)
-    brain, other = torch.zeros(2, n, 1, *size, dtype=torch.float64)
-    brain[..., 4:20, 3:12] = 1
-    other[..., 2:16, 5:14] = 1
-    sources, targets = (torch.rand(n, 1, *size, generator=g, dtype=torch.float64) * 2 * b - 1 for b in (brain, other))
-    keys = sample_keys(np.arange(n), seed)
-    return Batch(sources, targets, brain, torch.zeros_like(brain), keys, {"target_brain": other})
-
-
-def engine_for(method: UNIT, *words: str) -> Engine:
-    train = config_of(*words).train
-    return Engine(method, method.stages(train)[-1], train, World(0, 1, 0, torch.device("cpu")))
+    return unpaired(n, seed, size)
 
 
 # -- the published rule, written out -----------------------------------------------------------------------------------
@@ -213,7 +199,7 @@ class Literal:
 def trained(*words: str, updates: int = 2) -> tuple[UNIT, Literal]:
     """The method and the transcription after as many updates."""
     method = make(*words)
-    engine = engine_for(method, *words)
+    engine = engine_for(method, config_of(*words).train)
     literal = Literal(method, engine.train.lr, engine.train.betas, engine.train.weight_decay)
     for update in range(updates):
         batch = batch_for(seed=update)
@@ -251,14 +237,6 @@ def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, pla
     assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
 
 
-def leaves(settings: Any, head: str = "") -> list[str]:
-    found = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        found += leaves(value, f"{head}{field.name}.") if is_dataclass(value) else [head + field.name]
-    return found
-
-
 def test_no_setting_is_left_out() -> None:
     assert set(FLIPPED) == set(leaves(make().settings)) - {"name"}
 
@@ -285,7 +263,7 @@ def test_a_loss_reaches_its_own_networks_alone_and_all_of_them(shared: int) -> N
 def test_shared_blocks_are_trained_once_and_by_both() -> None:
     """The optimiser holds each of their parameters once, and either kind of image alone moves them."""
     method = make("method.generator.shared=1")
-    held = [p for group in engine_for(method).optimisers["generators"].param_groups for p in group["params"]]
+    held = [p for group in engine_for(method, config_of().train).optimisers["generators"].param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == len(list(method.generators.parameters()))
     for side in SIDES:
         image = torch.randn(1, 1, *SIZE, dtype=torch.float64)
@@ -327,10 +305,6 @@ def test_the_networks_have_the_published_parameters() -> None:
     assert [tuple(logits.shape) for logits in MultiScale(1)(x)] == [(1, 1, 4, 4), (1, 1, 2, 2), (1, 1, 1, 1)]
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 @pytest.mark.parametrize(("pixels", "scales", "layers"), [(160, 3, 5), (64, 3, 4), (56, 3, 3), (56, 1, 5), (8, 3, 1), (4, 3, 0)])
 def test_the_discriminators_take_as_many_layers_as_they_can(pixels: int, scales: int, layers: int) -> None:
     assert most_layers((pixels, 2 * pixels), scales) == layers
@@ -344,7 +318,7 @@ def test_the_discriminators_take_as_many_layers_as_they_can(pixels: int, scales:
 def test_the_published_configurations_make_a_step(preset: str) -> None:
     config = compose(["variant=siso", f"method={preset}"])
     method = UNIT(config.method, config.variant, (32, 32), 0)
-    engine = Engine(method, method.stages(config.train)[-1], config.train, World(0, 1, 0, torch.device("cpu")))
+    engine = engine_for(method, config.train)
     before = [p.detach().clone() for p in method.parameters()]
     batch = batch_for(1, size=(32, 32))
     engine.stage.update(batch.map(lambda tensor: tensor.float(), batch.keys), engine)

@@ -1,0 +1,58 @@
+"""What the methods' tests share: noise in a brain to update a method on, an engine that updates it, and the names of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distsynth.data.batch import Batch
+from distsynth.data.randomness import sample_keys
+from distsynth.methods.method import Method
+from distsynth.training.distributed import World
+from distsynth.training.engine import Engine
+from distsynth.training.settings import TrainSettings
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+
+
+def engine_for(method: Method, train: TrainSettings) -> Engine:
+    """Of the method's last stage, on one rank."""
+    return Engine(method, method.stages(train)[-1], train, CPU)
+
+
+def paired(method: Method, n: int = 3, seed: int = 0) -> Batch:
+    """Noise of all the variant's contrasts inside a brain with a tumour, 32 x 32, float64."""
+    g = torch.Generator().manual_seed(seed)
+    brain, tumour = torch.zeros(2, n, 1, 32, 32, dtype=torch.float64)
+    brain[..., 6:26, 6:26] = 1
+    tumour[..., 10:16, 10:16] = 1
+    inputs, outputs = len(method.variant.inputs), len(method.variant.outputs)
+    images = torch.rand(n, inputs + outputs, 32, 32, generator=g, dtype=torch.float64) * 2 * brain - 1
+    return Batch(images[:, :inputs], images[:, inputs:], brain, tumour, sample_keys(np.arange(n), seed))
+
+
+def unpaired(n: int, seed: int, size: tuple[int, int]) -> Batch:
+    """Noise inside two different brains, float64; `size` is at least 20 x 14."""
+    g = torch.Generator().manual_seed(seed)
+    brain, other = torch.zeros(2, n, 1, *size, dtype=torch.float64)
+    brain[..., 4:20, 3:12] = 1
+    other[..., 2:16, 5:14] = 1
+    sources, targets = (torch.rand(n, 1, *size, generator=g, dtype=torch.float64) * 2 * b - 1 for b in (brain, other))
+    keys = sample_keys(np.arange(n), seed)
+    return Batch(sources, targets, brain, torch.zeros_like(brain), keys, {"target_brain": other})
+
+
+def leaves(settings: Any, head: str = "") -> Iterator[str]:
+    """The names of all settings of a method, `group.name`."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        yield from leaves(value, f"{head}{field.name}.") if is_dataclass(value) else [head + field.name]
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
