@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from distsynth.bench.plain import PROCEDURES
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.bench.words import apart
 from distsynth.config import Config, compose
-from distsynth.networks.critic import LeakyReLU
+from distsynth.networks.critic import Conv2d, LeakyReLU
 from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
 from distsynth.training.precision import lay_out
@@ -97,11 +98,13 @@ class Plain:
         )
 
     def prepare(self) -> None:
-        """The networks are ours but for the activation of the critics, which the published code takes from torch."""
+        """The networks are ours but for the layers of the critics, which the published code takes from torch."""
         for network in self.method.modules():
             for name, part in network.named_children():
                 if isinstance(part, LeakyReLU):
                     setattr(network, name, nn.LeakyReLU(part.slope))
+                elif isinstance(part, Conv2d):
+                    part.forward = partial(nn.Conv2d.forward, part)  # type: ignore[method-assign]
 
     def turn(self, first: int, updates: int) -> None:
         for number in range(first, first + updates):
