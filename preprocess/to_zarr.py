@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -144,7 +145,10 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = get_context("forkserver")
-    context.set_forkserver_preload([__spec__.name, "SimpleITK", "nibabel", "zarr"])  # imported once, not by every worker
+    ours = [
+        name for name in sys.modules if name.startswith("preprocess.") and name != __spec__.name
+    ]  # a worker runs this file itself
+    context.set_forkserver_preload([*ours, "SimpleITK", "nibabel", "zarr"])  # imported once, not by every worker
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:

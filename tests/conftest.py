@@ -59,6 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             if not (shared / name).exists():
                 done = run_module(*(word.format(shared / name) for word in words))
                 assert done.returncode == 0, done.stderr
+                assert "Warning" not in done.stderr, done.stderr
         return shared / name
 
     return once

@@ -16,10 +16,10 @@ SCRIPT = Path(__file__).parent / "ranks_agree.py"
 MAY_DIFFER = {"width", "batch", "micro_batch", "patch", "core"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 # In float32 rounding may turn the sign of an L1 difference, or of a gradient that is nearly zero and that Adam divides by its own size: such a
-# weight then goes another way, at most by the learning rate an update. The presets below have the highest rates and come 4e-3 to 3e-2 apart,
+# weight then goes another way, at most by the learning rate an update. The presets below have the highest rates and come 4e-3 to 9e-3 apart,
 # differently on each cohort; that it is rounding alone, the same runs in float64 show.
 TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
-LOOSER = {"mmgan_small": 1e-2, "unit_small": 2e-2, "tcmgan_small": 5e-2}
+LOOSER = {"mmgan_small": 1e-2, "unit_small": 2e-2, "tcmgan_small": 2e-2}
 SEEN = 1e-3  # what batch norm at least changes
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
