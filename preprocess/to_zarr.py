@@ -145,10 +145,9 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = get_context("forkserver")
-    ours = [
-        name for name in sys.modules if name.startswith("preprocess.") and name != __spec__.name
-    ]  # a worker runs this file itself
-    context.set_forkserver_preload([*ours, "SimpleITK", "nibabel", "zarr"])  # imported once, not by every worker
+    # Imported once, not by every worker; but this file, which each runs itself.
+    ours = [name for name in sys.modules if name.startswith("preprocess.") and name != __spec__.name]
+    context.set_forkserver_preload([*ours, "SimpleITK", "nibabel", "zarr"])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:

@@ -57,9 +57,8 @@ def evaluate(
     tasks = list(all_tasks(config, cohort))
     judge = Judge.of(config, world.device)
     fitted = None
-    complete = cohort.having(config.variant.modalities).split(
-        "gan"
-    )  # a method that takes incomplete patients may have no complete one
+    # A method that takes incomplete patients may have no complete one to fit the floors on.
+    complete = cohort.having(config.variant.modalities).split("gan")
     if config.evaluate.floors and model.method.images and complete:
         fitted = world.gather(
             floors.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
