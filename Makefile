@@ -1,6 +1,6 @@
 # make demo   the main job on made-up patients: phantom -> Zarr cohort -> sweep of six runs -> table, figures, MLflow
 # make test   lint, types and tests
-# make test-full   what takes minutes: every method through torch.compile, published sizes
+# make test-full   what takes minutes: every method through torch.compile, every preset on many ranks in float32, published sizes
 # make test-slurm   the launcher on a real Slurm of four nodes on this machine (Debian, root): stood up from Debian's packages, taken down again
 # Each makes its own environment in .venv on first use.
 
@@ -29,7 +29,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 test-full: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -m full --durations=0 tests/distsynth
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m full --durations=0 tests/distsynth
 
 test-slurm: $(INSTALLED)
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest --durations=20 tests/slurm/cluster; status=$$?; tests/slurm/lab.sh down; exit $$status

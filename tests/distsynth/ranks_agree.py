@@ -1,5 +1,5 @@
-"""Run by test_ranks.py, python ranks_agree.py STORE FOLDER: trains every preset of configs/method/ on 1, 2 and 4 ranks, all at once, and saves
-what came out.
+"""Run by test_ranks.py, python ranks_agree.py STORE FOLDER PRECISION...: trains every preset of configs/method/ on 1, 2 and 4 ranks, all at
+once, and saves what came out.
 
 Settings and slices are read once, then every rank is a fork of this process: 25 presets in three precisions cost mostly their updates.
 """
@@ -93,12 +93,15 @@ def trained(config: Config, material: Material, ranks: World, dtype: torch.dtype
     return method
 
 
-def rank(configs: dict[str, Config], material: Material, out: Path, rank: int, size: int, port: int) -> None:
+def rank(
+    configs: dict[str, Config], material: Material, out: Path, precisions: tuple[str, ...], rank: int, size: int, port: int
+) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
     found = {}
     with world("cpu", LimitSettings()) as ranks:
         for preset, config in configs.items():
-            for name, (dtype, micro_batch) in RUNS.items():
+            for name in precisions:
+                dtype, micro_batch = RUNS[name]
                 if micro_batch and SMALLER["batch"] // size <= micro_batch:
                     continue  # there is but one part
                 config.train.micro_batch = micro_batch
@@ -112,7 +115,7 @@ def rank(configs: dict[str, Config], material: Material, out: Path, rank: int, s
             torch.save(found, out / f"{size}.pt")
 
 
-def main(store: str, out: str) -> None:
+def main(store: str, out: str, *precisions: str) -> None:
     torch.set_num_threads(1)
     material = Material(store)
     configs = {preset: shrunk(preset, store) for preset in presets()}
@@ -124,7 +127,9 @@ def main(store: str, out: str) -> None:
     started = []
     for size in WORLDS:
         port = free_port()
-        started += [fork.Process(target=rank, args=(configs, material, Path(out), n, size, port)) for n in range(size)]
+        started += [
+            fork.Process(target=rank, args=(configs, material, Path(out), precisions, n, size, port)) for n in range(size)
+        ]
     for process in started:
         process.start()
     for process in started:

@@ -22,17 +22,27 @@ TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
 LOOSER = {"mmgan_small": 1e-2, "unit_small": 2e-2, "tcmgan_small": 2e-2}
 SEEN = 1e-3  # what batch norm at least changes
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one process has all the results
+
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def results(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def trained(store: Path, folder: Path, *precisions: str) -> Results:
     """By number of ranks: what 20 updates of each stage make, for every preset and precision."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(SCRIPT), str(store), str(folder)]
+    command = [sys.executable, str(SCRIPT), str(store), str(folder), *precisions]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900)
     assert done.returncode == 0, done.stderr
     return {ranks: torch.load(folder / f"{ranks}.pt", weights_only=True) for ranks in (1, 2, 4)}
+
+
+@pytest.fixture(scope="module")
+def double(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return trained(store, tmp_path_factory.mktemp("double"), "double")
+
+
+@pytest.fixture(scope="module")
+def others(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return trained(store, tmp_path_factory.mktemp("others"), "double", "in parts", "single")
 
 
 def furthest(a: dict[str, Any], b: dict[str, Any], pools: bool = True) -> tuple[float, str]:
@@ -41,13 +51,21 @@ def furthest(a: dict[str, Any], b: dict[str, Any], pools: bool = True) -> tuple[
     return max((float((a["weights"][name] - b["weights"][name]).abs().max()), name) for name in names)
 
 
-RUNS = [("double", 2), ("double", 4), ("in parts", 2), ("single", 2), ("single", 4)]
-
-
-@pytest.mark.parametrize(("precision", "ranks"), RUNS)
+@pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ranks: int) -> None:
+def test_many_ranks_equal_one(double: Results, preset: str, ranks: int) -> None:
     """But for batch norm, whose statistics are each rank's own: there the difference must be seen, or it would not have to be said."""
+    agree(double, preset, "double", ranks)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("precision", "ranks"), [("in parts", 2), ("single", 2), ("single", 4)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_many_ranks_equal_one_in_parts_and_in_float32(others: Results, preset: str, precision: str, ranks: int) -> None:
+    agree(others, preset, precision, ranks)
+
+
+def agree(results: Results, preset: str, precision: str, ranks: int) -> None:
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many, pools=precision != "single")
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
@@ -55,16 +73,17 @@ def test_many_ranks_equal_one(results: Results, preset: str, precision: str, ran
     assert difference > SEEN if one["batch_norm"] else difference < max(TOLERANCE[precision], bound)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_batch_in_parts_equals_it_whole(results: Results, preset: str) -> None:
-    whole, parts = results[1][preset, "double"], results[1][preset, "in parts"]
+def test_a_batch_in_parts_equals_it_whole(others: Results, preset: str) -> None:
+    whole, parts = others[1][preset, "double"], others[1][preset, "in parts"]
     assert (furthest(whole, parts)[0] < 1e-9) != whole["batch_norm"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_nothing_but_sizes_differs_from_what_is_shipped(results: Results, preset: str) -> None:
+def test_nothing_but_sizes_differs_from_what_is_shipped(double: Results, preset: str) -> None:
     """So that no equality is won on an emptied configuration."""
-    used = results[1][preset, "double"]["used"]
+    used = double[1][preset, "double"]["used"]
     shipped = OmegaConf.to_container(OmegaConf.structured(compose([f"method={preset}", f"variant={used['variant']['name']}"])))
     differing = [words for part in shipped for words in changed(shipped[part], used[part], f".{part}") if part != "data"]
     print(f"{preset}: {', '.join(differing)}")
