@@ -22,8 +22,6 @@ TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
 LOOSER = {"mmgan_small": 1e-2, "unit_small": 2e-2, "tcmgan_small": 2e-2}
 SEEN = 1e-3  # what batch norm at least changes
 
-pytestmark = pytest.mark.xdist_group("ranks")  # one process has all the results
-
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
 
