@@ -26,8 +26,8 @@ class LeakyReLU(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d, but on a CPU a layer that leaves no more than 2 x 2 pixels is a matrix product, which takes a third of the time: most of a
-    critic's weights are in its last such layer."""
+    """nn.Conv2d, (B, inputs, H, W) -> (B, outputs, H', W'), but on a CPU a layer that leaves no more than 2 x 2 pixels is a matrix product,
+    which takes half the time or less: most of a critic's weights are in its last such layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride, padding = self.kernel_size, self.stride, self.padding

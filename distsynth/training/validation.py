@@ -35,7 +35,7 @@ def validate(
 
 
 def scores_of(model: Model, stage: Stage, cohort: Cohort, subject: str, clip: bool, device: torch.device) -> dict[str, float]:
-    """A subject's scores, of the modalities that it has."""
+    """A subject's scores, `modality/region/metric`, of the modalities that it has. Raises StoreError if its image is damaged."""
     image = read_image(cohort, subject, model.variant.modalities, clip, incomplete=True)
     scores = stage.validate(model.patient(image, cohort.labels(subject)).to(device))
     there = cohort.record(subject).modalities

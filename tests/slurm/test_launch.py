@@ -133,7 +133,7 @@ def alive(folder: Path) -> list[str]:
 def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     store: Path, tiny: tuple[str, ...], tmp_path: Path, run: Runner
 ) -> None:
-    given = [*words(store, tiny), "variant=siso", "train.steps_per_epoch=12", "train.epochs=24", "train.validate_every=12"]
+    given = [*words(store, tiny), "variant=siso", "train.steps_per_epoch=12", "train.epochs=36", "train.validate_every=12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, LAUNCH, *given], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
