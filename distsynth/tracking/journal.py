@@ -33,7 +33,9 @@ class Journal:
         """Append to the journal at `path`, cut back to `length` bytes first where that is given."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.held: list[bytes] | None = None
-        self.file = path.open("ab")
+        self.file = path.open(
+            "ab", buffering=0
+        )  # a buffer would still write its rest when it is closed, behind another's end line
         if length is not None and length < self.file.tell():
             self.file.truncate(length)
         elif self.file.tell():
@@ -45,8 +47,17 @@ class Journal:
         if self.held is not None:
             self.held.append(line)
             return
-        self.file.write(line)
-        self.file.flush()
+        self.append(line)
+
+    def append(self, lines: bytes) -> None:
+        """Whole lines, or nothing: what of them a full disk still took is cut off again. Raises OSError."""
+        length, written = self.file.seek(0, os.SEEK_END), 0
+        try:
+            while written < len(lines):
+                written += self.file.write(lines[written:])
+        except OSError:
+            self.file.truncate(length)
+            raise
 
     def hold(self) -> int:
         """Keep the lines from here on in memory, until `release`. Returns the journal's length in bytes."""
@@ -57,12 +68,10 @@ class Journal:
         """The checkpoint of the step is durable: write its line, then those that waited."""
         waiting, self.held = self.held or [], None
         self.write("checkpoint", step=step)
-        self.file.write(b"".join(waiting))
-        self.file.flush()
+        self.append(b"".join(waiting))
 
     def sync(self) -> int:
         """Make all lines durable; the journal's length in bytes."""
-        self.file.flush()
         os.fsync(self.file.fileno())
         return self.file.seek(0, os.SEEK_END)
 

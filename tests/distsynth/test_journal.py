@@ -1,8 +1,11 @@
 """The journal: whole lines, cut back by a resume, and final only once a checkpoint covers them."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from distsynth.tracking.journal import Journal, covered, read
+import pytest
+
+from distsynth.tracking.journal import Journal, covered, read, write_end
 
 
 def test_lines_come_back_with_their_times(tmp_path: Path) -> None:
@@ -67,3 +70,28 @@ def test_a_reader_notices_that_a_resumed_run_has_cut_the_journal_back(tmp_path: 
     lines, after = read(tmp_path / "j", offset)
     assert [line["kind"] for line in lines] == ["start", "metrics"]
     assert read(tmp_path / "j", after) == ([], after)
+
+
+def test_a_full_disk_leaves_whole_lines_then_and_when_there_is_room_again(small_disk: Path) -> None:
+    """The kernel takes the part of a line that still fits; another writer ends the journal while the first is open."""
+    path = small_disk / "j"
+    journal = Journal(path)
+    journal.write("start", resumed_at=0)
+    filler = small_disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+    def fill_the_last_page() -> None:
+        for step in range(100):
+            journal.write("metrics", step=step, values={f"joint/gradient_norm/{n}": 0.5 for n in range(30)})
+
+    with pytest.raises(OSError, match="No space left"):
+        fill_the_last_page()
+    before, _ = read(path)
+    assert path.read_bytes().endswith(b"\n")
+    filler.unlink()
+    write_end(path, "failed", "the disk is full")
+    journal.close()
+    Journal(path).write("start", resumed_at=0)
+    assert [line["kind"] for line in read(path)[0]] == [*(line["kind"] for line in before), "end", "start"]
