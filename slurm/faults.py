@@ -59,6 +59,7 @@ class Fault:
     words: tuple[str, ...] = ()
     disk: bool = False
     recovers: bool = True
+    restarts: bool = True  # or the run goes on as if nothing had been
     afterwards: Callable[[], None] = lambda: None
 
 
@@ -112,7 +113,7 @@ LOCAL = {
     "disk_full": Fault("a file fills the disk", fill_the_disk, again=True, disk=True),
     "checkpoint_damaged": Fault("all killed, a byte of the newest flipped", damage_the_newest_checkpoint, again=True),
     "not_finite": Fault("train.lr=1e30", lambda trial: None, words=("train.lr=1e30",), recovers=False),
-    "launcher_killed": Fault("kill -9 of slurm/launch.py", kill_the_launcher, again=True),
+    "launcher_killed": Fault("kill -9 of slurm/launch.py", kill_the_launcher, again=True, restarts=False),
 }
 
 
@@ -215,7 +216,7 @@ def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Set
             trial.launch()
         trial.finish()
         equal = "yes" if trial.same_as(whole) else "NO"
-        return noticed, str(trial.done_again), equal if trial.disturbed else "nothing disturbed it"
+        return noticed, str(trial.done_again), equal if trial.disturbed or not fault.restarts else "nothing disturbed it"
 
 
 def print_table(rows: Sequence[Sequence[str]], whole: Trial) -> None:
