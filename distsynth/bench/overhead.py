@@ -82,7 +82,7 @@ class Stretch:
                 engine.after_backward(name)
             if work:
                 self.stage.update(batch, engine)
-                engine.tally.updates += 1
+                engine.updated(index + 1)
         losses = engine.losses_since_last(self.updates) if work else {}
         if on:
             self.journal.write("metrics", step=self.updates, values=losses | engine.gradient_norms() | insight.values())

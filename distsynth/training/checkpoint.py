@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves the last good one.
 
-checkpoints/step-0000001200.pt   the newest two: method, engine, counters, journal offset, and what it was made from
-checkpoints/best.pt              the weights with the best validation so far, and the intensity map
+checkpoints/step-0000001200.pt   the newest two: method, average, engine, counters, journal offset, and what it was made from
+checkpoints/best.pt              the weights, or their average, with the best validation so far, and the intensity map
 
 Training waits for a copy in memory alone; a thread writes it.
 """
@@ -99,7 +99,8 @@ def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journa
     a checkpoint holds its length."""
     os.fsync(journal)
     if improved:
-        save({name: part for name, part in state.items() if name not in ("engine", "journal")}, folder / "best.pt")
+        best = {name: part for name, part in state.items() if name not in ("engine", "average", "journal")}
+        save({**best, "method": state["method"] | state["average"]}, folder / "best.pt")
     save_step(state, folder, step)
 
 

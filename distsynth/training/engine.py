@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distsynth.data.batch import Batch
 from distsynth.methods.method import Made, Method, Objective, Stage, Terms
+from distsynth.training.average import Average
 from distsynth.training.compiled import compiled, failure
 from distsynth.training.distributed import World
 from distsynth.training.insight import Insight
@@ -68,6 +69,8 @@ class Engine:
         }
         self.scalers = {name: torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16) for name in chosen}
         self.tally = Tally(world)
+        main = stage.name == method.stages(train)[-1].name
+        self.average = Average(method, train.ema if main else 0.0)
         self.kept: dict[str, Made] = {}  # made ahead, by objective, until its step
 
     def wrap(self, objective: Objective) -> nn.Module:
@@ -122,6 +125,11 @@ class Engine:
     def parts(self, batch: Batch) -> list[Batch]:
         """The micro-batches of this rank's share of a batch."""
         return batch.split(self.train.micro_batch or len(batch))
+
+    def updated(self, count: int) -> None:
+        """The stage's update number `count`, from 1, is made."""
+        self.tally.updates += 1
+        self.average.update(count)
 
     def after_backward(self, name: str) -> None:
         """Tell the clock, and where the update is looked at keep the norm of the gradient, fp16's scale taken off it."""

@@ -1,6 +1,6 @@
 """The memory plan: what a stage will take on a rank, before it does, and how many slices the GPU at hand holds at once.
 
-    total = parameters + gradients + Adam's two moments + activations(slices) + overhead
+    total = parameters (and their average) + gradients + Adam's two moments + activations(slices) + overhead
 
 Activations are counted, not timed or guessed: each loss runs forward on one slice and on two, in the run's own precision, and what autograd
 keeps for the backward pass is added up; the difference is a slice's, the rest is fixed (weights cast to half precision). The backward pass
@@ -59,7 +59,8 @@ def plan(engine: Engine, batch: Batch) -> MemoryPlan:
     engine.method.load_state_dict(before)  # batch statistics, image pools
     networks = {id(o.network): o.network for o in engine.objectives.values()}
     trained = sum(size_of(p) for network in networks.values() for p in network.parameters() if p.requires_grad)
-    parameters = sum(size_of(t) for t in [*engine.method.parameters(), *engine.method.buffers()])
+    held_whole = [*engine.method.parameters(), *engine.method.buffers(), *engine.average.weights.values()]
+    parameters = sum(size_of(t) for t in held_whole)
     return MemoryPlan(engine.stage.name, parameters, trained, 2 * trained, max(0, 2 * one - two), max(1, two - one))
 
 

@@ -62,6 +62,10 @@ class TrainSettings:
     betas: tuple[float, float] = setting((0.9, 0.999), "Adam's two decay rates")
     weight_decay: float = setting(0.0, "Adam's L2 penalty on the weights")
     schedule: ScheduleSettings = setting(ScheduleSettings, "how the learning rate moves")
+    ema: float = setting(
+        0.0,
+        "validate and keep a running average of the weights, this share of it old at each update, e.g. 0.999 (0: the weights)",
+    )
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = setting(
         "auto", "auto: bf16 from compute capability 8.0 on, fp16 with a scaler on Volta and Turing, fp32 on CPUs and older GPUs"
     )
@@ -88,5 +92,7 @@ class TrainSettings:
         for name in ("micro_batch", "steps_per_epoch"):
             if getattr(self, name) < 0:
                 raise SettingError(f"train.{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.ema < 1:
+            raise SettingError(f"train.ema={self.ema} must be at least 0 and less than 1")
         if not self.lr > 0:
             raise SettingError(f"train.lr={self.lr} must be above 0")

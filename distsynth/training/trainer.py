@@ -75,7 +75,7 @@ class Trainer:
         self.writer = checkpoint.Writer(world.pulse)
         self.writing: int | None = None
         self.improved = False  # best.pt is to be written with the next checkpoint
-        self.at, self.engine_state, length = self.resume()
+        self.at, self.taken, length = self.resume()
         self.journal = Journal(run.journal, length) if world.leads else None
         self.insight = Insight(world, config.train.insight)
         self.saved, self.stall = time.monotonic(), 0.0
@@ -99,8 +99,8 @@ class Trainer:
                      "takes from its own share of the batch: the result depends on the number of ranks; norm=instance does not")  # fmt: skip
 
     def resume(self) -> tuple[Position, dict[str, Any] | None, int]:
-        """Position, engine state and journal length of the newest good checkpoint, whose weights are taken up. Raises UserError if it was
-        made from something else."""
+        """Position, what the engine goes on from (None at a stage's beginning) and journal length of the newest good checkpoint, whose
+        weights are taken up. Raises UserError if it was made from something else."""
         if self.world.leads:
             checkpoint.sweep(self.run.checkpoints)
         found = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
@@ -113,7 +113,7 @@ class Trainer:
             raise UserError(f"{path} was made from something else ({other[0]}): start a new run, or bring the old back")
         self.model.method.load_state_dict(state["method"])
         freeze(self.model.method, self.config.train.freeze)
-        return Position(**state["position"]), state["engine"], state["journal"]
+        return Position(**state["position"]), state if state["engine"] else None, state["journal"]
 
     @property
     def made_from(self) -> dict[str, Any]:
@@ -157,8 +157,9 @@ class Trainer:
         first = next(self.batches(stage, feed, 0, range(1))).to(self.world.device)
         self.plan_memory(engine, first)
         engine.warm_up(first)
-        if self.engine_state is not None:
-            engine.load_state_dict(self.engine_state)
+        if self.taken is not None:
+            engine.load_state_dict(self.taken["engine"])
+            engine.average.load(self.taken["average"])
         for epoch in range(self.at.epoch, stage.epochs):
             self.run_epoch(stage, engine, feed, steps)
             ended = epoch + 1 == stage.epochs
@@ -166,9 +167,9 @@ class Trainer:
                 self.validate(stage, engine)
             self.at.epoch, self.at.step = epoch + 1, 0
             if ended:
-                self.at.stage, self.at.epoch, self.engine_state = self.at.stage + 1, 0, None
+                self.at.stage, self.at.epoch, self.taken = self.at.stage + 1, 0, None
             if ended or self.agree(0, self.improved or self.cheap)[1]:
-                self.save(None if ended else engine)
+                self.save(engine, ended)
 
     def plan_memory(self, engine: Engine, batch: Batch) -> None:
         """What the stage will take of a rank's memory, to the screen and the journal."""
@@ -189,7 +190,7 @@ class Trainer:
             engine.look = self.config.train.insight and self.logs(self.at.step + 1, steps)
             now = self.at.epoch * steps + self.at.step
             stage.update(replace(batch, epoch=self.at.epoch, update=now), engine)
-            engine.tally.updates += 1
+            engine.updated(now + 1)
             self.at.step += 1
             self.at.total += 1
             self.world.pulse.enter("step", self.at.total)
@@ -241,7 +242,8 @@ class Trainer:
         self.world.pulse.enter("validation", self.at.total)
         subjects = self.patients("val", "validation")
         try:
-            scores = validate(self.model, stage, self.cohort, subjects, self.config.data.clip, self.world, self.stop)
+            with engine.average.in_place():
+                scores = validate(self.model, stage, self.cohort, subjects, self.config.data.clip, self.world, self.stop)
         except Stopped as stopped:
             self.leave(engine, stopped)
         self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
@@ -250,18 +252,18 @@ class Trainer:
         if stage is self.stages[-1] and (self.at.best is None or mean > self.at.best):
             self.at.best, self.improved = mean, True
 
-    def save(self, engine: Engine | None) -> None:
-        """A checkpoint of everything, of which training waits for a copy in memory alone; `engine` is None between two stages."""
+    def save(self, engine: Engine, ended: bool = False) -> None:
+        """A checkpoint of everything, of which training waits for a copy in memory alone; none of the engine where its stage has ended."""
         began = time.perf_counter()
-        if engine is not None:
-            engine.check(self.at.total)
-            engine.check_weights(self.at.total)
-        engine_state = engine.state_dict() if engine else None
+        engine.check(self.at.total)
+        engine.check_weights(self.at.total)
+        engine_state = None if ended else engine.state_dict()
         if self.journal is not None:
             self.finish_writing()
             state = checkpoint.snapshot(
                 {
                     **self.model.state_dict(),
+                    "average": engine.average.weights,
                     "engine": engine_state,
                     "position": asdict(self.at),
                     "made_from": self.made_from,

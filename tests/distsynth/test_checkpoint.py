@@ -88,7 +88,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     writer = checkpoint.Writer(Pulse())
     weights = torch.zeros(3)
     journal.write("metrics", step=1, values={"loss": 1.0})
-    state = checkpoint.snapshot({"method": {"w": weights}, "journal": journal.hold()})
+    state = checkpoint.snapshot({"method": {"w": weights}, "average": {}, "journal": journal.hold()})
 
     def write() -> None:
         disk.wait(10)
