@@ -1,8 +1,9 @@
 """Every method on one cohort, trained and scored as a user would: a table method x variant beside the floors.
 
-    python -m distsynth.bench methods data.store=data/phantom.zarr data.external.real=data/real.zarr data.rotate=false
+    python -m distsynth.bench methods data.store=data/phantom.zarr data.external.real=data/real.zarr data.rotate=false seeds=[0,1,2]
 
-Each run is a folder of `out`, with its figures; a run that has scores is not made again. A method's small preset stands for it. Methods that
+Each run is a folder of `out`, with its figures; a run that has scores is not made again. Of several seeds the figures are means over patients and
+seeds, and the margin over the best floor is given for each. A method's small preset stands for it. Methods that
 compare what they make with the truth have to beat every floor inside the brain; those that never see it beside its input (cyclegan, discogan,
 unit, and stargan, whose loss uses no pairs) the nearest input copied.
 """
@@ -11,16 +12,19 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distsynth import config as configuration
 from distsynth.bench.synthetic import method_of
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS, compose
+from distsynth.evaluation.evaluate import flat
+from distsynth.evaluation.metrics import summarise
 from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean
 from distsynth.methods import registry
 from distsynth.modalities import Modality
@@ -35,6 +39,7 @@ class MethodsSettings:
     out: str = setting("runs/methods", "the folder of the runs")
     methods: list[str] = setting([], "presets of configs/method/ (empty: every small one)")
     variants: list[str] = setting(["siso", "simo", "mimo", "miso_t1c"], "variants, each with the methods that serve it")
+    seeds: list[int] = setting([0], "trained once with each: how much of a margin is luck")
 
 
 def main(words: Sequence[str]) -> int:
@@ -43,12 +48,16 @@ def main(words: Sequence[str]) -> int:
     planned = list(plan(presets, settings.variants, given))
     if not planned:
         raise SettingError(f"none of methods={presets} serves any of variants={settings.variants}")
+    if not settings.seeds:
+        raise SettingError("seeds=[] leaves nothing to train: give at least one")
     rows: list[dict[str, str]] = []
     for preset, variant in planned:
-        run = RunDirectory(Path(settings.out) / f"{preset}-{variant}")
-        print(f"{preset} {variant}", file=sys.stderr, flush=True)
-        train(run, [f"method={preset}", f"variant={variant}", *given])
-        rows += rows_of(run, preset)
+        runs = []
+        for seed in settings.seeds:
+            runs.append(RunDirectory(Path(settings.out) / f"{preset}-{variant}-{seed}"))
+            print(f"{preset} {variant} seed {seed}", file=sys.stderr, flush=True)
+            train(runs[-1], [f"method={preset}", f"variant={variant}", *given, f"seed={seed}"])
+        rows += rows_of(runs, preset)
     table = "\n".join(markdown(rows))
     (Path(settings.out) / "methods.md").write_text(table + "\n")
     print(table)
@@ -79,13 +88,12 @@ def train(run: RunDirectory, words: Sequence[str]) -> None:
         raise UserError(f"{run.path.name} failed: {last.removeprefix('error: ')}")
 
 
-def rows_of(run: RunDirectory, preset: str) -> Iterator[dict[str, str]]:
-    """One row per output: in the brain and the tumour of the test patients, and in the brain of the other cohorts'."""
-    config = configuration.load(run.config)
-    scored = Scored(run.path.name, config.variant, json.loads(run.scores.read_text()))
-    lines, _ = read(run.journal)
-    started = next(line["time"] for line in lines if line["kind"] == "start")
-    last = [line for line in lines if line["kind"] == "progress"][-1]
+def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str]]:
+    """One row per output of runs that differ in their seeds: in the brain and the tumour of the test patients, and in the brain of the other
+    cohorts'."""
+    config = configuration.load(runs[0].config)
+    each = [Scored(run.path.name, config.variant, json.loads(run.scores.read_text())) for run in runs]
+    scored = together(each)
     method, _ = method_of(config, 64)
     for output in config.variant.outputs:
         yield {
@@ -94,6 +102,7 @@ def rows_of(run: RunDirectory, preset: str) -> Iterator[dict[str, str]]:
             "output": Modality(output).title,
             "brain": short(cell(scored, "test", output, "brain")),
             **beside_floor(scored, "test", output),
+            **({"by seed": " ".join(margin(one, output) for one in each)} if len(each) > 1 else {}),
             "over the copy": over_copy(scored, "test", output),
             "tumour": short(cell(scored, "test", output, "tumour")),
             **{
@@ -101,10 +110,34 @@ def rows_of(run: RunDirectory, preset: str) -> Iterator[dict[str, str]]:
                 for name in scored.scores["cohorts"]
                 if name not in ("val", "test")
             },
-            "updates": str(max(line["step"] for line in lines if line["kind"] == "metrics")),
-            "seconds": f"{(last['time'] - started) / 1000:.0f}",
+            "updates": str(max(line["step"] for line in read(runs[0].journal)[0] if line["kind"] == "metrics")),
+            "seconds": f"{statistics.mean(map(seconds, runs)):.0f}",
             "parameters": f"{sum(p.numel() for p in method.parameters()) / 1e6:.2f} M",
         }
+
+
+def together(runs: Sequence[Scored]) -> Scored:
+    """Runs that differ in their seeds as one, its means taken over patients and seeds."""
+    rows = [row for run in runs for row in run.scores["rows"]]
+    cohorts = {
+        name: {**cohort, "scores": summarise([row for row in rows if row["cohort"] == name])}
+        for name, cohort in runs[0].scores["cohorts"].items()
+    }
+    return replace(runs[0], scores={**runs[0].scores, "cohorts": cohorts})
+
+
+def margin(run: Scored, output: str) -> str:
+    """How many dB better than the best floor inside the brain of the test patients, where there are floors."""
+    found = flat(run.scores).get(f"test/{output}/brain/psnr_over_best_floor")
+    return "-" if found is None else f"{found:+.2f}"
+
+
+def seconds(run: RunDirectory) -> float:
+    """From the start of training to its last line of progress."""
+    lines, _ = read(run.journal)
+    started = next(line["time"] for line in lines if line["kind"] == "start")
+    last = [line for line in lines if line["kind"] == "progress"][-1]
+    return float(last["time"] - started) / 1000
 
 
 def over_copy(run: Scored, cohort: str, output: str) -> str:

@@ -69,14 +69,32 @@ def test_speed_times_an_update_beside_the_published_procedure(tiny: tuple[str, .
     assert len(re.findall(r"^tcmgan, \w+ +procedure +[0-9.]+ ms, ours +[0-9.]+ ms: [0-9.]+ x", done.stdout, re.M)) == 2
 
 
-def test_methods_trains_and_scores_each_pair_once(store: Path, tiny: tuple[str, ...], run: Any, tmp_path: Path) -> None:
+def test_methods_trains_and_scores_each_pair_once_with_each_seed(
+    store: Path, tiny: tuple[str, ...], run: Any, tmp_path: Path
+) -> None:
     words = [word for word in tiny if not word.startswith("method=")]
-    command = ("distsynth.bench", "methods", "methods=[tcmgan_small]", "variants=[siso,mimo]", f"data.store={store}", *words)
+    command = (
+        "distsynth.bench",
+        "methods",
+        "methods=[tcmgan_small]",
+        "variants=[siso,mimo]",
+        "seeds=[0,1]",
+        f"data.store={store}",
+        *words,
+    )
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| tcmgan_small")]
     assert len(rows) == 3
-    assert all(re.search(r"(yes|NO), [+-][0-9.]+ .*\| 12 +\| \d+ +\| [0-9.]+ M", row) for row in rows), rows
+    found = [
+        re.search(r"(yes|NO), ([+-][0-9.]+) .*\| ([+-][0-9.]+) ([+-][0-9.]+) +\| [+-].*\| 12 +\| \d+ +\| [0-9.]+ M", r)
+        for r in rows
+    ]
+    for match in found:
+        assert match, rows
+        mean, first, second = (float(match[group]) for group in (2, 3, 4))
+        assert first != second
+        assert mean == pytest.approx((first + second) / 2, abs=0.011)
     assert run(*command, cwd=tmp_path).stdout == done.stdout
 
 
