@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 DEMO := sweep=lr sweep.name=demo sweep.axes.variant='[simo,mimo,miso_t1c]' sweep.axes.train.lr='[1e-3,3e-3]' \
-        method=tcmgan_small train.epochs=6 train.schedule.half_period=6 data.rotate=false cluster=local
+        method=tcmgan_small train.epochs=6 data.rotate=false cluster=local
 
 .PHONY: demo test test-full test-slurm lint clean
 
