@@ -3,9 +3,10 @@
     python -m distsynth.bench methods data.store=data/phantom.zarr data.external.real=data/real.zarr data.rotate=false seeds=[0,1,2]
 
 Each run is a folder of `out`, with its figures; a run that has scores is not made again. Of several seeds the figures are means over patients and
-seeds, and the margin over the best floor is given for each. A method's small preset stands for it. Methods that
-compare what they make with the truth have to beat every floor inside the brain; those that never see it beside its input (cyclegan, discogan,
-unit, and stargan, whose loss uses no pairs) the nearest input copied.
+seeds, and the margin over the best floor is given for each. "Beyond" in SSIM is a difference and in NMAE the share by which it is lower,
+each from the floor that is best in it. A method's small preset stands for it. Methods that compare what they make with the truth have to beat
+every floor inside the brain; those that never see it beside its input (cyclegan, discogan, unit, and stargan, whose loss uses no pairs) the
+nearest input copied.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str
             "brain": short(cell(scored, "test", output, "brain")),
             **beside_floor(scored, "test", output),
             **({"by seed": " ".join(margin(one, output) for one in each)} if len(each) > 1 else {}),
+            **beyond(scored, output),
             "over the copy": over_copy(scored, "test", output),
             "tumour": short(cell(scored, "test", output, "tumour")),
             **{
@@ -130,6 +132,18 @@ def margin(run: Scored, output: str) -> str:
     """How many dB better than the best floor inside the brain of the test patients, where there are floors."""
     found = flat(run.scores).get(f"test/{output}/brain/psnr_over_best_floor")
     return "-" if found is None else f"{found:+.2f}"
+
+
+def beyond(run: Scored, output: str) -> dict[str, str]:
+    """SSIM and NMAE inside the brain of the test patients, each beside the floor that is best in it."""
+    models = run.scores["cohorts"]["test"]["scores"][output]["brain"]
+    floors = [models[name] for name in run.scores["beaten_against"] if name in models]
+    if not floors:
+        return {"SSIM beyond": "-", "NMAE beyond": "-"}
+    made = models["synthesised"]
+    ssim = made["ssim"]["mean"] - max(floor["ssim"]["mean"] for floor in floors)
+    nmae = 1 - made["nmae"]["mean"] / min(floor["nmae"]["mean"] for floor in floors)
+    return {"SSIM beyond": f"{ssim:+.3f}", "NMAE beyond": f"{nmae:+.1%}"}
 
 
 def seconds(run: RunDirectory) -> float:

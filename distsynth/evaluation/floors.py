@@ -1,9 +1,10 @@
 """What a network has to beat: predictions that took no deep learning, made from the training patients alone.
 
-    copy        the input modality that is nearest to the output, as it is
-    mean        the mean training image: volumes are centred on the brain, so it is a blurred average brain
-    linear      a least-squares fit on a voxel's input intensities
-    voxelwise   boosted trees on a voxel's input intensities
+    copy           the input modality that is nearest to the output, as it is
+    mean           the mean training image: volumes are centred on the brain, so it is a blurred average brain
+    linear         a least-squares fit on a voxel's input intensities
+    voxelwise      boosted trees on a voxel's input intensities, fitted on the squared error, which is what PSNR measures
+    voxelwise_l1   the same on the absolute error, which is what most methods are trained on and NMAE measures
 
 Beside them, never beaten against, `lesion_erased`: the truth with its tumour filled by the mean of the brain around it.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ from preprocess.cohort import BACKGROUND, Cohort
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-FLOORS = ("copy", "mean", "linear", "voxelwise")
+TREES = {"voxelwise": "squared_error", "voxelwise_l1": "absolute_error"}  # the loss of each
+FLOORS = ("copy", "mean", "linear", *TREES)
 VOXELS = 200_000
 
 
@@ -37,7 +40,7 @@ class Floors:
     nearest: list[int]  # for each output, the input that `copy` takes
     mean: Volume  # (outputs, z, y, x)
     weights: Volume  # (inputs + 1, outputs)
-    trees: list[Any] = field(default_factory=list)
+    trees: dict[str, list[Any]] = field(default_factory=dict)  # by floor, one per output
 
     @property
     def copied(self) -> dict[str, str]:
@@ -50,8 +53,9 @@ class Floors:
         made = {
             "copy": sources[self.nearest],
             "linear": fill(with_one(inside) @ self.weights, brain),
-            "voxelwise": fill(np.stack([tree.predict(inside) for tree in self.trees], axis=1), brain),
         }
+        for name, trees in self.trees.items():
+            made[name] = fill(np.stack([tree.predict(inside) for tree in trees], axis=1), brain)
         return made | ({"mean": self.mean} if self.mean.shape[1:] == brain.shape else {})
 
 
@@ -79,10 +83,8 @@ def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, s
     overall = wanted.mean(axis=0)[:, None, None, None]
     mean = np.where(count > 0, total / np.maximum(count, 1), overall).astype(np.float32)
     weights, *_ = np.linalg.lstsq(with_one(given), wanted, rcond=None)
-    trees = [
-        HistGradientBoostingRegressor(max_iter=40, learning_rate=0.2, early_stopping=False, random_state=0).fit(given, column)
-        for column in wanted.T
-    ]
+    boosted = partial(HistGradientBoostingRegressor, max_iter=40, learning_rate=0.2, early_stopping=False, random_state=0)
+    trees = {name: [boosted(loss=loss).fit(given, column) for column in wanted.T] for name, loss in TREES.items()}
     return Floors(variant, nearest, mean, weights.astype(np.float32), trees)
 
 

@@ -87,7 +87,7 @@ def test_a_run_directory_is_complete(whole: Path, store: Path) -> None:
     scores = json.loads((whole / "evaluation" / "scores.json").read_text())
     assert scores["cohorts"]["test"]["subjects"] == Cohort.open(store).split("test")
     models = scores["cohorts"]["test"]["scores"]["flair"]["brain"]
-    assert set(models) == {"synthesised", "lesion_erased", "copy", "mean", "linear", "voxelwise"}
+    assert set(models) == {"synthesised", "lesion_erased", "copy", "mean", "linear", "voxelwise", "voxelwise_l1"}
     assert set(scores["cards"]) >= {"psnr", "ssim", "nmae", "range", "normalisation", "aggregation", "brain", "tumour", "volume"}
     (figure,) = (whole / "figures").iterdir()
     assert figure.read_bytes().startswith(b"\x89PNG")
