@@ -2,11 +2,11 @@
 
     python -m distsynth.bench methods data.store=data/phantom.zarr data.external.real=data/real.zarr data.rotate=false seeds=[0,1,2]
 
-Each run is a folder of `out`, with its figures; a run that has scores is not made again. Of several seeds the figures are means over patients and
-seeds, and the margin over the best floor is given for each. "Beyond" in SSIM is a difference and in NMAE the share by which it is lower,
-each from the floor that is best in it. A method's small preset stands for it. Methods that compare what they make with the truth have to beat
-every floor inside the brain; those that never see it beside its input (cyclegan, discogan, unit, and stargan, whose loss uses no pairs) the
-nearest input copied.
+Each run is a folder of `out`, with its figures; a run that has scores is not made again. Of several seeds or folds (of a cohort made with
+split.folds=) the figures are means over the patients of all, and the margin over the best floor is given for each run too. "Beyond" in SSIM is a
+difference and in NMAE the share by which it is lower, each from the floor that is best in it. A method's small preset stands for it. Methods
+that compare what they make with the truth have to beat every floor inside the brain; those that never see it beside its input (cyclegan,
+discogan, unit, and stargan, whose loss uses no pairs) the nearest input copied.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from distsynth import config as configuration
@@ -41,6 +42,7 @@ class MethodsSettings:
     methods: list[str] = setting([], "presets of configs/method/ (empty: every small one)")
     variants: list[str] = setting(["siso", "simo", "mimo", "miso_t1c"], "variants, each with the methods that serve it")
     seeds: list[int] = setting([0], "trained once with each: how much of a margin is luck")
+    folds: list[int] = setting([0], "and once on each, with other patients tested")
 
 
 def main(words: Sequence[str]) -> int:
@@ -49,15 +51,15 @@ def main(words: Sequence[str]) -> int:
     planned = list(plan(presets, settings.variants, given))
     if not planned:
         raise SettingError(f"none of methods={presets} serves any of variants={settings.variants}")
-    if not settings.seeds:
-        raise SettingError("seeds=[] leaves nothing to train: give at least one")
+    if not (settings.seeds and settings.folds):
+        raise SettingError("seeds=[] or folds=[] leaves nothing to train: give at least one of each")
     rows: list[dict[str, str]] = []
     for preset, variant in planned:
         runs = []
-        for seed in settings.seeds:
-            runs.append(RunDirectory(Path(settings.out) / f"{preset}-{variant}-{seed}"))
-            print(f"{preset} {variant} seed {seed}", file=sys.stderr, flush=True)
-            train(runs[-1], [f"method={preset}", f"variant={variant}", *given, f"seed={seed}"])
+        for seed, fold in product(settings.seeds, settings.folds):
+            runs.append(RunDirectory(Path(settings.out) / f"{preset}-{variant}-seed{seed}-fold{fold}"))
+            print(runs[-1].path.name, file=sys.stderr, flush=True)
+            train(runs[-1], [f"method={preset}", f"variant={variant}", *given, f"seed={seed}", f"data.fold={fold}"])
         rows += rows_of(runs, preset)
     table = "\n".join(markdown(rows))
     (Path(settings.out) / "methods.md").write_text(table + "\n")
@@ -90,8 +92,8 @@ def train(run: RunDirectory, words: Sequence[str]) -> None:
 
 
 def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str]]:
-    """One row per output of runs that differ in their seeds: in the brain and the tumour of the test patients, and in the brain of the other
-    cohorts'."""
+    """One row per output of runs that differ in seed or fold: in the brain and the tumour of the test patients, and in the brain of the
+    other cohorts'."""
     config = configuration.load(runs[0].config)
     each = [Scored(run.path.name, config.variant, json.loads(run.scores.read_text())) for run in runs]
     scored = together(each)
@@ -103,7 +105,7 @@ def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str
             "output": Modality(output).title,
             "brain": short(cell(scored, "test", output, "brain")),
             **beside_floor(scored, "test", output),
-            **({"by seed": " ".join(margin(one, output) for one in each)} if len(each) > 1 else {}),
+            **({"of each": " ".join(margin(one, output) for one in each)} if len(each) > 1 else {}),
             **beyond(scored, output),
             "over the copy": over_copy(scored, "test", output),
             "tumour": short(cell(scored, "test", output, "tumour")),
@@ -119,12 +121,9 @@ def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str
 
 
 def together(runs: Sequence[Scored]) -> Scored:
-    """Runs that differ in their seeds as one, its means taken over patients and seeds."""
+    """Runs that differ in seed or fold as one, its means taken over the patients of all."""
     rows = [row for run in runs for row in run.scores["rows"]]
-    cohorts = {
-        name: {**cohort, "scores": summarise([row for row in rows if row["cohort"] == name])}
-        for name, cohort in runs[0].scores["cohorts"].items()
-    }
+    cohorts = {name: {"scores": summarise([row for row in rows if row["cohort"] == name])} for name in runs[0].scores["cohorts"]}
     return replace(runs[0], scores={**runs[0].scores, "cohorts": cohorts})
 
 
