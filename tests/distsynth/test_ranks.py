@@ -16,10 +16,10 @@ SCRIPT = Path(__file__).parent / "ranks_agree.py"
 MAY_DIFFER = {"width", "batch", "micro_batch", "patch", "core"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 # In float32 rounding may turn the sign of an L1 difference, or of a gradient that is nearly zero and that Adam divides by its own size: such a
-# weight then goes another way, at most by the learning rate an update. The presets below have the highest rates and come 4e-3 to 9e-3 apart,
-# differently on each cohort; that it is rounding alone, the same runs in float64 show.
+# weight then goes another way, by about the learning rate an update. At the published rates nothing comes 2e-3 apart; small presets, whose rates
+# are ten times as high, come up to 2.4e-2 apart, another one on each cohort and processor. That it is rounding alone, float64 shows.
 TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
-LOOSER = {"mmgan_small": 1e-2, "unit_small": 2e-2, "tcmgan_small": 2e-2}
+STEPS = 20  # of ranks_agree.py
 SEEN = 1e-3  # what batch norm at least changes
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
@@ -67,8 +67,14 @@ def agree(results: Results, preset: str, precision: str, ranks: int) -> None:
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many, pools=precision != "single")
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
-    bound = LOOSER.get(preset, 0) if precision == "single" else 0
-    assert difference > SEEN if one["batch_norm"] else difference < max(TOLERANCE[precision], bound)
+    loose = precision == "single" and preset.endswith("_small")
+    bound = STEPS * highest_rate(one["used"]) if loose else TOLERANCE[precision]
+    assert difference > SEEN if one["batch_norm"] else difference < bound
+
+
+def highest_rate(used: dict[str, Any]) -> float:
+    """Of the stages of a preset."""
+    return float(max(used["train"]["lr"], used["method"].get("segmentor", {}).get("lr", 0)))
 
 
 @pytest.mark.full
