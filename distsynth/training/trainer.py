@@ -159,7 +159,8 @@ class Trainer:
         engine.warm_up(first)
         if self.taken is not None:
             engine.load_state_dict(self.taken["engine"])
-            engine.average.load(self.taken["average"])
+            engine.average.load(self.taken.get("average", {}))
+            self.taken = None
         for epoch in range(self.at.epoch, stage.epochs):
             self.run_epoch(stage, engine, feed, steps)
             ended = epoch + 1 == stage.epochs
@@ -167,7 +168,7 @@ class Trainer:
                 self.validate(stage, engine)
             self.at.epoch, self.at.step = epoch + 1, 0
             if ended:
-                self.at.stage, self.at.epoch, self.taken = self.at.stage + 1, 0, None
+                self.at.stage, self.at.epoch = self.at.stage + 1, 0
             if ended or self.agree(0, self.improved or self.cheap)[1]:
                 self.save(engine, ended)
 
