@@ -91,7 +91,6 @@ def read_spline(n4: Any, spans: int, axes: Sequence[Floats]) -> Volume:
     to_control_points = np.linalg.pinv(spline_basis(np.linspace(0, spans, count), spans + 4))
     for positions in axes:
         weights = spline_basis(positions * spans, spans + 4) @ to_control_points
-        field = np.tensordot(
-            field, weights.astype(np.float32), axes=(0, 1)
-        )  # contracts the first axis, appends the evaluated one
+        # Contracts the first axis and appends the evaluated one; not through BLAS, whose rounding on some processors depends on its threads.
+        field = np.einsum("k...,ok->...o", field, weights.astype(np.float32))
     return np.asarray(field, np.float32)

@@ -25,9 +25,9 @@ from distsynth import config as configuration
 from distsynth.bench.synthetic import method_of
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS, compose
-from distsynth.evaluation.evaluate import flat
+from distsynth.evaluation.evaluate import best_floor
 from distsynth.evaluation.metrics import summarise
-from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean
+from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean, scores_of
 from distsynth.methods import registry
 from distsynth.modalities import Modality
 from distsynth.run_directory import RunDirectory
@@ -105,7 +105,7 @@ def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str
             "output": Modality(output).title,
             "brain": short(cell(scored, "test", output, "brain")),
             **beside_floor(scored, "test", output),
-            **({"of each": " ".join(margin(one, output) for one in each)} if len(each) > 1 else {}),
+            **({"of each": " ".join(margins(scored, each, output))} if len(each) > 1 else {}),
             **beyond(scored, output),
             "over the copy": over_copy(scored, "test", output),
             "tumour": short(cell(scored, "test", output, "tumour")),
@@ -127,10 +127,12 @@ def together(runs: Sequence[Scored]) -> Scored:
     return replace(runs[0], scores={**runs[0].scores, "cohorts": cohorts})
 
 
-def margin(run: Scored, output: str) -> str:
-    """How many dB better than the best floor inside the brain of the test patients, where there are floors."""
-    found = flat(run.scores).get(f"test/{output}/brain/psnr_over_best_floor")
-    return "-" if found is None else f"{found:+.2f}"
+def margins(all_of_them: Scored, runs: Sequence[Scored], output: str) -> Iterator[str]:
+    """How many dB each run is better, inside the brain of its test patients, than the floor that is best over all runs."""
+    best = best_floor(scores_of(all_of_them, "test", output)["brain"], all_of_them.scores["beaten_against"])
+    for run in runs:
+        models = scores_of(run, "test", output)["brain"]
+        yield f"{models['synthesised']['psnr']['mean'] - models[best[0]]['psnr']['mean']:+.2f}" if best else "-"
 
 
 def beyond(run: Scored, output: str) -> dict[str, str]:
