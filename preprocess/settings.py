@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,23 @@ from preprocess.errors import SettingError, UserError
 T = TypeVar("T")
 
 
-def setting(default: Any, doc: str) -> Any:
-    """A dataclass field with its documentation; a list, dict or dataclass type as default is called for each instance."""
+BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "most": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+}
+
+
+def setting(default: Any, doc: str, **bounds: float) -> Any:
+    """A dataclass field with its documentation, and the `least`, `above`, `most` and `below` that its value must be; a list, dict or
+    dataclass type as default is called for each instance."""
+    metadata = {"doc": doc, "bounds": bounds}
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata={"doc": doc})
+        return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
-    return dataclasses.field(default=default, metadata={"doc": doc})
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def required(doc: str) -> Any:
@@ -77,7 +88,7 @@ def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
 
 
 def finish(config: DictConfig, schema: type[T]) -> T:
-    """The typed config as its dataclass, whose `__post_init__` checks run here. Raises SettingError if a value is missing."""
+    """The typed config as its dataclass, whose `__post_init__` checks run here. Raises SettingError if a value is missing or out of bounds."""
     try:
         made = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -86,7 +97,19 @@ def finish(config: DictConfig, schema: type[T]) -> T:
     except OmegaConfBaseException as error:
         raise SettingError(f"setting {error.full_key}: {first_line(error)}") from error
     assert isinstance(made, schema)
+    check_bounds(made)
     return made
+
+
+def check_bounds(settings: Any, head: str = "") -> None:
+    """Raise SettingError for the first value of a dataclass, or of those in it, that is out of its bounds."""
+    for field in dataclasses.fields(settings):
+        value, bounds = getattr(settings, field.name), field.metadata.get("bounds", {})
+        if dataclasses.is_dataclass(value):
+            check_bounds(value, f"{head}{field.name}.")
+        elif not all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
+            must = " and ".join(f"{BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
+            raise SettingError(f"{head}{field.name}={value} must be {must}")
 
 
 def refuse_unknown_keys(base: DictConfig, layer: DictConfig) -> None:

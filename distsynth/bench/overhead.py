@@ -24,7 +24,6 @@ from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
 from distsynth.training.insight import Insight
 from distsynth.training.settings import LimitSettings
-from preprocess.errors import SettingError
 from preprocess.settings import setting
 
 GOAL = 1.0  # percent
@@ -32,12 +31,8 @@ GOAL = 1.0  # percent
 
 @dataclass
 class OverheadSettings:
-    rounds: int = setting(30, "turns of each, with and without")
+    rounds: int = setting(30, "turns of each, with and without", least=3)
     pixels: int = setting(64, "height and width of the slices")
-
-    def __post_init__(self) -> None:
-        if self.rounds < 3:
-            raise SettingError(f"rounds={self.rounds} must be at least 3, for a spread")
 
 
 def main(words: Sequence[str]) -> int:

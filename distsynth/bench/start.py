@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distsynth.bench.words import apart
 from distsynth.tracking.journal import read
-from preprocess.errors import SettingError, UserError
+from preprocess.errors import UserError
 from preprocess.settings import setting
 
 GOAL = 10.0  # seconds
@@ -20,11 +20,7 @@ GOAL = 10.0  # seconds
 
 @dataclass
 class StartSettings:
-    repeats: int = setting(5, "fresh processes")
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise SettingError(f"repeats={self.repeats} must be a whole number of at least 1")
+    repeats: int = setting(5, "fresh processes", least=1)
 
 
 def main(words: Sequence[str]) -> int:

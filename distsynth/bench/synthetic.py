@@ -7,11 +7,11 @@ import torch
 
 from distsynth.config import CONFIGS, Config, compose, fragment, read_yaml
 from distsynth.data.batch import Batch
-from distsynth.data.feed import padded_size
 from distsynth.data.randomness import sample_keys
 from distsynth.methods import registry
 from distsynth.methods.method import Method
 from distsynth.modalities import Variant
+from distsynth.training.model import networks_size
 from preprocess.errors import SettingError
 
 
@@ -34,9 +34,8 @@ def serves(kind: type[Method], variant: Variant) -> bool:
 
 def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:
     """The untrained method of a configuration for slices of pixels x pixels, and the size they are padded to."""
-    kind = registry.method(config.method.name)
-    size = padded_size((pixels, pixels), kind.stride(config.method, (pixels, pixels)))
-    return kind(config.method, config.variant, size, config.seed), size
+    size = networks_size(config, (pixels, pixels))
+    return registry.method(config.method.name)(config.method, config.variant, size, config.seed), size
 
 
 def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0, kind: Method | type[Method] = Method) -> Batch:

@@ -38,21 +38,21 @@ from preprocess.settings import setting
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the full resolution")
-    blocks: int = setting(0, "residual blocks (0: as published, 6 for slices of up to 128 pixels and 9 for larger ones)")
+    width: int = setting(64, "channels at the full resolution", least=1)
+    blocks: int = setting(0, "residual blocks (0: as published, 6 for slices of up to 128 pixels and 9 for larger ones)", least=0)
 
 
 @dataclass
 class DiscriminatorSettings:
-    width: int = setting(64, "channels at the first layer")
-    layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)")
+    width: int = setting(64, "channels at the first layer", least=1)
+    layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)", least=1)
 
 
 @dataclass
 class WeightSettings:
-    cycle_source: float = setting(10.0, "weight of the source's cycle, source -> target -> source")
-    cycle_target: float = setting(10.0, "weight of the target's cycle, target -> source -> target")
-    identity: float = setting(0.5, "weight of the identity losses, as a share of the cycles' (0: none)")
+    cycle_source: float = setting(10.0, "weight of the source's cycle, source -> target -> source", least=0)
+    cycle_target: float = setting(10.0, "weight of the target's cycle, target -> source -> target", least=0)
+    identity: float = setting(0.5, "weight of the identity losses, as a share of the cycles' (0: none)", least=0)
 
 
 @dataclass
@@ -62,20 +62,8 @@ class CycleGANSettings:
     name: str = setting("cyclegan", "the method")
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
-    pool: int = setting(50, "past fakes of each kind that the discriminators may be shown (0: only new ones)")
+    pool: int = setting(50, "past fakes of each kind that the discriminators may be shown (0: only new ones)", least=0)
     weights: WeightSettings = setting(WeightSettings, "")
-
-    def __post_init__(self) -> None:
-        least = {
-            "generator.width": (self.generator.width, 1),
-            "generator.blocks": (self.generator.blocks, 0),
-            "discriminator.width": (self.discriminator.width, 1),
-            "discriminator.layers": (self.discriminator.layers, 1),
-            "pool": (self.pool, 0),
-        }
-        for name, (value, bound) in least.items():
-            if value < bound:
-                raise SettingError(f"method.{name}={value} must be at least {bound}")
 
 
 class CycleGAN(Method):

@@ -41,21 +41,23 @@ from preprocess.settings import setting
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the first level")
+    width: int = setting(64, "channels at the first level", least=1)
 
 
 @dataclass
 class DiscriminatorSettings:
-    width: int = setting(64, "channels at the first level")
+    width: int = setting(64, "channels at the first level", least=1)
 
 
 @dataclass
 class WeightSettings:
-    gan: float = setting(0.1, "weight of the adversarial loss")
-    features: float = setting(0.9, "weight of feature matching")
-    first: float = setting(0.01, "the reconstruction's share r in the first updates, 0 to 1; the rest is the other two's")
-    later: float = setting(0.5, "r after those")
-    switch: int = setting(10_000, "updates until r changes")
+    gan: float = setting(0.1, "weight of the adversarial loss", least=0)
+    features: float = setting(0.9, "weight of feature matching", least=0)
+    first: float = setting(
+        0.01, "the reconstruction's share r in the first updates, 0 to 1; the rest is the other two's", least=0, most=1
+    )
+    later: float = setting(0.5, "r after those", least=0, most=1)
+    switch: int = setting(10_000, "updates until r changes", least=0)
 
 
 @dataclass
@@ -65,27 +67,14 @@ class DiscoGANSettings:
     name: str = setting("discogan", "the method")
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
-    depth: int = setting(0, "levels of all networks (0: as many as leave 4 pixels and pad the image by at most a tenth)")
+    depth: int = setting(0, "levels of all networks (0: as many as leave 4 pixels and pad the image by at most a tenth)", least=0)
     norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
-    every: int = setting(3, "updates of which the first moves the discriminators and the others the generators")
+    every: int = setting(3, "updates of which the first moves the discriminators and the others the generators", least=2)
     weights: WeightSettings = setting(WeightSettings, "")
 
     def __post_init__(self) -> None:
-        least = {
-            "generator.width": (self.generator.width, 1),
-            "discriminator.width": (self.discriminator.width, 1),
-            "depth": (self.depth, 0),
-            "every": (self.every, 2),
-            "weights.switch": (self.weights.switch, 0),
-        }
-        for name, (value, bound) in least.items():
-            if value < bound:
-                raise SettingError(f"method.{name}={value} must be at least {bound}")
         if self.depth == 1:
             raise SettingError("method.depth=1 leaves no level for feature matching: 2 at least, or 0")
-        for name in ("first", "later"):
-            if not 0 <= (share := getattr(self.weights, name)) <= 1:
-                raise SettingError(f"method.weights.{name}={share} must be between 0 and 1")
 
 
 class DiscoGAN(Method):

@@ -36,7 +36,7 @@ from distsynth.methods.method import Method, Objective, Stage, Step, Terms, froz
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
 from distsynth.networks.patchgan import PatchGAN
-from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -46,22 +46,22 @@ BLANK = -1.0
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)")
-    dropout: float = setting(0.2, "share of values dropped at the inner levels")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)", least=0)
+    dropout: float = setting(0.2, "share of values dropped at the inner levels", least=0, below=1)
     direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
 
 
 @dataclass
 class DiscriminatorSettings:
-    width: int = setting(64, "channels at the first level")
-    layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)")
+    width: int = setting(64, "channels at the first level", least=1)
+    layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)", least=1)
     sees_real: bool = setting(True, "show it the patient's own contrasts beside those it judges, as the published code does")
 
 
 @dataclass
 class WeightSettings:
-    l1: float = setting(0.9, "share of the L1 in the generator's loss; the rest is the adversary's")
+    l1: float = setting(0.9, "share of the L1 in the generator's loss; the rest is the adversary's", least=0, most=1)
 
 
 @dataclass
@@ -86,15 +86,6 @@ class MMGANSettings:
     weights: WeightSettings = setting(WeightSettings, "")
     curriculum: CurriculumSettings = setting(CurriculumSettings, "")
 
-    def __post_init__(self) -> None:
-        for name, width in (("generator", self.generator.width), ("discriminator", self.discriminator.width)):
-            if width < 1:
-                raise SettingError(f"method.{name}.width={width} must be at least 1")
-        if not 0 <= self.generator.dropout < 1:
-            raise SettingError(f"method.generator.dropout={self.generator.dropout} must be at least 0 and less than 1")
-        if not 0 <= self.weights.l1 <= 1:
-            raise SettingError(f"method.weights.l1={self.weights.l1} must lie between 0 and 1")
-
 
 class MMGAN(Method):
     """See the file's head."""
@@ -105,7 +96,7 @@ class MMGAN(Method):
 
     @classmethod
     def stride(cls, settings: MMGANSettings, size: tuple[int, int]) -> int:
-        return 1 << generator_depth(settings, size)
+        return stride_of(settings.generator.depth, size, 8, "method.generator.depth")
 
     def __init__(self, settings: MMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
@@ -117,7 +108,7 @@ class MMGAN(Method):
             raise SettingError(
                 f"method.discriminator.layers={d.layers} is too deep for slices of {size[0]}x{size[1]}: they need {smallest} pixels"
             )
-        self.generator = UNet(count, count, g.width, generator_depth(settings, size), g.direct, dropout=g.dropout)
+        self.generator = UNet(count, count, g.width, depth_of(g.depth, size, 8), g.direct, dropout=g.dropout)
         self.discriminator = PatchGAN(count * (1 + d.sees_real), d.width, d.layers, outputs=count)
         for name, network in self.named_children():
             normal(network, key(seed, "weights", name) >> 1)
@@ -224,8 +215,3 @@ def over(chosen: Tensor, values: Tensor) -> Tensor:
     any counts as 0."""
     channel = values.flatten(2).mean(2)
     return (channel.where(chosen, 0).sum(1) / chosen.sum(1).clamp(min=1)).mean()
-
-
-def generator_depth(settings: MMGANSettings, size: tuple[int, int]) -> int:
-    """As set, or as many as fit the image, up to the published 8."""
-    return settings.generator.depth or fitting_depth(size, 8)

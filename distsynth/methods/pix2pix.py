@@ -33,7 +33,7 @@ from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
 from distsynth.networks.keyed import splitmix
 from distsynth.networks.patchgan import PatchGAN
-from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -43,22 +43,22 @@ CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_e
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)")
-    dropout: float = setting(0.5, "share of values dropped at the inner levels")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)", least=0)
+    dropout: float = setting(0.5, "share of values dropped at the inner levels", least=0, below=1)
     direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
 
 
 @dataclass
 class DiscriminatorSettings:
-    width: int = setting(64, "channels at the first layer")
-    layers: int = setting(3, "strided layers (3: patches of 70 x 70 pixels; 1: of 16 x 16)")
+    width: int = setting(64, "channels at the first layer", least=1)
+    layers: int = setting(3, "strided layers (3: patches of 70 x 70 pixels; 1: of 16 x 16)", least=1)
 
 
 @dataclass
 class WeightSettings:
-    l1: float = setting(100.0, "weight of the L1 distance in g_loss")
-    discriminator: float = setting(0.5, "weight of d_loss, which slows the discriminator down")
+    l1: float = setting(100.0, "weight of the L1 distance in g_loss", least=0)
+    discriminator: float = setting(0.5, "weight of d_loss, which slows the discriminator down", least=0)
 
 
 @dataclass
@@ -73,14 +73,6 @@ class Pix2PixSettings:
     gan: Literal["bce", "lsgan"] = setting("bce", "cross-entropy as published, or least squares (Mao et al. 2017)")
     noise_at_test: bool = setting(True, "dropout and the slice's own batch statistics when images are made, as published")
 
-    def __post_init__(self) -> None:
-        for name, value in (("generator.width", self.generator.width), ("discriminator.width", self.discriminator.width),
-                            ("discriminator.layers", self.discriminator.layers)):  # fmt: skip
-            if value < 1:
-                raise SettingError(f"method.{name}={value} must be at least 1")
-        if not 0 <= self.generator.dropout < 1:
-            raise SettingError(f"method.generator.dropout={self.generator.dropout} must be at least 0 and below 1")
-
 
 class Pix2Pix(Method):
     """See the file's head."""
@@ -89,7 +81,7 @@ class Pix2Pix(Method):
 
     @classmethod
     def stride(cls, settings: Pix2PixSettings, size: tuple[int, int]) -> int:
-        return 1 << generator_depth(settings, size)
+        return stride_of(settings.generator.depth, size, 8, "method.generator.depth")
 
     def __init__(self, settings: Pix2PixSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
@@ -100,7 +92,7 @@ class Pix2Pix(Method):
             raise SettingError(
                 f"method.discriminator.layers={d.layers} is too many for slices of {size[0]}x{size[1]}: at most {most}"
             )
-        self.generator = UNet(inputs, outputs, g.width, generator_depth(settings, size), g.direct, settings.norm, g.dropout)
+        self.generator = UNet(inputs, outputs, g.width, depth_of(g.depth, size, 8), g.direct, settings.norm, g.dropout)
         self.discriminator = PatchGAN(inputs + outputs, d.width, d.layers, settings.norm)
         for name, network in self.named_children():
             normal(network, key(seed, "weights", name) >> 1)
@@ -183,11 +175,6 @@ def own_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm, (training, tracking) in zip(norms, before, strict=True):
             norm.training, norm.track_running_stats = training, tracking
-
-
-def generator_depth(settings: Pix2PixSettings, size: tuple[int, int]) -> int:
-    """As set, or as many as fit the image, up to the published 8."""
-    return settings.generator.depth or fitting_depth(size, 8)
 
 
 def most_layers(size: tuple[int, int]) -> int:

@@ -94,12 +94,8 @@ class SegmentSettings:
     """The network; its training is `train`'s, of which the preset has what TC-MGAN pre-trains with."""
 
     name: str = setting("segment", "the method")
-    width: int = setting(64, "channels at the first level")
+    width: int = setting(64, "channels at the first level", least=1)
     norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise SettingError(f"method.width={self.width} must be at least 1")
 
 
 class Segment(TumourFinder):

@@ -46,8 +46,8 @@ from preprocess.settings import setting
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the full resolution")
-    blocks: int = setting(6, "residual blocks")
+    width: int = setting(64, "channels at the full resolution", least=1)
+    blocks: int = setting(6, "residual blocks", least=0)
     direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
     labels: Literal["image", "brain"] = setting(
         "image",
@@ -57,15 +57,15 @@ class GeneratorSettings:
 
 @dataclass
 class CriticSettings:
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many as leave at least 2 pixels, at most 6)")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many as leave at least 2 pixels, at most 6)", least=0)
 
 
 @dataclass
 class WeightSettings:
-    cls: float = setting(1.0, "weight of the classes' cross-entropy, in both losses")
-    rec: float = setting(10.0, "weight of the cycle's L1")
-    gp: float = setting(10.0, "weight of the gradient penalty")
+    cls: float = setting(1.0, "weight of the classes' cross-entropy, in both losses", least=0)
+    rec: float = setting(10.0, "weight of the cycle's L1", least=0)
+    gp: float = setting(10.0, "weight of the gradient penalty", least=0)
 
 
 @dataclass
@@ -76,16 +76,10 @@ class StarGANSettings:
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     critic: CriticSettings = setting(CriticSettings, "")
     weights: WeightSettings = setting(WeightSettings, "")
-    n_critic: int = setting(5, "updates of the critic for one of the generator")
+    n_critic: int = setting(5, "updates of the critic for one of the generator", least=1)
     groups: list[list[str]] = setting(
         [], "contrasts of each group of training patients, for the mask vector ([]: found in the cohort)"
     )
-
-    def __post_init__(self) -> None:
-        sizes = {"generator.width": self.generator.width, "critic.width": self.critic.width, "n_critic": self.n_critic}
-        for name, value in sizes.items():
-            if value < 1:
-                raise SettingError(f"method.{name}={value} must be at least 1")
 
 
 class Drawn(NamedTuple):

@@ -36,7 +36,7 @@ from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.networks.initialise import normal
 from distsynth.networks.segmentor import Segmentor
-from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import ScheduleSettings, TrainSettings
 from preprocess.errors import SettingError
 from preprocess.settings import setting
@@ -44,35 +44,35 @@ from preprocess.settings import setting
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many, up to 7, as pad the image by at most a tenth)")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many, up to 7, as pad the image by at most a tenth)", least=0)
     direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
 
 
 @dataclass
 class CriticSettings:
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many as leave at least 2 pixels, at most 5)")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many as leave at least 2 pixels, at most 5)", least=0)
     sees_tumour: bool = setting(False, "give the critic the tumour mask too (the report's Figure 13)")
 
 
 @dataclass
 class SegmentorSettings:
-    width: int = setting(64, "channels at the first level")
+    width: int = setting(64, "channels at the first level", least=1)
     norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
-    epochs: int = setting(30, "epochs of the pre-training stage")
-    batch: int = setting(5, "slices per update of the pre-training stage")
-    lr: float = setting(1e-4, "Adam's learning rate in the pre-training stage")
-    weight_synthesised: float = setting(0.7, "share of Dice(S(G)) in the joint stage's s_loss")
-    weight_real: float = setting(0.3, "share of Dice(S(x))")
+    epochs: int = setting(30, "epochs of the pre-training stage", least=0)
+    batch: int = setting(5, "slices per update of the pre-training stage", least=1)
+    lr: float = setting(1e-4, "Adam's learning rate in the pre-training stage", above=0)
+    weight_synthesised: float = setting(0.7, "share of Dice(S(G)) in the joint stage's s_loss", least=0)
+    weight_real: float = setting(0.3, "share of Dice(S(x))", least=0)
 
 
 @dataclass
 class WeightSettings:
-    cls: float = setting(1.0, "weight of the modality classifier's loss, in d_loss and g_loss")
-    gp: float = setting(10.0, "weight of the gradient penalty")
-    rec: float = setting(1.0, "weight of g_rec, a sum over pixels")
-    seg: float = setting(10.0, "weight of the tumour's Dice loss")
+    cls: float = setting(1.0, "weight of the modality classifier's loss, in d_loss and g_loss", least=0)
+    gp: float = setting(10.0, "weight of the gradient penalty", least=0)
+    rec: float = setting(1.0, "weight of g_rec, a sum over pixels", least=0)
+    seg: float = setting(10.0, "weight of the tumour's Dice loss", least=0)
 
 
 @dataclass
@@ -88,12 +88,6 @@ class TCMGANSettings:
     )
     weights: WeightSettings = setting(WeightSettings, "")
 
-    def __post_init__(self) -> None:
-        widths = {"generator": self.generator.width, "critic": self.critic.width, "segmentor": self.segmentor.width}
-        for name, width in widths.items():
-            if width < 1:
-                raise SettingError(f"method.{name}.width={width} must be at least 1")
-
 
 class TCMGAN(TumourFinder):
     """See the file's head. Widths are settings, so that it also trains on a laptop."""
@@ -102,7 +96,7 @@ class TCMGAN(TumourFinder):
 
     @classmethod
     def stride(cls, settings: TCMGANSettings, size: tuple[int, int]) -> int:
-        return 1 << generator_depth(settings, size)
+        return stride_of(settings.generator.depth, size, 7, "method.generator.depth")
 
     @classmethod
     def batches(cls, settings: TCMGANSettings, train: TrainSettings) -> dict[str, int]:
@@ -115,7 +109,7 @@ class TCMGAN(TumourFinder):
         inputs = len(variant.inputs)
         g = settings.generator
         given, made = (inputs, self.outputs) if settings.targets == "all" else (inputs + self.outputs, 1)
-        self.generator = UNet(given, made, g.width, generator_depth(settings, size), g.direct)
+        self.generator = UNet(given, made, g.width, depth_of(g.depth, size, 7), g.direct)
         self.critic = Critic(
             1 + inputs + settings.critic.sees_tumour, self.outputs, settings.critic.width, critic_depth(settings, size), size
         )
@@ -181,8 +175,11 @@ class TCMGAN(TumourFinder):
     def segmentor_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
         s = self.settings.segmentor
-        on_both = self.segment(torch.cat([self.fakes(batch), real]), torch.cat([target, target]))
-        on_fake, on_real = on_both.chunk(2)
+        fake = self.fakes(batch)
+        if s.norm == "batch":  # as published, the statistics are each kind's own
+            on_fake, on_real = self.segment(fake, target), self.segment(real, target)
+        else:
+            on_fake, on_real = self.segment(torch.cat([fake, real]), torch.cat([target, target])).chunk(2)
         loss = s.weight_synthesised * dice_loss(on_fake, pairs.tumour) + s.weight_real * dice_loss(on_real, pairs.tumour)
         return loss, {"s_loss": loss}
 
@@ -249,11 +246,6 @@ def as_pairs(images: Tensor) -> Tensor:
 def classification(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy with logits, summed over the classes, averaged over the batch."""
     return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
-
-
-def generator_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:
-    """As set, or as many as fit the image, up to pix2pix's 7."""
-    return settings.generator.depth or fitting_depth(size, 7)
 
 
 def critic_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:

@@ -19,9 +19,8 @@ from distsynth.data.randomness import key
 from distsynth.methods.method import Method, Objective, Stage, Step, Terms
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
-from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
 from preprocess.settings import setting
 
 
@@ -30,14 +29,10 @@ class UNetSettings:
     """Defaults are pix2pix's generator, but for the norm."""
 
     name: str = setting("unet", "the method")
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)", least=0)
     norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; or batch, as pix2pix")
     direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise SettingError(f"method.width={self.width} must be at least 1")
 
 
 class UNetRegression(Method):
@@ -47,12 +42,12 @@ class UNetRegression(Method):
 
     @classmethod
     def stride(cls, settings: UNetSettings, size: tuple[int, int]) -> int:
-        return 1 << generator_depth(settings, size)
+        return stride_of(settings.depth, size, 8, "method.depth")
 
     def __init__(self, settings: UNetSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         inputs, outputs = len(variant.inputs), len(variant.outputs)
-        depth = generator_depth(settings, size)
+        depth = depth_of(settings.depth, size, 8)
         self.generator = UNet(inputs, outputs, settings.width, depth, settings.direct, settings.norm)
         normal(self.generator, key(seed, "weights", "generator") >> 1)
         normal_norms(self.generator, key(seed, "norms", "generator") >> 1)
@@ -74,8 +69,3 @@ class UNetRegression(Method):
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         made: Tensor = self.generator(sources)
         return made * brain + brain - 1
-
-
-def generator_depth(settings: UNetSettings, size: tuple[int, int]) -> int:
-    """As set, or as many as fit the image, up to pix2pix's 8."""
-    return settings.depth or fitting_depth(size, 8)

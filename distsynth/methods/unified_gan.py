@@ -50,27 +50,29 @@ from preprocess.settings import setting
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the full resolution")
-    downs: int = setting(2, "convolutions of stride 2 before the residual blocks, and back after them")
-    blocks: int = setting(6, "residual blocks")
-    kernel: int = setting(7, "size of the first and the last convolution, odd")
+    width: int = setting(64, "channels at the full resolution", least=1)
+    downs: int = setting(2, "convolutions of stride 2 before the residual blocks, and back after them", least=0)
+    blocks: int = setting(6, "residual blocks", least=0)
+    kernel: int = setting(7, "size of the first and the last convolution, odd", least=1)
     direct: bool = setting(False, "join the input to the last features (not in StarGAN; learns absolute intensities sooner)")
 
 
 @dataclass
 class CriticSettings:
-    width: int = setting(64, "channels at the first level")
-    depth: int = setting(0, "levels (0: as many as leave at least 2 voxels, at most StarGAN's 6)")
+    width: int = setting(64, "channels at the first level", least=1)
+    depth: int = setting(0, "levels (0: as many as leave at least 2 voxels, at most StarGAN's 6)", least=0)
 
 
 @dataclass
 class WeightSettings:
-    alpha: float = setting(2.0, "weight of the classification of modalities, in both losses")
-    beta: float = setting(5.0, "weight of synthetic consistency, the L1 to the true patch")
-    gamma: float = setting(10.0, "weight of cycle consistency, the L1 of the patch turned back to the one that it was made of")
-    delta: float = setting(2.0, "weight of the adversarial term in the discriminator's loss")
-    mu: float = setting(0.1, "weight of the adversarial term in the generator's loss")
-    gp: float = setting(10.0, "weight of the gradient penalty (StarGAN's)")
+    alpha: float = setting(2.0, "weight of the classification of modalities, in both losses", least=0)
+    beta: float = setting(5.0, "weight of synthetic consistency, the L1 to the true patch", least=0)
+    gamma: float = setting(
+        10.0, "weight of cycle consistency, the L1 of the patch turned back to the one that it was made of", least=0
+    )
+    delta: float = setting(2.0, "weight of the adversarial term in the discriminator's loss", least=0)
+    mu: float = setting(0.1, "weight of the adversarial term in the generator's loss", least=0)
+    gp: float = setting(10.0, "weight of the gradient penalty (StarGAN's)", least=0)
 
 
 @dataclass
@@ -78,29 +80,24 @@ class UnifiedGANSettings:
     """Defaults are the paper's, and StarGAN's where it does not say."""
 
     name: str = setting("unified_gan", "the method")
-    patch: int = setting(72, "voxels along each side of a patch")
-    patches: int = setting(8, "patches of each training subject in an epoch")
+    patch: int = setting(72, "voxels along each side of a patch", least=1)
+    patches: int = setting(8, "patches of each training subject in an epoch", least=1)
     assembly: Literal["centre", "average"] = setting(
         "centre", "a volume is made of the middle of each patch, or of patches averaged where they overlap"
     )
     core: int = setting(
-        48, "voxels of a patch's side: those in its middle that centre keeps, or those that two patches of average share"
+        48, "voxels of a patch's side: those in its middle that centre keeps, or those that two patches of average share", least=1
     )
     directions: Literal["all", "given"] = setting(
         "all", "train every modality into every other, or the variant's input into its outputs alone"
     )
-    n_critic: int = setting(5, "updates of the discriminator for one of the generator (StarGAN: 5)")
+    n_critic: int = setting(5, "updates of the discriminator for one of the generator (StarGAN: 5)", least=1)
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     critic: CriticSettings = setting(CriticSettings, "")
     weights: WeightSettings = setting(WeightSettings, "")
 
     def __post_init__(self) -> None:
         g = self.generator
-        counts = {"patches": self.patches, "n_critic": self.n_critic, "core": self.core, "critic.width": self.critic.width}
-        counts |= {"generator.width": g.width, "generator.kernel": g.kernel}
-        for name, value in counts.items():
-            if value < 1:
-                raise SettingError(f"method.{name}={value} must be at least 1")
         if g.kernel % 2 == 0:
             raise SettingError(f"method.generator.kernel={g.kernel} must be odd: {g.kernel - 1} or {g.kernel + 1}")
         step = 2**g.downs

@@ -44,25 +44,27 @@ from preprocess.settings import setting
 
 @dataclass
 class GeneratorSettings:
-    width: int = setting(64, "channels at the full resolution")
-    blocks: int = setting(4, "residual blocks in each encoder and in each decoder")
-    shared: int = setting(0, "how many of those both encoders share, the last, and both decoders, the first (code: 0; paper: 1)")
+    width: int = setting(64, "channels at the full resolution", least=1)
+    blocks: int = setting(4, "residual blocks in each encoder and in each decoder", least=1)
+    shared: int = setting(
+        0, "how many of those both encoders share, the last, and both decoders, the first (code: 0; paper: 1)", least=0
+    )
 
 
 @dataclass
 class DiscriminatorSettings:
-    width: int = setting(64, "channels at the first layer")
-    layers: int = setting(0, "strided layers (0: the published 4, or as many as the smallest scale of the slices takes)")
-    scales: int = setting(3, "the image and how many halved copies of it are judged, together")
+    width: int = setting(64, "channels at the first layer", least=1)
+    layers: int = setting(0, "strided layers (0: the published 4, or as many as the smallest scale of the slices takes)", least=0)
+    scales: int = setting(3, "the image and how many halved copies of it are judged, together", least=1)
 
 
 @dataclass
 class WeightSettings:
-    gan: float = setting(1.0, "weight of the adversarial losses, the discriminators' too")
-    recon: float = setting(10.0, "weight of the reconstruction within a kind of image")
-    kl: float = setting(0.01, "weight of the code's divergence from N(0, 1), mean E(x)^2")
-    cycle: float = setting(10.0, "weight of the reconstruction by way of the other kind")
-    cycle_kl: float = setting(0.01, "weight of the translation's code's divergence")
+    gan: float = setting(1.0, "weight of the adversarial losses, the discriminators' too", least=0)
+    recon: float = setting(10.0, "weight of the reconstruction within a kind of image", least=0)
+    kl: float = setting(0.01, "weight of the code's divergence from N(0, 1), mean E(x)^2", least=0)
+    cycle: float = setting(10.0, "weight of the reconstruction by way of the other kind", least=0)
+    cycle_kl: float = setting(0.01, "weight of the translation's code's divergence", least=0)
 
 
 @dataclass
@@ -76,18 +78,7 @@ class UNITSettings:
     weights: WeightSettings = setting(WeightSettings, "")
 
     def __post_init__(self) -> None:
-        g, d = self.generator, self.discriminator
-        least = {
-            "generator.width": (g.width, 1),
-            "generator.blocks": (g.blocks, 1),
-            "generator.shared": (g.shared, 0),
-            "discriminator.width": (d.width, 1),
-            "discriminator.layers": (d.layers, 0),
-            "discriminator.scales": (d.scales, 1),
-        }
-        for name, (value, bound) in least.items():
-            if value < bound:
-                raise SettingError(f"method.{name}={value} must be at least {bound}")
+        g = self.generator
         if g.shared > g.blocks:
             raise SettingError(f"method.generator.shared={g.shared} is more than method.generator.blocks={g.blocks}")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distsynth.networks import keyed
+from preprocess.errors import SettingError
 
 OUTER = 4  # levels at the outside that pix2pix never gives dropout
 
@@ -65,10 +66,21 @@ class UNet(nn.Module):
         return torch.tanh(x if given is None or self.leave is None else self.leave(torch.cat([x, given], dim=1)))
 
 
-def fitting_depth(size: Sequence[int], most: int) -> int:
-    """The most levels, up to `most`, whose stride pads H x W by at most a tenth (256: 8, 128: 7, 160: 5, 54: 3)."""
-    fitting = [d for d in range(1, most + 1) if all(-(-n // 2**d) * 2**d <= 1.1 * n for n in size)]
-    return max(fitting, default=1)
+def stride_of(given: int, size: Sequence[int], most: int, setting: str) -> int:
+    """What H and W must be multiples of for `given` levels, or if that is 0 for as many, up to `most`, as pad h x w by at most a tenth (256: 8
+    levels, 128: 7, 160: 5, 54: 3). Raises SettingError, naming the setting, where levels would be left that see one pixel, or none."""
+    deepest = (max(size) - 1).bit_length()
+    if not 0 <= given <= max(deepest, 1):
+        raise SettingError(
+            f"{setting}={given} does not suit slices of {size[0]}x{size[1]}: 1 to {deepest}, or 0 for as many as fit"
+        )
+    fitting = [d for d in range(1, most + 1) if all(-(-n >> d) << d <= 1.1 * n for n in size)]
+    return 1 << (given or max(fitting, default=1))
+
+
+def depth_of(given: int, size: Sequence[int], most: int) -> int:
+    """The levels of a network for slices that were padded to multiples of `stride_of`: `given`, or as many, up to `most`, as H x W allows."""
+    return given or max((d for d in range(1, most + 1) if all(n % (1 << d) == 0 for n in size)), default=1)
 
 
 def down_block(inputs: int, outputs: int, level: int, depth: int, norm: str) -> nn.Sequential:

@@ -85,13 +85,16 @@ def build(config: Config, cohort: Cohort, mapping: IntensityMap) -> Model:
         raise StoreError(
             f"cohort {cohort.path} holds slices of different sizes ({sorted(shapes)}): make it with recipe.spacing= set"
         )
-    shape = shapes.pop()
-    size = padded_size(shape, kind.stride(config.method, (shape[0], shape[1])))
-    if config.data.rotate:
-        size = (max(size), max(size))  # a rotation by 90 degrees needs a square
+    size = networks_size(config, shapes.pop())
     held = contrasts_held(cohort, cohort.split("gan"), config.variant)
     settings = kind.settled(config.method, held)
     return Model(kind(settings, config.variant, size, config.seed), config.variant, mapping, size, held)
+
+
+def networks_size(config: Config, shape: Sequence[int]) -> tuple[int, int]:
+    """The H x W that the networks of a configuration see, for slices of h x w."""
+    size = padded_size(shape, registry.method(config.method.name).stride(config.method, (shape[0], shape[1])))
+    return (max(size), max(size)) if config.data.rotate else size  # a rotation by 90 degrees needs a square
 
 
 def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[list[str]]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.brats import Case, discover
-from preprocess.errors import SettingError
 from preprocess.phantom.write import claim, write_subject
 from preprocess.settings import setting
 
@@ -21,11 +20,7 @@ class CasesSettings:
     source: str = setting("", "a folder of cases (empty: phantoms)")
     phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; those that it lacks are made")
     voxel: float = setting(1.0, "their voxel size in mm; 1 is BRATS's 240x240x155")
-    subjects: int = setting(6, "how many cases")
-
-    def __post_init__(self) -> None:
-        if self.subjects < 1:
-            raise SettingError(f"subjects={self.subjects} must be at least 1")
+    subjects: int = setting(6, "how many cases", least=1)
 
 
 def phantoms(out: Path, voxel: float, count: int, seed: int = 0) -> list[Case]:

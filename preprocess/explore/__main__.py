@@ -31,13 +31,9 @@ class Settings:
     names: dict[str, str] = setting(dict, "layout=pattern: as for to_zarr")
     subject: str = setting("", "whose stages and augmentations are drawn (empty: the one with the largest tumour)")
     subjects: int = setting(
-        40, "at most so many subjects are read for histograms and pictures, evenly spread; records are read of all"
+        40, "at most so many subjects are read for histograms and pictures, evenly spread; records are read of all", least=1
     )
     out: str = setting("", "the folder to write (empty: beside the cohort, its name with _explore)")
-
-    def __post_init__(self) -> None:
-        if self.subjects < 1:
-            raise SettingError(f"subjects={self.subjects} must be at least 1")
 
 
 def main(words: Sequence[str]) -> int:

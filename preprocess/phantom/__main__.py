@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from preprocess.errors import SettingError, UserError
+from preprocess.errors import UserError
 from preprocess.phantom.anatomy import templates
 from preprocess.phantom.write import claim, write_subject
 from preprocess.settings import command, parse, setting
@@ -25,16 +25,10 @@ from preprocess.settings import command, parse, setting
 @dataclass
 class Settings:
     out: str = setting("data/phantom", "the folder to write")
-    subjects: int = setting(24, "how many")
-    spacing: float = setting(1.0, "voxel size in mm; 3 is the small grid of demos and tests")
+    subjects: int = setting(24, "how many", least=1)
+    spacing: float = setting(1.0, "voxel size in mm; 3 is the small grid of demos and tests", least=0.5, most=8)
     seed: int = setting(0, "another seed, other patients")
     workers: int = setting(0, "processes (0: one per core)")
-
-    def __post_init__(self) -> None:
-        if self.subjects < 1:
-            raise SettingError(f"subjects={self.subjects} must be at least 1")
-        if not 0.5 <= self.spacing <= 8:
-            raise SettingError(f"spacing={self.spacing} must lie between 0.5 and 8 mm")
 
 
 def main(words: Sequence[str]) -> int:

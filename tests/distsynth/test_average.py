@@ -69,7 +69,7 @@ def test_what_a_checkpoint_lacks_of_it_begins_with_the_weights() -> None:
 
 @pytest.mark.parametrize("ema", [-0.1, 1, 1.5])
 def test_a_share_that_cannot_be_is_refused(ema: float) -> None:
-    with pytest.raises(SettingError, match=r"train\.ema=.* must be at least 0 and less than 1"):
+    with pytest.raises(SettingError, match=r"train\.ema=.* must be at least 0 and below 1"):
         compose([f"train.ema={ema}"])
 
 

@@ -102,7 +102,7 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
     ("words", "sentence"),
     [
         (["strat"], "name a bench first: start"),
-        (["start", "repeats=0"], "repeats=0 must be a whole number"),
+        (["start", "repeats=0"], "repeats=0 must be at least 1"),
         (["start", "data.store=/nowhere", "repeats=1"], "/nowhere"),
         (["scaling", "ranks=[1,3]"], "must begin with 1 and divide batch=8"),
         (["scaling", "gpu=abacus"], "setting gpu"),

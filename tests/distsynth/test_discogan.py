@@ -282,7 +282,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: make("method.depth=1"), "method.depth=1 leaves no level for feature matching"),
     (lambda: make("method.every=1"), "method.every=1 must be at least 2"),
-    (lambda: make("method.weights.first=2"), "method.weights.first=2.0 must be between 0 and 1"),
+    (lambda: make("method.weights.first=2"), "method.weights.first=2.0 must be at least 0 and at most 1"),
 ]
 
 

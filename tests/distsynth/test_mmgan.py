@@ -16,7 +16,7 @@ from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
-from distsynth.methods.mmgan import MMGAN, MMGANSettings, generator_depth
+from distsynth.methods.mmgan import MMGAN, MMGANSettings
 from distsynth.modalities import Variant
 from distsynth.networks.patchgan import PatchGAN, receptive_field
 from distsynth.training.engine import Engine
@@ -71,7 +71,7 @@ def test_a_patch_is_of_70_pixels() -> None:
 
 @pytest.mark.parametrize(("size", "depth"), [((256, 256), 8), ((128, 128), 7), ((160, 160), 5), ((54, 54), 3)])
 def test_the_depth_follows_the_image(size: tuple[int, int], depth: int) -> None:
-    assert generator_depth(compose(["method=mmgan"]).method, size) == depth
+    assert MMGAN.stride(compose(["method=mmgan"]).method, size) == 1 << depth
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "mimo", "miso_flair", "miso_t1c"])
@@ -276,8 +276,8 @@ def test_what_stands_in_a_missing_contrast_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["method.discriminator.layers=4"], "method.discriminator.layers=4 is too deep for slices of 32x32: they need 48 pixels"),
-    (["method.generator.dropout=1"], "method.generator.dropout=1.0 must be at least 0 and less than 1"),
-    (["method.weights.l1=1.5"], "method.weights.l1=1.5 must lie between 0 and 1"),
+    (["method.generator.dropout=1"], "method.generator.dropout=1.0 must be at least 0 and below 1"),
+    (["method.weights.l1=1.5"], "method.weights.l1=1.5 must be at least 0 and at most 1"),
     (["method.curriculum.epochs=[20,10]"], "method.curriculum.epochs=[20, 10] must ascend"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], sentence: str) -> None:

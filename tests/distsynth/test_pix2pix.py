@@ -9,7 +9,7 @@ from workbench import CPU, leaves, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings, generator_depth, most_layers
+from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings, most_layers
 from distsynth.networks.patchgan import PatchGAN, receptive_field
 from distsynth.networks.unet import UNet
 from distsynth.training.engine import Engine
@@ -230,7 +230,7 @@ def test_a_full_size_preset_makes_a_real_step(preset: str) -> None:
     ("size", "depth", "layers"), [((256, 256), 8, 6), ((160, 160), 5, 5), ((32, 40), 3, 3), ((54, 54), 3, 4)]
 )
 def test_depths_follow_the_image(size: tuple[int, int], depth: int, layers: int) -> None:
-    assert generator_depth(compose(SMALL[:1]).method, size) == depth
+    assert Pix2Pix.stride(compose(SMALL[:1]).method, size) == 1 << depth
     assert most_layers(size) == layers
     network = PatchGAN(1, 2, layers)
     assert min(network(torch.rand(1, 1, *size)).shape) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distsynth.config import compose
 from distsynth.tracking.journal import read
 from distsynth.training import pulse as module
 from distsynth.training.beat import Beat, Seen, birth, machine
@@ -104,8 +105,8 @@ def test_a_suspended_rank_does_not_take_its_sleep_for_the_others_silence() -> No
 
 
 def test_a_limit_below_a_second_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"train\.limits\.step=0 must be at least 1 second"):
-        LimitSettings(step=0)
+    with pytest.raises(SettingError, match=r"train\.limits\.step=0.5 must be at least 1"):
+        compose(["train.limits.step=.5"])
 
 
 # -- live processes: ranks started as submitit does, without torchrun to clean up after them ------------------------------

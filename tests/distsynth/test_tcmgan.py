@@ -10,7 +10,7 @@ from distsynth.bench.synthetic import noise
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
-from distsynth.methods.tcmgan import TCMGAN, critic_depth, generator_depth
+from distsynth.methods.tcmgan import TCMGAN, critic_depth
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
@@ -220,7 +220,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(("size", "generator", "critic"), [((128, 128), 7, 5), ((160, 160), 5, 5), ((54, 54), 3, 4)])
 def test_depths_follow_the_image(size: tuple[int, int], generator: int, critic: int) -> None:
     settings = compose([]).method
-    assert (generator_depth(settings, size), critic_depth(settings, size)) == (generator, critic)
+    assert (TCMGAN.stride(settings, size), critic_depth(settings, size)) == (1 << generator, critic)
 
 
 def test_too_deep_a_critic_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import fields
+from itertools import product
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from workbench import CPU, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
+from distsynth.data.feed import padded_size
 from distsynth.methods.unet import UNetRegression, UNetSettings
 from distsynth.networks import keyed
-from distsynth.networks.unet import UNet, fitting_depth
+from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
 
@@ -139,7 +141,27 @@ def test_dropout_is_taken_behind_the_norm_keyed_by_sample_and_level(depth: int) 
 @pytest.mark.parametrize(("size", "most", "depth"), [((256, 256), 8, 8), ((256, 256), 7, 7), ((128, 128), 8, 7), ((160, 160), 8, 5),
                                                      ((54, 54), 8, 3), ((3, 3), 8, 1)])  # fmt: skip
 def test_as_many_levels_as_fit(size: tuple[int, int], most: int, depth: int) -> None:
-    assert fitting_depth(size, most) == depth
+    assert stride_of(0, size, most, "depth") == 1 << depth
+
+
+def test_a_padded_slice_has_as_many_levels_as_it_was_padded_for() -> None:
+    """Or more, where rotations made a rectangle square."""
+    for height, width in product(range(8, 300), (0, 16, 58, 240)):
+        raw = (height, width or height)
+        padded = padded_size(raw, stride := stride_of(0, raw, 8, "depth"))
+        assert 1 << depth_of(0, padded, 8) == stride, raw
+        square = (max(padded), max(padded))
+        assert square[0] % (1 << depth_of(0, square, 8)) == 0, raw
+        assert 1 << depth_of(0, square, 8) >= stride, raw
+
+
+@pytest.mark.parametrize(("depth", "most"), [(12, 6), (7, 6), (-1, 6)])
+def test_levels_that_see_padding_alone_are_refused(depth: int, most: int) -> None:
+    with pytest.raises(
+        SettingError, match=f"method.depth={depth} does not suit slices of 54x54: 1 to {most}, or 0 for as many as fit"
+    ):
+        stride_of(depth, (54, 54), 8, "method.depth")
+    assert stride_of(most, (54, 54), 8, "method.depth") == 64
 
 
 def test_the_published_unet_128() -> None:

@@ -133,7 +133,7 @@ def test_a_smooth_field_is_the_same_on_any_grid() -> None:
     ("words", "sentence"),
     [
         (["subjects=0"], "subjects=0 must be at least 1"),
-        (["spacing=50"], "spacing=50.0 must lie between 0.5 and 8 mm"),
+        (["spacing=50"], "spacing=50.0 must be at least 0.5 and at most 8"),
         (["spacng=3"], "did you mean spacing?"),
         (["subjects=some"], "setting subjects"),
     ],
