@@ -24,13 +24,14 @@ class IntensityMap:
     high: dict[str, float]
 
     @classmethod
-    def of(cls, cohort: Cohort, subjects: Sequence[str]) -> IntensityMap:
-        """The widest clip bounds among the training subjects, so that no clipped training intensity saturates."""
-        bounds = [cohort.record(subject).intensity for subject in subjects]
+    def of(cls, cohort: Cohort, subjects: Sequence[str], clip: bool = True) -> IntensityMap:
+        """The widest bounds among the training subjects, of the clip or where there is none of the images, so that no training intensity
+        saturates. Raises StoreError if an image that has to be read is damaged."""
+        bounds = [bounds_of(cohort, subject, clip) for subject in subjects]
         held = {m: [b[m] for b in bounds if m in b] for m in cohort.modalities}
         return cls(
-            low={m: float(min(b["clip_low"] for b in found)) for m, found in held.items() if found},
-            high={m: float(max(b["clip_high"] for b in found)) for m, found in held.items() if found},
+            low={m: float(min(low for low, _ in found)) for m, found in held.items() if found},
+            high={m: float(max(high for _, high in found)) for m, found in held.items() if found},
         )
 
     def to_network(self, z: Volume, modalities: Sequence[str], saturate: bool = True) -> Volume:
@@ -52,3 +53,12 @@ class IntensityMap:
         low = np.array([self.low[m] for m in modalities], np.float32).reshape(shape)
         high = np.array([self.high[m] for m in modalities], np.float32).reshape(shape)
         return low, high - low
+
+
+def bounds_of(cohort: Cohort, subject: str, clip: bool) -> dict[str, tuple[float, float]]:
+    """The lowest and the highest z-score of each of a subject's contrasts, as training reads them."""
+    record = cohort.record(subject)
+    if clip:
+        return {m: (found["clip_low"], found["clip_high"]) for m, found in record.intensity.items()}
+    inside = [channel[channel != BACKGROUND] for channel in cohort.image(subject)]
+    return {m: (float(values.min()), float(values.max())) for m, values in zip(record.modalities, inside, strict=True)}

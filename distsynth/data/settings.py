@@ -1,7 +1,9 @@
 """The settings of the data feed."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from preprocess.errors import SettingError
 from preprocess.settings import required, setting
 
 
@@ -15,4 +17,11 @@ class DataSettings:
     clip: bool = setting(True, "clip the intensities at the record's bounds on reading (the report: 1 % at each end)")
     flip: bool = setting(True, "augment by left-right flips")
     rotate: bool = setting(True, "augment by rotations of 90 and 180 degrees")
-    min_brain: float = setting(0.02, "leave out training slices with less than this share of brain (0 to 1)")
+    min_brain: float = setting(0.02, "leave out training slices with less than this share of brain (0 to 1)", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        for name in self.external:
+            if name in ("val", "test") or Path(name).name != name:
+                raise SettingError(
+                    f"data.external.{name} cannot name a cohort in the tables beside val and test: give it another name"
+                )

@@ -31,11 +31,12 @@ from distsynth.run_directory import RunDirectory, write_json
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
-from distsynth.training.model import Model, restore
+from distsynth.training.model import Model, restore, trained_here
+from distsynth.training.precision import set_products
 from distsynth.training.preemption import StopRequest
 from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
-from preprocess.errors import StoreError
+from preprocess.errors import SettingError, StoreError
 
 Row = dict[str, Any]
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
@@ -47,15 +48,25 @@ def evaluate(
     """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own. Raises Stopped
     when asked to.
 
-    Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run's method
-    does not serve the variant, or the judge does not fit (see `Judge.of`).
+    Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
+    trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
     """
-    model = restore(config, checkpoint.load(run.checkpoints / "best.pt")).serving(variant or config.variant)
+    set_products("ieee")  # the same scores whether or not this process has trained
+    state = checkpoint.load(run.checkpoints / "best.pt")
+    if not trained_here(config.data, config, state):
+        raise SettingError(
+            f"{run.path} was not trained on data.store={config.data.store} as it is split now, so that its test patients may be ones it was "
+            "trained on: give the cohort back its split, or score this one with data.external.NAME="
+        )
+    model = restore(config, state).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
     cohort = open_cohort(config.data.store, config.variant, config.data.fold, model.method.incomplete)
     tasks = list(all_tasks(config, cohort))
     judge = Judge.of(config, world.device)
+    for _, where, subject in tasks:
+        for networks in (model, judge.model) if judge else (model,):
+            networks.refuse_larger(where, [subject])
     fitted = None
     # A method that takes incomplete patients may have no complete one to fit the floors on.
     complete = cohort.having(config.variant.modalities).split("gan")
@@ -63,6 +74,7 @@ def evaluate(
         fitted = world.gather(
             floors.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
         )[0]
+    world.pulse.move()
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
     rows: list[Row] = []
     stop = stop or StopRequest()
@@ -75,6 +87,7 @@ def evaluate(
         else:
             found = list(validated(config, where, subject, model, world.device))
         rows += [{"cohort": name, "subject": subject, **row} for row in found]
+        world.pulse.move()
     stop.agree(world)
     rows = [row for part in world.gather(rows) for row in part]
     scores = collect(config, cohort, tasks, rows, fitted) | {"images": model.method.images}

@@ -38,7 +38,7 @@ class Floors:
 
     variant: Variant
     nearest: list[int]  # for each output, the input that `copy` takes
-    mean: Volume  # (outputs, z, y, x)
+    mean: Volume | None  # (outputs, z, y, x); None where the training subjects' volumes are not all of one size
     weights: Volume  # (inputs + 1, outputs)
     trees: dict[str, list[Any]] = field(default_factory=dict)  # by floor, one per output
 
@@ -56,7 +56,7 @@ class Floors:
         }
         for name, trees in self.trees.items():
             made[name] = fill(np.stack([tree.predict(inside) for tree in trees], axis=1), brain)
-        return made | ({"mean": self.mean} if self.mean.shape[1:] == brain.shape else {})
+        return made | ({} if self.mean is None or self.mean.shape[1:] != brain.shape else {"mean": self.mean})
 
 
 def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, seed: int) -> Floors:
@@ -64,19 +64,18 @@ def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, s
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     inputs = len(variant.inputs)
-    sampled, total, count = [], None, None
+    sampled = []
+    shapes = {tuple(cohort.record(subject).shape) for subject in subjects}
+    total, count = (np.zeros(size, np.float64) for size in ((len(variant.outputs), *max(shapes)), max(shapes)))
     for subject in subjects:
         image = read_image(cohort, subject, variant.modalities, clip)
         brain = image[0] != BACKGROUND
         voxels = image[:, brain].T
         rng = np.random.default_rng(key(seed, "floors", subject))
         sampled.append(voxels[rng.choice(len(voxels), min(len(voxels), VOXELS // len(subjects)), replace=False)])
-        if total is None or count is None:
-            total, count = np.zeros(image[inputs:].shape, np.float64), np.zeros(brain.shape, np.int64)
-        total += np.where(brain, image[inputs:], 0)
-        count += brain
-    assert total is not None
-    assert count is not None
+        if len(shapes) == 1:
+            total += np.where(brain, image[inputs:], 0)
+            count += brain
     voxels = np.concatenate(sampled)
     given, wanted = voxels[:, :inputs], voxels[:, inputs:]
     nearest = [int(((given - column[:, None]) ** 2).mean(axis=0).argmin()) for column in wanted.T]
@@ -85,7 +84,7 @@ def fit(cohort: Cohort, subjects: Sequence[str], variant: Variant, clip: bool, s
     weights, *_ = np.linalg.lstsq(with_one(given), wanted, rcond=None)
     boosted = partial(HistGradientBoostingRegressor, max_iter=40, learning_rate=0.2, early_stopping=False, random_state=0)
     trees = {name: [boosted(loss=loss).fit(given, column) for column in wanted.T] for name, loss in TREES.items()}
-    return Floors(variant, nearest, mean, weights.astype(np.float32), trees)
+    return Floors(variant, nearest, mean if len(shapes) == 1 else None, weights.astype(np.float32), trees)
 
 
 def lesion_erased(truth: Volume, brain: Mask, tumour: Mask) -> Volume:

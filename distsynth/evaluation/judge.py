@@ -15,12 +15,11 @@ import torch
 from distsynth import config as configuration
 from distsynth.config import Config
 from distsynth.data.feed import pad
-from distsynth.data.volumes import open_cohort
 from distsynth.methods import registry
 from distsynth.methods.segment import TumourFinder
 from distsynth.run_directory import RunDirectory
 from distsynth.training import checkpoint
-from distsynth.training.model import Model, Volume, restore
+from distsynth.training.model import Model, Volume, restore, trained_here
 from preprocess.errors import SettingError
 
 
@@ -52,8 +51,7 @@ class Judge:
                 f"{named} knows {', '.join(own.variant.outputs)} and not {', '.join(lacking)}: take a run whose variant puts them out"
             )
         state = checkpoint.load(run.checkpoints / "best.pt")
-        cohort = open_cohort(config.data.store, own.variant, config.data.fold, kind.incomplete)  # as that run opened it
-        if state["made_from"]["store"] != cohort.digest[:12]:
+        if not trained_here(config.data, own, state):
             raise SettingError(
                 f"{named} was not trained on {config.data.store} as it is split here: it may know the patients it is to judge"
             )
@@ -65,5 +63,5 @@ class Judge:
         """Dice of the whole tumour as found in each of (modality, z, y, x) z-scores; brain and tumour are (z, y, x)."""
         values = np.where(brain, self.model.mapping.to_network(images, names), -1)
         stack = np.concatenate([values, brain[None], tumour[None]]).swapaxes(0, 1).astype(np.float32)
-        padded = torch.from_numpy(pad(stack, self.model.padded(brain.shape[-2:]))).to(self.device)
+        padded = torch.from_numpy(pad(stack, self.model.size)).to(self.device)
         return {name: self.method.dice(padded[:, i : i + 1], name, padded[:, -1:]) for i, name in enumerate(names)}

@@ -131,16 +131,22 @@ class TCMGAN(TumourFinder):
         s = self.settings.segmentor
         steady = ScheduleSettings(name="constant")
         pretraining = self.pretraining(s.epochs, s.batch, s.lr, steady)
-        three = ("critic", "generator", "segmentor")
+        objectives = ("critic", "generator", "segmentor") if self.segmentor_learns else ("critic", "generator")
         main = (train.epochs, train.batch, train.lr, train.schedule)
-        joint = Stage("joint", "gan", three, self.train_jointly, self.compare, *main)
+        joint = Stage("joint", "gan", objectives, self.train_jointly, self.compare, *main)
         return [pretraining, joint] if s.epochs else [joint]
+
+    @property
+    def segmentor_learns(self) -> bool:
+        """Not where `train.freeze` names it: it then judges as it is."""
+        return any(p.requires_grad for p in self.segmentor.parameters())
 
     def train_jointly(self, batch: Batch, step: Step) -> None:
         made = step.make("generator", batch)  # the same image for both steps: the generator has not moved in between
         step.minimise("critic", batch.having(**made))
         step.minimise("generator", batch)
-        step.minimise("segmentor", batch)
+        if self.segmentor_learns:
+            step.minimise("segmentor", batch)
 
     # -- the losses ----------------------------------------------------------------------------------------------------
 

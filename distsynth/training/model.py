@@ -15,6 +15,8 @@ from distsynth.data.batch import Batch
 from distsynth.data.feed import as_batch, centre, pad, padded_size, with_masks
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
+from distsynth.data.settings import DataSettings
+from distsynth.data.volumes import enough
 from distsynth.methods import registry
 from distsynth.methods.method import Method
 from distsynth.modalities import Variant
@@ -40,30 +42,30 @@ class Model:
         sources = self.mapping.to_network(image[:inputs], self.variant.inputs)
         truth = self.mapping.to_network(image[inputs:], self.variant.outputs, saturate=False)
         values = np.concatenate([sources, truth])
-        stack = pad(with_masks(image, labels, values).astype(np.float32), self.padded(image.shape[-2:]))
+        stack = pad(with_masks(image, labels, values).astype(np.float32), self.size)
         return as_batch(stack, inputs, sample_keys(np.arange(len(stack)), 0))
 
     def synthesise(self, sources: Volume, brain: npt.NDArray[np.bool_]) -> Volume:
         """(inputs, z, y, x) z-scores and the brain (z, y, x) -> (outputs, z, y, x) z-scores; meaningless outside the brain."""
         device = next(self.method.parameters()).device
         values = self.mapping.to_network(sources, self.variant.inputs)
-        size = self.padded(sources.shape[-2:])
-        stack = pad(np.concatenate([values, brain[None], brain[None]]).swapaxes(0, 1).astype(np.float32), size)
+        stack = pad(np.concatenate([values, brain[None], brain[None]]).swapaxes(0, 1).astype(np.float32), self.size)
         given = torch.from_numpy(stack).to(device)
         self.method.eval()
         with torch.no_grad():
             made = self.method.synthesise_volume(given[:, :-2], given[:, -2:-1]).cpu().numpy()
-        cropped = made[(..., *centre(sources.shape[-2:], size))]
+        cropped = made[(..., *centre(sources.shape[-2:], self.size))]
         return self.mapping.to_z(cropped.swapaxes(0, 1), self.variant.outputs)
 
-    def padded(self, shape: Sequence[int]) -> tuple[int, int]:
-        """The networks' size. Raises StoreError if another cohort's slices are larger than it."""
-        if shape[0] > self.size[0] or shape[1] > self.size[1]:
-            raise StoreError(
-                f"slices of {shape[0]}x{shape[1]} do not fit the networks' {self.size[0]}x{self.size[1]}: "
-                "make the cohort with the training cohort's recipe"
-            )
-        return self.size
+    def refuse_larger(self, cohort: Cohort, subjects: Sequence[str]) -> None:
+        """Raise StoreError if slices of one of another cohort's subjects are larger than the networks' size."""
+        for subject in subjects:
+            height, width = cohort.record(subject).shape[-2:]
+            if height > self.size[0] or width > self.size[1]:
+                raise StoreError(
+                    f"slices of {height}x{width} of cohort {cohort.path} do not fit the networks' {self.size[0]}x{self.size[1]}: "
+                    "make it with the training cohort's recipe"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """What `restore` needs."""
@@ -95,6 +97,12 @@ def networks_size(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     """The H x W that the networks of a configuration see, for slices of h x w."""
     size = padded_size(shape, registry.method(config.method.name).stride(config.method, (shape[0], shape[1])))
     return (max(size), max(size)) if config.data.rotate else size  # a rotation by 90 degrees needs a square
+
+
+def trained_here(data: DataSettings, own: Config, state: dict[str, Any]) -> bool:
+    """Whether the run `own`, whose checkpoint `state` is, was trained on this cohort, in this fold, as that is split now."""
+    cohort = enough(Cohort.open(data.store, data.fold), own.variant, registry.method(own.method.name).incomplete)
+    return bool(state["made_from"]["store"] == cohort.digest[:12])
 
 
 def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[list[str]]:

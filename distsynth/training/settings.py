@@ -37,7 +37,9 @@ class LimitSettings:
     first_step: float = setting(900, "a stage's slices and its first update, compiling included", least=1)
     step: float = setting(25, "within an update; four times the slowest so far where that is more", least=1)
     validation: float = setting(600, "from one patient to the next in a validation", least=1)
-    evaluation: float = setting(7200, "the scoring after training, floors and figures included", least=1)
+    evaluation: float = setting(
+        7200, "fitting the floors, and from one patient to the next in the scoring after training", least=1
+    )
     checkpoint: float = setting(300, "writing a checkpoint, which goes on beside the training", least=1)
 
 
@@ -77,3 +79,11 @@ class TrainSettings:
         10, "minutes between two checkpoints within an epoch; its end has one too where that costs under 1 % of the time"
     )
     limits: LimitSettings = setting(LimitSettings, "when a run that makes no progress is ended")
+
+    def __post_init__(self) -> None:
+        s = self.schedule
+        if s.name == "linear" and s.flat + s.decay < self.epochs:
+            raise SettingError(
+                f"train.epochs={self.epochs} goes on after the learning rate has come to 0: train.schedule.flat={s.flat:g} and "
+                f"train.schedule.decay={s.decay:g} must add up to at least that"
+            )

@@ -23,7 +23,7 @@ from distsynth.data.feed import Feed
 from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import key
-from distsynth.data.volumes import open_cohort, scored
+from distsynth.data.volumes import open_cohort, open_external, scored
 from distsynth.methods import registry
 from distsynth.methods.method import Stage
 from distsynth.run_directory import RunDirectory
@@ -65,17 +65,19 @@ class Trainer:
         self.say(left_out(config))
         self.patients("gan", "training")
         self.patients("val", "validation")
-        self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan")))
+        self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan"), config.data.clip))
+        for store in config.data.external.values():
+            self.model.refuse_larger(*open_external(store, config.variant))
         self.model.method.to(world.device)
         lay_out(self.model.method, config.train.channels_last)
         self.warn_of_batch_norm()
-        self.stages = self.model.method.stages(config.train)
-        for stage in self.stages:
-            self.patients(stage.split, f"stage {stage.name}")
         self.writer = checkpoint.Writer(world.pulse)
         self.writing: int | None = None
         self.improved = False  # best.pt is to be written with the next checkpoint
         self.at, self.taken, length = self.resume()
+        self.stages = self.model.method.stages(config.train)  # without what is frozen
+        for stage in self.stages:
+            self.patients(stage.split, f"stage {stage.name}")
         self.journal = Journal(run.journal, length) if world.leads else None
         self.insight = Insight(world, config.train.insight)
         self.saved, self.stall = time.monotonic(), 0.0
@@ -106,13 +108,13 @@ class Trainer:
         found = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
         path = self.world.gather(found[1] if found else None)[0]
         if path is None:
-            self.say(begin_from(self.model.method, self.config.train))
+            self.say(begin_from(self.model.method, self.config))
             return Position(), None, 0
         state = found[0] if found else checkpoint.load(path)
         if other := differences(state["made_from"], self.made_from):
             raise UserError(f"{path} was made from something else ({other[0]}): start a new run, or bring the old back")
         self.model.method.load_state_dict(state["method"])
-        freeze(self.model.method, self.config.train.freeze)
+        freeze(self.model.method, self.config.train)
         return Position(**state["position"]), state if state["engine"] else None, state["journal"]
 
     @property
@@ -283,8 +285,9 @@ class Trainer:
 
     @property
     def cheap(self) -> bool:
-        """Whether another checkpoint would hold up training by less than a hundredth of the time since the last one."""
-        return not self.writer.busy and time.monotonic() - self.saved > 100 * self.stall
+        """Whether another checkpoint would hold up training by less than a hundredth of the time since the last one, as the rank that writes it
+        sees it."""
+        return self.world.leads and not self.writer.busy and time.monotonic() - self.saved > 100 * self.stall
 
     def finish_writing(self) -> None:
         """Wait for the checkpoint that is being written, and note that it is durable."""
