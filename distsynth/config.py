@@ -121,8 +121,8 @@ def check(config: Config, ranks: int) -> None:
 
 def left_out(config: Config) -> str:
     """One sentence on the subjects that a training leaves out, or nothing."""
-    incomplete = registry.method(config.method.name).incomplete
-    return volumes.left_out(config.data.store, config.variant, config.data.fold, incomplete)
+    kind = registry.method(config.method.name)
+    return volumes.left_out(config.data.store, config.variant, config.data.fold, kind.incomplete, kind.tumours)
 
 
 def groups_help(groups: Sequence[str] = GROUPS) -> str:

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -26,8 +26,7 @@ from distsynth.bench.synthetic import method_of
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS, compose
 from distsynth.evaluation.evaluate import best_floor
-from distsynth.evaluation.metrics import summarise
-from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean, scores_of
+from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean, scores_of, together
 from distsynth.methods import registry
 from distsynth.modalities import Modality
 from distsynth.run_directory import RunDirectory
@@ -47,6 +46,10 @@ class MethodsSettings:
 
 def main(words: Sequence[str]) -> int:
     settings, given = apart(MethodsSettings, words)
+    for word in given:
+        name, _, value = word.partition("=")
+        if name in (many := {"seed": "seeds", "data.fold": "folds"}):
+            raise SettingError(f"{word} is for one run: give {many[name]}=[{value}]")
     presets = settings.methods or sorted(path.stem for path in (CONFIGS / "method").glob("*_small.yaml"))
     planned = list(plan(presets, settings.variants, given))
     if not planned:
@@ -78,7 +81,9 @@ def plan(presets: Sequence[str], variants: Sequence[str], given: Sequence[str]) 
 
 
 def train(run: RunDirectory, words: Sequence[str]) -> None:
-    """Train and score, or go on with it. Raises UserError if it fails."""
+    """Train and score, or go on with it. Raises UserError if it fails, or the folder holds a run with other settings."""
+    if run.config.is_file() and configuration.to_yaml(compose(words)) != run.config.read_text():
+        raise SettingError(f"{run.path} holds a run with other settings: give another out=, or remove it")
     if run.scores.is_file():
         return
     run.path.mkdir(parents=True, exist_ok=True)
@@ -120,13 +125,6 @@ def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str
         }
 
 
-def together(runs: Sequence[Scored]) -> Scored:
-    """Runs that differ in seed or fold as one, its means taken over the patients of all."""
-    rows = [row for run in runs for row in run.scores["rows"]]
-    cohorts = {name: {"scores": summarise([row for row in rows if row["cohort"] == name])} for name in runs[0].scores["cohorts"]}
-    return replace(runs[0], scores={**runs[0].scores, "cohorts": cohorts})
-
-
 def margins(all_of_them: Scored, runs: Sequence[Scored], output: str) -> Iterator[str]:
     """How many dB each run is better, inside the brain of its test patients, than the floor that is best over all runs."""
     best = best_floor(scores_of(all_of_them, "test", output)["brain"], all_of_them.scores["beaten_against"])
@@ -157,7 +155,10 @@ def seconds(run: RunDirectory) -> float:
 
 def over_copy(run: Scored, cohort: str, output: str) -> str:
     """How many dB better than the input nearest to it, copied."""
-    copied = run.scores["cohorts"][cohort]["scores"][output]["brain"]["copy"]["psnr"]["mean"]
+    brain = scores_of(run, cohort, output)["brain"]
+    if "copy" not in brain:
+        return "-"
+    copied = brain["copy"]["psnr"]["mean"]
     return f"{mean(run, cohort, output, 'brain', 'psnr') - copied:+.2f}"
 
 

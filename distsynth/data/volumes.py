@@ -51,8 +51,9 @@ def open_external(store: str, variant: Variant) -> tuple[Cohort, list[str]]:
     )
 
 
-def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> str:
-    """One sentence on the subjects that `open_cohort` leaves out, and on those who lack a contrast and are taken; nothing if there are none."""
+def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = False, tumours: bool = False) -> str:
+    """One sentence on the subjects that `open_cohort` leaves out, on those who lack a contrast and are taken, and where the method learns from
+    `tumours` on those who have no segmentation; nothing if there are none."""
     whole = Cohort.open(store, fold)
     taken, complete = enough(whole, variant, incomplete), enough(whole, variant, incomplete=False)
     lacking, partial = len(whole.subjects) - len(taken.subjects), len(taken.subjects) - len(complete.subjects)
@@ -65,6 +66,11 @@ def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = Fal
         among = f"{partial} more lack" if lacking else f"{partial} of {said} lack"
         told.append(
             f"{among} a contrast of variant {variant.name}: what they have is trained on, and they are scored only in a split that has no others"
+        )
+    training = [*taken.split("segmentor"), *taken.split("gan")] if tumours else []
+    if unlabelled := sum(not taken.record(subject).has_labels for subject in training):
+        told.append(
+            f"{unlabelled} of {len(training)} training subjects have no segmentation, from which the method learns, and are left out"
         )
     return "; ".join(told)
 

@@ -1,4 +1,4 @@
-"""One table over a sweep: the best run per variant and output, chosen on `val`, reported on test, beside the floors; and a second one for
+"""One table over a sweep: the best setting per variant and output, chosen on `val`, reported on test, beside the floors; and a second one for
 runs that make no images (`segment`), by Dice."""
 
 from __future__ import annotations
@@ -6,13 +6,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distsynth import config as configuration
 from distsynth.evaluation.evaluate import best_floor
+from distsynth.evaluation.metrics import summarise
 from distsynth.modalities import Modality, Variant
 from distsynth.run_directory import RunDirectory
 
@@ -51,15 +52,35 @@ def by_variant(runs: list[Scored]) -> Iterator[list[Scored]]:
 
 
 def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
-    """The runs with scores, and the names of those without."""
-    runs, without = [], []
+    """The runs with scores, those that differ in seed or fold alone taken together: a fold, or a lucky seed, is not to be chosen on its val
+    patients. And the names of those without."""
+    alike: dict[str, list[Scored]] = {}
+    without = []
     for path in sorted(sweep.glob("*/run.json")):
         run = RunDirectory(path.parent)
         if run.scores.is_file():
-            runs.append(Scored(run.path.name, configuration.load(run.config).variant, json.loads(run.scores.read_text())))
+            config = configuration.load(run.config)
+            settings = configuration.to_yaml(replace(config, seed=0, data=replace(config.data, fold=0)))
+            alike.setdefault(settings, []).append(Scored(run.path.name, config.variant, json.loads(run.scores.read_text())))
         else:
             without.append(run.path.name)
-    return runs, without
+    return [together(runs) for runs in alike.values()], without
+
+
+def together(runs: Sequence[Scored]) -> Scored:
+    """Runs that differ in seed or fold alone as one, its means taken over the patients of all; its name is what theirs have in common."""
+    if len(runs) == 1:
+        return runs[0]
+    rows = [row for run in runs for row in run.scores["rows"]]
+    cohorts = {
+        name: {
+            "subjects": sorted({subject for run in runs for subject in run.scores["cohorts"][name]["subjects"]}),
+            "scores": summarise([row for row in rows if row["cohort"] == name]),
+        }
+        for name in runs[0].scores["cohorts"]
+    }
+    shared = "_".join(parts[0] for parts in zip(*(run.name.split("_") for run in runs), strict=False) if len(set(parts)) == 1)
+    return Scored(f"{shared or runs[0].name} ({len(runs)} runs)", runs[0].variant, {**runs[0].scores, "cohorts": cohorts})
 
 
 def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
@@ -173,6 +194,8 @@ def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
             notes.append(
                 f"Dice of the whole tumour, mean over patients; val chose run and checkpoint.{'' if notes else ' ' + patients}"
             )
+        if any(run.name.endswith(" runs)") for run in runs):
+            notes.append("(n runs): they differ in fold or seed alone, and the means are over the patients of all.")
     return notes + ([f"Without scores: {', '.join(without)}."] if without else [])
 
 

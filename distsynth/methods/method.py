@@ -87,6 +87,7 @@ class Method(nn.Module, ABC):
     kinds: ClassVar[Sequence[str]] = ("siso", "simo", "miso", "mimo")
     paired: ClassVar[bool] = True  # False: targets are slices of another patient than the sources', and `target_brain` is theirs
     images: ClassVar[bool] = True  # False: it makes none, and is scored by what its last stage's `validate` says
+    tumours: ClassVar[bool] = False  # True: it learns from tumour masks, and patients without a segmentation are not trained on
     incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts, and `present` says which they have
     cycle: int = 1  # updates after which its steps repeat; the last of them has the most
     patch: int = 0  # voxels along each side of the 3-D patches that it trains on, in place of slices; 0: it takes slices

@@ -33,6 +33,7 @@ SMALLEST = 17  # pixels: below, a norm at the innermost level has one pixel to t
 class TumourFinder(Method):
     """A method with TC-MGAN's segmentor and its training for the tumour in real images."""
 
+    tumours = True
     segmentor: Segmentor
 
     def __init__(self, settings: object, variant: Variant, size: tuple[int, int], seed: int) -> None:

@@ -85,10 +85,14 @@ class Trainer:
 
     def patients(self, split: str, what: str) -> list[str]:
         """The subjects of a split, for validation those that can be scored. Raises StoreError if there are none."""
-        there = self.cohort.split(split)
-        if subjects := scored(self.cohort, there, self.config.variant) if split == "val" else there:
+        there, kind = self.cohort.split(split), registry.method(self.config.method.name)
+        subjects = scored(self.cohort, there, self.config.variant) if split == "val" else there
+        who = "" if subjects or not there else f" with the inputs and an output of variant {self.config.variant.name}"
+        if subjects and kind.tumours and not (split == "val" and kind.images):
+            subjects = [subject for subject in subjects if self.cohort.record(subject).has_labels]
+            who = " with a segmentation"
+        if subjects:
             return subjects
-        who = f" with the inputs and an output of variant {self.config.variant.name}" if there else ""
         raise StoreError(
             f"cohort {self.cohort.path} has no patients{who} in split {split} for {what}: make it with other split.* settings"
         )
@@ -148,7 +152,7 @@ class Trainer:
         feed = feed_of(
             self.model.method,
             self.cohort,
-            self.cohort.split(stage.split),
+            self.patients(stage.split, f"stage {stage.name}"),
             self.config.variant,
             self.model.mapping,
             self.config.data,
@@ -249,6 +253,8 @@ class Trainer:
                 scores = validate(self.model, stage, self.cohort, subjects, self.config.data.clip, self.world, self.stop)
         except Stopped as stopped:
             self.leave(engine, stopped)
+        if not scores:  # a stage that scores tumours, and no val patient has a segmentation
+            return
         self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
         self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)

@@ -35,8 +35,10 @@ def validate(
 
 
 def scores_of(model: Model, stage: Stage, cohort: Cohort, subject: str, clip: bool, device: torch.device) -> dict[str, float]:
-    """A subject's scores, `modality/region/metric`, of the modalities that it has. Raises StoreError if its image is damaged."""
+    """A subject's scores, `modality/region/metric`, of the modalities that it has, none of the tumour where it has no segmentation. Raises
+    StoreError if its image is damaged."""
     image = read_image(cohort, subject, model.variant.modalities, clip, incomplete=True)
     scores = stage.validate(model.patient(image, cohort.labels(subject)).to(device))
-    there = cohort.record(subject).modalities
-    return {name: score for name, score in scores.items() if name.partition("/")[0] in there}
+    record = cohort.record(subject)
+    regions = {"brain", "tumour"} if record.has_labels else {"brain"}
+    return {name: score for name, score in scores.items() if (at := name.split("/"))[0] in record.modalities and at[1] in regions}

@@ -96,6 +96,8 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
         assert first != second
         assert mean == pytest.approx((first + second) / 2, abs=0.011)
     assert run(*command, cwd=tmp_path).stdout == done.stdout
+    other = run(*command, "train.lr=.5", cwd=tmp_path)
+    assert "holds a run with other settings: give another out=, or remove it" in other.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,8 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
         (["scaling", "gpu=abacus"], "setting gpu"),
         (["speed", "ways=[fast]"], "ways=['fast'] must be some of eager, channels_last, compile, both"),
         (["methods", "data.store=x", "methods=[tcmgann]"], "did you mean tcmgan"),
+        (["methods", "data.store=x", "seed=5"], "seed=5 is for one run: give seeds=[5]"),
+        (["methods", "data.store=x", "data.fold=2"], "data.fold=2 is for one run: give folds=[2]"),
         (["overhead", "rounds=1"], "rounds=1 must be at least 3"),
     ],
 )

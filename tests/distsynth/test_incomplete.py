@@ -23,6 +23,7 @@ from distsynth.training.distributed import World
 from distsynth.training.model import build, restore
 from distsynth.training.preemption import StopRequest
 from distsynth.training.trainer import Trainer
+from distsynth.training.validation import scores_of
 from preprocess import to_zarr
 from preprocess.cohort import Cohort
 from preprocess.errors import SettingError, StoreError
@@ -274,3 +275,37 @@ def test_a_method_that_learns_one_task_is_refused_another(gappy: Path, tiny: tup
 def mapping_of(store: Path, config: Config) -> IntensityMap:
     cohort = open_cohort(str(store), config.variant)
     return IntensityMap.of(cohort, cohort.split("gan"))
+
+
+# -- patients without a segmentation -----------------------------------------------------------------------------------
+
+
+def test_patients_without_a_segmentation_train_no_segmentor(phantoms: Path, names: list[str], tmp_path: Path) -> None:
+    """Nor a generator that is to show tumours; they are validated and scored on."""
+    store = cohort_without({0: ("seg",), 3: ("seg",), 6: ("seg",)}, phantoms, names, tmp_path / "some")
+    words = ["method=tcmgan_small", "method.segmentor.epochs=0", "train.epochs=1", f"data.store={store}"]
+    assert configuration.left_out(config_for(store, *words)) == (
+        "2 of 6 training subjects have no segmentation, from which the method learns, and are left out"
+    )
+    assert configuration.left_out(config_for(store, "method=unet_small")) == ""
+    trainer = Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
+    assert trainer.patients("gan", "training") == [names[i] for i in (1, 2, 4, 5)]
+    assert trainer.patients("val", "validation") == [names[i] for i in (6, 7)]
+    trainer.fit()
+    segment = compose(["method=segment_small", "method.width=2", "variant=simo_t1", f"data.store={store}", "train.epochs=1"])
+    with pytest.raises(StoreError, match=f"cohort {store} has no patients in split segmentor for stage segmentor"):
+        Trainer(segment, RunDirectory(tmp_path / "none"), CPU, StopRequest())
+    cohort = open_cohort(store, segment.variant)
+    model = build(segment, cohort, IntensityMap.of(cohort, cohort.split("gan")))
+    (stage,) = model.method.stages(segment.train)
+    found = [scores_of(model, stage, cohort, names[i], True, CPU.device) for i in (6, 7)]
+    assert found[0] == {}
+    assert found[1].keys() == {"t2/tumour/dice", "t1c/tumour/dice", "flair/tumour/dice"}
+
+
+def test_a_cohort_without_segmentations_trains_no_tumour_method(phantoms: Path, names: list[str], tmp_path: Path) -> None:
+    store = cohort_without(dict.fromkeys(range(10), ("seg",)), phantoms, names, tmp_path / "none")
+    words = ["method=tcmgan_small", "method.segmentor.epochs=0"]
+    with pytest.raises(StoreError, match=f"cohort {store} has no patients with a segmentation in split gan for training"):
+        Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
+    Trainer(config_for(store, "method=unet_small"), RunDirectory(tmp_path / "unet"), CPU, StopRequest())

@@ -8,6 +8,7 @@ import pytest
 
 from distsynth import config as configuration
 from distsynth.config import compose
+from distsynth.evaluation.metrics import summarise
 from distsynth.evaluation.table import write_table
 from distsynth.run_directory import RunDirectory, write_json
 
@@ -20,7 +21,7 @@ def cells(psnr: float, floor: float) -> dict[str, Any]:
 
 
 def add_run(sweep: Path, name: str, variant: str, val: float, test: float, floor: float = 20.0, real: float = 15.0) -> None:
-    config = compose([f"variant={variant}"])
+    config = compose([f"variant={variant}", f"train.lr={val}e-5"])
     run = RunDirectory(sweep / name)
     run.create(name, sweep.name)
     configuration.save(config, run.config)
@@ -73,7 +74,7 @@ def test_a_sweep_without_any_scores_has_a_table_that_says_so(tmp_path: Path) -> 
 
 
 def add_segmentor(sweep: Path, name: str, val: float, test: float) -> None:
-    config = compose(["variant=miso_flair", "method=segment"])
+    config = compose(["variant=miso_flair", "method=segment", f"train.lr={val}"])
     run = RunDirectory(sweep / name)
     run.create(name, sweep.name)
     configuration.save(config, run.config)
@@ -105,3 +106,40 @@ def test_segmentors_alone_need_no_columns_of_images(tmp_path: Path) -> None:
     text = write_table(tmp_path / "s")
     assert "PSNR" not in text
     assert "Patients: val 1, test 1, healthy 1." in text
+
+
+def add_fold(sweep: Path, fold: int, seed: int, lr: float, val: float, test: float) -> None:
+    """A run with a patient in val and one in test, who are the fold's own."""
+    config = compose(["variant=miso_flair", f"train.lr={lr}", f"data.fold={fold}", f"seed={seed}"])
+    run = RunDirectory(sweep / f"lr-{lr}_fold-{fold}_seed-{seed}")
+    run.create(run.path.name, sweep.name)
+    configuration.save(config, run.config)
+    rows = [
+        {"cohort": cohort, "subject": f"{cohort}{fold}", "modality": "flair", "model": model, "region": region,
+         "psnr": value, "ssim": 0.5, "nmae": 0.1}
+        for cohort, psnr in (("val", val), ("test", test))
+        for model, value in (("synthesised", psnr), ("copy", 20.0)) for region in ("brain", "tumour")
+    ]  # fmt: skip
+    cohorts = {
+        c: {"subjects": [f"{c}{fold}"], "scores": summarise([r for r in rows if r["cohort"] == c])} for c in ("val", "test")
+    }
+    write_json(run.scores, {"cohorts": cohorts, "copied": {"flair": "t1"}, "beaten_against": ["copy"], "rows": rows})
+
+
+def test_folds_and_seeds_of_a_setting_are_taken_together(tmp_path: Path) -> None:
+    """One fold's val patients are easier than another's, and say nothing of its test patients."""
+    sweep = tmp_path / "folds"
+    for fold, (val, test) in enumerate([(30, 21), (20, 22), (20, 26)]):
+        add_fold(sweep, fold, 0, 0.001, val, test)
+        add_fold(sweep, fold, 0, 0.002, val + 1, test + 1)
+    add_fold(sweep, 2, 1, 0.002, 21, 30)
+    terminal = write_table(sweep)
+    with (sweep / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["best run"] == "lr-0.002 (4 runs)"
+    assert row["val"] == "23.50"  # of 31, 21, 21 and 21
+    assert row["brain"] == "25.50 / 0.500 / 0.100"  # of 22, 23, 27 and 30
+    assert row["beats it"] == "yes, +5.50"
+    assert "Patients: val 3, test 3." in terminal
+    assert "(4 runs)" in terminal
+    assert "they differ in fold or seed alone" in terminal
