@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distsynth import config as configuration
 from distsynth.config import Config
 from distsynth.data.volumes import open_cohort, open_external, read_image, scored
 from distsynth.evaluation import floors
+from distsynth.evaluation.finished import Finished, Row
 from distsynth.evaluation.judge import Judge
 from distsynth.evaluation.metrics import CARD, score, summarise
 from distsynth.modalities import Variant
@@ -36,9 +38,9 @@ from distsynth.training.precision import set_products
 from distsynth.training.preemption import StopRequest
 from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.cohort.files import json_digest
 from preprocess.errors import SettingError, StoreError
 
-Row = dict[str, Any]
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 
 
@@ -76,9 +78,11 @@ def evaluate(
         )[0]
     world.pulse.move()
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
-    rows: list[Row] = []
     stop = stop or StopRequest()
-    for name, where, subject in stop.before(tasks[world.rank :: world.size]):
+    made_of = json_digest([configuration.to_yaml(config), state["made_from"], state["position"]])
+    finished = Finished(run.evaluation, made_of, world)
+    left = [task for task in tasks if (task[0], task[2]) not in finished.rows]
+    for name, where, subject in stop.before(left[world.rank :: world.size]):
         if model.method.images:
             patient = Patient(config, where, subject, model)
             found = [*patient.rows(fitted), *patient.judged(judge)]
@@ -86,13 +90,15 @@ def evaluate(
                 patient.draw(run, name)
         else:
             found = list(validated(config, where, subject, model, world.device))
-        rows += [{"cohort": name, "subject": subject, **row} for row in found]
+        finished.add((name, subject), [{"cohort": name, "subject": subject, **row} for row in found])
         world.pulse.move()
     stop.agree(world)
-    rows = [row for part in world.gather(rows) for row in part]
+    known = {patient: rows for part in world.gather(finished.rows) for patient, rows in part.items()}
+    rows = [row for name, _, subject in tasks for row in known[name, subject]]
     scores = collect(config, cohort, tasks, rows, fitted) | {"images": model.method.images}
     if world.leads:
         write_json(run.scores, scores)
+        finished.clear()
     return scores
 
 

@@ -256,6 +256,44 @@ def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
     assert curve(whole) == curve(run.path)
 
 
+def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
+    whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the midst of a line; rows of other settings are not taken."""
+    run, seen = RunDirectory(tmp_path / "run"), []
+    shutil.copytree(whole, run.path)
+    config, scores = configuration.load(run.config), run.scores.read_bytes()
+    world = World(0, 1, 0, torch.device("cpu"))
+    module = importlib.import_module("distsynth.evaluation.evaluate")
+    patient = module.Patient
+
+    def killed(config: Any, where: Any, subject: str, model: Any) -> Any:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(subject)
+        return patient(config, where, subject, model)
+
+    monkeypatch.setattr(module, "Patient", killed)
+    with pytest.raises(KeyboardInterrupt):
+        module.evaluate(config, run, world)
+    kept = run.evaluation / "finished-0.jsonl"
+    with kept.open("a") as file:
+        file.write('["torn')
+    again: list[str] = []
+    monkeypatch.setattr(module, "Patient", lambda *given: again.append(given[2]) or patient(*given))
+    run.scores.unlink()
+    shutil.copytree(run.path, tmp_path / "other")
+    module.evaluate(config, run, world)
+    assert seen[0] not in again
+    assert len(again) == sum(len(cohort["subjects"]) for cohort in json.loads(scores)["cohorts"].values()) - 1
+    assert run.scores.read_bytes() == scores
+    assert not kept.exists()
+    again.clear()
+    config.evaluate.figures += 1
+    module.evaluate(config, RunDirectory(tmp_path / "other"), world)
+    assert seen[0] in again
+
+
 def failing(run: Path, store: Path, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "distsynth.train", f"run={run}", f"data.store={store}", *words],
