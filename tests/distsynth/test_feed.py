@@ -12,6 +12,7 @@ from distsynth.data.feed import Feed, augment, centre, pad
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import permutation, sample_keys, uniform
 from distsynth.data.settings import DataSettings
+from distsynth.data.volumes import read_image
 from distsynth.training.distributed import World
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.errors import SettingError
@@ -133,3 +134,16 @@ def test_too_large_a_batch_and_too_much_brain_are_refused(feed: Feed, store: Pat
         feed.steps(100_000)
     with pytest.raises(SettingError, match=r"data.min_brain=0.99 of brain: lower it"):
         make_feed(store, min_brain=0.99)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_no_training_intensity_saturates(store: Path, clip: bool) -> None:
+    """Clipped as they are trained on, or not; and -1 and 1 are both reached."""
+    cohort = Cohort.open(store)
+    mapping, names = IntensityMap.of(cohort, cohort.split("gan"), clip), ["t1", "t2", "t1c", "flair"]
+    images = [read_image(cohort, subject, names, clip) for subject in cohort.split("gan")]
+    for place, name in enumerate(names):
+        values = np.concatenate(
+            [mapping.to_network(i[[place]], [name], saturate=False)[i[[place]] != BACKGROUND] for i in images]
+        )
+        assert (values.min(), values.max()) == pytest.approx((-1, 1), abs=1e-3), name

@@ -1,5 +1,6 @@
 """Floors: fitted on training patients alone, each what its name says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from distsynth.config import compose
 from distsynth.data.volumes import read_image
 from distsynth.evaluation import floors
-from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.cohort import BACKGROUND, Cohort, Record
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,26 @@ def cohort(store: Path) -> Cohort:
 @pytest.fixture(scope="module")
 def fitted(cohort: Cohort) -> floors.Floors:
     return floors.fit(cohort, cohort.split("gan"), compose(["variant=mimo"]).variant, True, 0)
+
+
+def test_training_volumes_of_different_sizes_have_no_mean_image(cohort: Cohort) -> None:
+    class Uneven(Cohort):
+        """The cohort, one of its subjects without the lowest slice."""
+
+        short = cohort.split("gan")[0]
+
+        def record(self, subject: str) -> Record:
+            record = super().record(subject)
+            z, y, x = record.shape
+            return replace(record, shape=[z - 1, y, x]) if subject == self.short else record
+
+        def image(self, subject: str) -> np.ndarray:
+            return cohort.image(subject)[:, subject == self.short :]
+
+    uneven = Uneven(cohort.path, cohort.manifest)
+    found = floors.fit(uneven, cohort.split("gan"), compose(["variant=mimo"]).variant, True, 0)
+    image = read_image(cohort, cohort.split("gan")[1], ["t1", "t2"], True)
+    assert found.predict(image, image[0] != BACKGROUND).keys() == set(floors.FLOORS) - {"mean"}
 
 
 def test_copy_takes_the_input_with_the_least_error_in_training(cohort: Cohort, fitted: floors.Floors) -> None:

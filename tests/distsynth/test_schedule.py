@@ -4,6 +4,7 @@ import pytest
 
 from distsynth.config import compose
 from distsynth.training.schedule import share
+from preprocess.errors import SettingError
 
 
 @pytest.mark.parametrize(("epoch", "lr"), [(0, 5e-4), (25, 1e-4), (50, 5e-4), (75, 1e-4), (12.5, 3e-4)])
@@ -34,7 +35,14 @@ def test_pix2pix_is_steady_for_100_epochs_and_falls_to_nothing_in_100(epoch: int
 
 
 def test_linear_without_a_flat_part_or_without_a_fall() -> None:
-    falling = compose(["train.schedule={name: linear, flat: 0, decay: 3}"]).train.schedule
+    falling = compose(["train.schedule={name: linear, flat: 0, decay: 3}", "train.epochs=3"]).train.schedule
     assert [share(falling, epoch) for epoch in range(5)] == pytest.approx([0.75, 0.5, 0.25, 0, 0])
-    sudden = compose(["train.schedule={name: linear, flat: 2, decay: 0}"]).train.schedule
+    sudden = compose(["train.schedule={name: linear, flat: 2, decay: 0}", "train.epochs=2"]).train.schedule
     assert [share(sudden, epoch) for epoch in range(4)] == [1, 1, 0, 0]
+
+
+def test_epochs_without_any_learning_are_refused() -> None:
+    sentence = r"train\.epochs=400 goes on after the learning rate has come to 0: train\.schedule\.flat=100 and train\.schedule\.decay=100 must"
+    with pytest.raises(SettingError, match=sentence):
+        compose(["method=pix2pix", "train.epochs=400"])
+    compose(["method=pix2pix", "train.epochs=400", "train.schedule.decay=300"])

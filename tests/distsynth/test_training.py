@@ -422,6 +422,39 @@ def test_evaluate_scores_another_cohort_with_the_same_checkpoint(whole: Path, st
     assert "is not a run directory" in run("distsynth.evaluate", f"run={tmp_path}").stderr
 
 
+def test_patients_that_a_run_was_trained_on_are_never_scored(
+    whole: Path, store: Path, phantoms: Path, tmp_path: Path, run: Any
+) -> None:
+    """As test patients of a cohort that was split anew, or of another."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.copytree(store, tmp_path / "moved.zarr")
+    shutil.copytree(store, tmp_path / "split.zarr")
+    words = ["recipe.n4.iterations=[5]", "split.seed=3"]
+    assert run("preprocess.to_zarr", f"source={phantoms}", f"store={tmp_path / 'split.zarr'}", *words).returncode == 0
+    before = (tmp_path / "run" / "evaluation" / "scores.json").read_bytes()
+    again = ["distsynth.evaluate", f"run={tmp_path / 'run'}"]
+    assert run(*again, f"data.store={tmp_path / 'moved.zarr'}").returncode == 0
+    assert (tmp_path / "run" / "evaluation" / "scores.json").read_bytes() == before
+    refused = run(*again, f"data.store={tmp_path / 'split.zarr'}")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert f"was not trained on data.store={tmp_path / 'split.zarr'} as it is split now" in refused.stderr
+    assert (tmp_path / "run" / "evaluation" / "scores.json").read_bytes() == before
+
+
+def test_a_cohort_of_larger_slices_is_refused_before_any_work(
+    whole: Path, store: Path, phantoms: Path, tiny: tuple[str, ...], tmp_path: Path, run: Any
+) -> None:
+    words = ["recipe.n4.enabled=false", "recipe.crop=[200,200,155]"]
+    assert run("preprocess.to_zarr", f"source={phantoms}", f"store={tmp_path / 'large.zarr'}", *words).returncode == 0
+    sentence = f"slices of 40x40 of cohort {tmp_path / 'large.zarr'} do not fit the networks' 32x32: make it with the training cohort's recipe"
+    large = f"data.external.large={tmp_path / 'large.zarr'}"
+    done = run("distsynth.train", f"run={tmp_path / 'new'}", f"data.store={store}", large, *tiny)
+    assert sentence in done.stderr
+    assert not list((tmp_path / "new" / "checkpoints").glob("*"))
+    shutil.copytree(whole, tmp_path / "run")
+    assert sentence in run("distsynth.evaluate", f"run={tmp_path / 'run'}", large).stderr
+
+
 def test_a_run_started_again_after_its_end_only_says_so(whole: Path, run: Any, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     assert run("distsynth.train", f"run={tmp_path / 'run'}").returncode == 0
