@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distsynth.data.batch import Batch
+from distsynth.methods import registry
 from distsynth.modalities import Variant
 from distsynth.training.settings import ScheduleSettings, TrainSettings
 from preprocess.errors import SettingError
@@ -95,10 +96,12 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def check(cls, variant: Variant) -> None:
-        """Raise SettingError if the method does not serve the variant."""
+        """Raise SettingError, with what would do, if the method does not serve the variant."""
         if variant.kind not in cls.kinds:
+            able = [name for name in registry.METHODS if variant.kind in registry.method(name).kinds]
             raise SettingError(
-                f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}"
+                f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}: choose such a variant, "
+                f"for example variant={cls.kinds[0]}, or one of the methods {', '.join(able)}"
             )
 
     @classmethod
@@ -137,9 +140,10 @@ class Method(nn.Module, ABC):
 
     def serve(self, variant: Variant) -> None:
         """From now on synthesise for another variant than the trained one. Raises SettingError if that is not what was learnt."""
-        able = "mmgan and stargan can, over the contrasts that they were trained with"
+        able = [name for name in registry.METHODS if registry.method(name).serve is not Method.serve]
         raise SettingError(
-            f"method {self.Settings.name} makes what it was trained for, variant {self.variant.name}, alone: {able}"
+            f"method {self.Settings.name} makes what it was trained for, variant {self.variant.name}, alone: "
+            f"{' and '.join(able)} can, over the contrasts that they were trained with"
         )
 
     def serve_any(self, variant: Variant, modalities: Sequence[str]) -> None:

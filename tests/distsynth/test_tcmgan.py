@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU
+from workbench import CPU, leaves
 
 from distsynth.bench.synthetic import noise
 from distsynth.config import compose
@@ -189,6 +189,18 @@ def test_every_setting_changes_an_update_as_the_literal_rule_does(flip: str) -> 
         assert torch.allclose(after[name], value, rtol=0, atol=1e-7), name
     same = [n for n, v in before.items() if n in after and v.shape == after[n].shape and torch.equal(v, after[n])]
     assert len(same) < len(before), "the setting changes nothing"
+
+
+def test_no_setting_is_left_out() -> None:
+    """Those of the pre-training are its stage's."""
+    pretraining = {"segmentor.epochs": 3, "segmentor.batch": 6, "segmentor.lr": 0.02}
+    flipped = {flip.partition("=")[0].removeprefix("method.") for flip in FLIPS}
+    assert set(leaves(make().settings)) - {"name"} == flipped | pretraining.keys()
+    method = make(*(f"method.{name}={value}" for name, value in pretraining.items()))
+    first, second = method.stages(compose(WIDTHS).train)
+    assert {"segmentor.epochs": first.epochs, "segmentor.batch": first.batch, "segmentor.lr": first.lr} == pretraining
+    assert (second.name, second.lr) == ("joint", compose(WIDTHS).train.lr)
+    assert [stage.name for stage in make("method.segmentor.epochs=0").stages(compose(WIDTHS).train)] == ["joint"]
 
 
 def test_the_critic_may_see_the_tumour() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.train import prepare
 from distsynth.train import train as train_here
+from distsynth.training import checkpoint
 from distsynth.training.distributed import World
+from distsynth.training.engine import Engine, NonFinite
 from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
@@ -313,6 +316,60 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple
     assert "of method tcmgan, stage joint, was not finite at step" in error
     last = read(tmp_path / "run" / "journal.jsonl")[0][-1]
     assert (last["status"], last["reason"]) == ("failed", error.removeprefix("error: "))
+
+
+@pytest.mark.parametrize(
+    ("method", "objective", "term"), [("tcmgan", "generator", "g_seg"), ("pix2pix", "discriminator", "d_fake")]
+)
+def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
+    method: str, objective: str, term: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third update of the second epoch, looked at after the fourth."""
+    small = {"tcmgan": ["method.segmentor.epochs=0", "method.critic.width=4"], "pix2pix": ["method.discriminator.width=4"]}[
+        method
+    ]
+    words = ["method.generator.width=4", *small, "train.epochs=3", "train.steps_per_epoch=4", "train.log_every=4"]
+    config = configuration.compose([f"method={method}_small", f"data.store={store}", *words])
+    run = RunDirectory(tmp_path / "run")
+    monkeypatch.setattr(Trainer, "cheap", True)  # a checkpoint at each epoch's end
+    trainer = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    objectives = type(trainer.model.method).objectives
+
+    def failing(own: Any) -> Any:
+        found = objectives(own)
+        loss = found[objective].loss
+
+        def broken(batch: Any) -> Any:
+            value, terms = loss(batch)
+            return (value * torch.nan, {**terms, term: terms[term] * torch.nan}) if batch.update == 6 else (value, terms)
+
+        return {**found, objective: replace(found[objective], loss=broken)}
+
+    monkeypatch.setattr(type(trainer.model.method), "objectives", failing)
+    stage = trainer.stages[-1].name
+    with pytest.raises(
+        NonFinite, match=rf"{term} of method {method}, stage {stage}, was not finite at step 7 on rank 0: .*is kept"
+    ):
+        trainer.fit()
+    found = checkpoint.newest(run.checkpoints)
+    assert found is not None
+    assert found[0]["position"]["total"] == 4
+    assert all(value.isfinite().all() for value in found[0]["method"].values())
+    monkeypatch.undo()
+    again = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    assert again.at.total == 4
+    again.fit()
+    assert again.at.total == 12
+
+
+def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    config = configuration.compose([f"data.store={store}", *tiny])
+    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    engine = Engine(trainer.model.method, trainer.stages[-1], config.train, trainer.world)
+    next(trainer.model.method.generator.parameters()).data[0] = torch.nan
+    with pytest.raises(NonFinite, match="a weight that generator of method tcmgan, stage joint, trains was not finite at step 0"):
+        trainer.save(engine)
+    assert not list(trainer.run.checkpoints.glob("*.pt"))
 
 
 @pytest.mark.parametrize(

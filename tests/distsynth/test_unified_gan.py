@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from workbench import CPU, count
+from workbench import CPU, count, leaves
 
 from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
+from distsynth.data.feeds import feed_of
+from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.unified_gan import UnifiedGAN
 from distsynth.networks.critic import Critic
 from distsynth.training.engine import Engine
+from preprocess.cohort import Cohort
 from preprocess.errors import SettingError
 
 N = 8
@@ -213,6 +217,18 @@ def test_two_updates_equal_the_literal_rule_at_every_setting(setting: str) -> No
     base = updated(make(config_of()), config_of())
     same_networks = {name: v.shape for name, v in found.items()} == {name: v.shape for name, v in base.items()}
     assert not setting or not same_networks or differ(found, base) > 1e-6
+
+
+def test_no_setting_is_left_out(store: Path) -> None:
+    """What is not in the update is the feed's, `patch` and `patches`, or the assembly's."""
+    flipped = {setting.partition("=")[0] for setting in FLIPPED}
+    assert set(leaves(make(config_of()).settings)) - {"name"} == flipped | {"patch", "patches", "assembly", "core"}
+    config = config_of("method.patch=12", "method.core=4", "method.patches=3")
+    cohort = Cohort.open(store)
+    subjects, mapping = cohort.split("gan"), IntensityMap.of(cohort, cohort.split("gan"))
+    feed = feed_of(make(config), cohort, subjects, config.variant, mapping, config.data, (40, 40), CPU.share)
+    assert len(feed) == 3 * len(subjects)
+    assert next(feed.batches("joint", 0, 0, 2, range(1), 0, 1)).sources.shape == (2, 1, 12, 12, 12)
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1"])
