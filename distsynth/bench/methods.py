@@ -26,7 +26,7 @@ from distsynth.bench.synthetic import method_of
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS, compose
 from distsynth.evaluation.evaluate import best_floor
-from distsynth.evaluation.table import Scored, beside_floor, cell, markdown, mean, scores_of, together
+from distsynth.evaluation.table import Scored, beside_floor, cell, dice, markdown, mean, number, scores_of, together
 from distsynth.methods import registry
 from distsynth.modalities import Modality
 from distsynth.run_directory import RunDirectory
@@ -56,27 +56,32 @@ def main(words: Sequence[str]) -> int:
         raise SettingError(f"none of methods={presets} serves any of variants={settings.variants}")
     if not (settings.seeds and settings.folds):
         raise SettingError("seeds=[] or folds=[] leaves nothing to train: give at least one of each")
-    rows: list[dict[str, str]] = []
+    images: list[dict[str, str]] = []
+    tumours: list[dict[str, str]] = []
     for preset, variant in planned:
         runs = []
         for seed, fold in product(settings.seeds, settings.folds):
             runs.append(RunDirectory(Path(settings.out) / f"{preset}-{variant}-seed{seed}-fold{fold}"))
             print(runs[-1].path.name, file=sys.stderr, flush=True)
             train(runs[-1], [f"method={preset}", f"variant={variant}", *given, f"seed={seed}", f"data.fold={fold}"])
-        rows += rows_of(runs, preset)
-    table = "\n".join(markdown(rows))
+        each = [scored(run) for run in runs]
+        if each[0].images:
+            images += rows_of(each, preset, cost(runs))
+        else:
+            tumours += segmentor_rows(each, preset, cost(runs))
+    table = "\n".join([*markdown(images), *([""] if images and tumours else []), *markdown(tumours)])
     (Path(settings.out) / "methods.md").write_text(table + "\n")
     print(table)
     return 0
 
 
 def plan(presets: Sequence[str], variants: Sequence[str], given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The pairs that go together, of methods that make images. Raises SettingError for an unknown name."""
+    """The pairs that go together. Raises SettingError for an unknown name."""
     for preset in presets:
         for variant in variants:
             kind = compose([f"variant={variant}", *given, "method=tcmgan"]).variant.kind
             name = configuration.layers([f"method={preset}"], ("method",)).method.name
-            if registry.method(name).images and kind in registry.method(name).kinds:
+            if kind in registry.method(name).kinds:
                 yield preset, variant
 
 
@@ -96,17 +101,28 @@ def train(run: RunDirectory, words: Sequence[str]) -> None:
         raise UserError(f"{run.path.name} failed: {last.removeprefix('error: ')}")
 
 
-def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str]]:
+def scored(run: RunDirectory) -> Scored:
+    return Scored(run.path.name, configuration.load(run.config).variant, json.loads(run.scores.read_text()))
+
+
+def cost(runs: Sequence[RunDirectory]) -> dict[str, str]:
+    """Updates, seconds of training and parameters of runs that differ in seed or fold."""
+    method, _ = method_of(configuration.load(runs[0].config), 64)
+    return {
+        "updates": str(max(line["step"] for line in read(runs[0].journal)[0] if line["kind"] == "metrics")),
+        "seconds": f"{statistics.mean(map(seconds, runs)):.0f}",
+        "parameters": f"{sum(p.numel() for p in method.parameters()) / 1e6:.2f} M",
+    }
+
+
+def rows_of(each: Sequence[Scored], preset: str, costs: dict[str, str]) -> Iterator[dict[str, str]]:
     """One row per output of runs that differ in seed or fold: in the brain and the tumour of the test patients, and in the brain of the
     other cohorts'."""
-    config = configuration.load(runs[0].config)
-    each = [Scored(run.path.name, config.variant, json.loads(run.scores.read_text())) for run in runs]
     scored = together(each)
-    method, _ = method_of(config, 64)
-    for output in config.variant.outputs:
+    for output in scored.variant.outputs:
         yield {
             "method": preset,
-            "variant": config.variant.title,
+            "variant": scored.variant.title,
             "output": Modality(output).title,
             "brain": short(cell(scored, "test", output, "brain")),
             **beside_floor(scored, "test", output),
@@ -119,10 +135,16 @@ def rows_of(runs: Sequence[RunDirectory], preset: str) -> Iterator[dict[str, str
                 for name in scored.scores["cohorts"]
                 if name not in ("val", "test")
             },
-            "updates": str(max(line["step"] for line in read(runs[0].journal)[0] if line["kind"] == "metrics")),
-            "seconds": f"{statistics.mean(map(seconds, runs)):.0f}",
-            "parameters": f"{sum(p.numel() for p in method.parameters()) / 1e6:.2f} M",
+            **costs,
         }
+
+
+def segmentor_rows(each: Sequence[Scored], preset: str, costs: dict[str, str]) -> Iterator[dict[str, str]]:
+    """One row per contrast that it finds tumours in: the Dice of the whole tumour in the real images."""
+    scored = together(each)
+    for output in scored.variant.outputs:
+        dices = {f"{name}: Dice": number(dice(scored, name, output)) for name in scored.scores["cohorts"] if name != "val"}
+        yield {"method": preset, "variant": scored.variant.title, "tumour in": Modality(output).title, **dices, **costs}
 
 
 def margins(all_of_them: Scored, runs: Sequence[Scored], output: str) -> Iterator[str]:

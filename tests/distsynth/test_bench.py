@@ -82,6 +82,15 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
         f"data.store={store}",
         *words,
     )
+    segment = run(
+        "distsynth.bench", "methods", "methods=[segment_small]", "variants=[mimo]", f"data.store={store}",
+        "train.epochs=1", "train.steps_per_epoch=2", "out=segment", cwd=tmp_path,
+    )  # fmt: skip
+    assert segment.returncode == 0, segment.stderr
+    assert re.findall(r"\| segment_small \| [^|]+\| (T1c|FLAIR) +\| 0\.\d{3} +\| 2 +\| \d+ +\| 0\.\d\d M", segment.stdout) == [
+        "T1c",
+        "FLAIR",
+    ]
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| tcmgan_small")]
