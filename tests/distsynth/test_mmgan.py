@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from workbench import CPU
 
-from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
@@ -287,15 +286,3 @@ def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], sentence: str
 
 
 # -- the published size ------------------------------------------------------------------------------------------------
-
-
-def test_the_published_configuration_makes_a_real_step() -> None:
-    config = compose(["method=mmgan"])
-    method, size = method_of(config, 32)
-    stage = method.stages(config.train)[-1]
-    engine = Engine(method, stage, config.train, CPU)
-    before = deepcopy(method.state_dict())
-    stage.update(noise(config.variant, 1, size), engine)
-    engine.tally.updates = 1
-    assert all(np.isfinite(value) for value in engine.losses_since_last(1).values())
-    assert all(not torch.equal(before[name], value) for name, value in method.state_dict().items())

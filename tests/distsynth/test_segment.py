@@ -1,6 +1,5 @@
 """The segmentor on its own: TC-MGAN's pre-training, weight for weight, scored by the Dice of the whole tumour."""
 
-from copy import deepcopy
 from dataclasses import fields
 
 import pytest
@@ -139,14 +138,7 @@ def test_slices_that_are_too_small_are_refused(words: list[str]) -> None:
         Segmentor(4, 2, "instance")(torch.rand(1, 4, 16, 16))
 
 
-def test_the_full_size_preset_has_the_published_parameters_and_makes_a_real_step() -> None:
-    """6.13 M, as measured on the published code."""
+def test_the_preset_is_tcmgans_pretraining() -> None:
     config = compose(["method=segment", "variant=simo"])
-    method = Segment(config.method, config.variant, SIZE, 0).train()
-    assert sum(p.numel() for p in method.parameters()) / 1e6 == pytest.approx(6.13, abs=0.01)
-    before = deepcopy(method.state_dict())
-    (stage,) = method.stages(config.train)
+    (stage,) = Segment(config.method, config.variant, SIZE, 0).stages(config.train)
     assert (stage.epochs, stage.batch, stage.lr, stage.split) == (30, 5, 1e-4, "segmentor")
-    batch = paired(method, 2)
-    stage.update(batch.map(lambda t: t.float(), batch.keys), Engine(method, stage, config.train, CPU))
-    assert not torch.equal(method.state_dict()["segmentor.down.0.0.weight"], before["segmentor.down.0.0.weight"])

@@ -94,17 +94,6 @@ def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant:
     assert made[(batch.brain == 1).expand_as(made)].std() > 0
 
 
-def test_the_full_size_preset_makes_a_real_step() -> None:
-    config = compose(["method=unet", "variant=simo"])
-    method = UNetRegression(config.method, config.variant, (64, 64), 0).train()
-    batch = paired(make(), 1)
-    big = batch.map(lambda tensor: tensor.float().repeat(1, 1, 2, 2), batch.keys)
-    before = deepcopy(method.state_dict())
-    (stage,) = method.stages(config.train)
-    stage.update(big, Engine(method, stage, config.train, CPU))
-    assert not any(torch.equal(value, before[name]) for name, value in method.state_dict().items())
-
-
 def test_a_width_of_nothing_is_refused() -> None:
     with pytest.raises(SettingError, match=r"method\.width=0 must be at least 1"):
         compose(["method=unet", "method.width=0"])

@@ -359,23 +359,6 @@ def test_the_average_preset_differs_in_its_assembly_alone() -> None:
     assert (one.train, one.method.assembly) == (other.train, "centre")
 
 
-@pytest.mark.parametrize(("patch", "core"), [(16, 8), pytest.param(72, 48, marks=pytest.mark.full)])
-def test_the_published_networks_make_a_real_step(patch: int, core: int) -> None:
-    """At full width and depth; 3 GB for a patch of 72."""
-    config = compose(["method=unified_gan", "variant=simo", f"method.patch={patch}", f"method.core={core}", "method.n_critic=1"])
-    method = UnifiedGAN(config.method, config.variant, (16, 16), 0)
-    stage = method.stages(config.train)[0]
-    engine = Engine(method, stage, config.train, CPU)
-    batch = batch_for(config, 1, side=patch)
-    before = [next(net.parameters()).detach().clone() for net in (method.generator, method.critic)]
-    stage.update(batch.map(lambda t: t.float(), batch.keys), engine)
-    engine.tally.updates += 1
-    assert all(np.isfinite(value) for value in engine.losses_since_last(1).values())
-    assert all(
-        not torch.equal(a, next(net.parameters())) for a, net in zip(before, (method.generator, method.critic), strict=True)
-    )
-
-
 def test_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
     first = make(config_of()).state_dict()
