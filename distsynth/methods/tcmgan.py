@@ -16,7 +16,8 @@ confined to the brain of its input, so that the background enters no loss; the n
 (7 levels and a 4x4 head fit 128 x 128 alone); critic and segmentor begin, as the generator does, with weights from N(0, .02), where the published
 code takes Kaiming's for their convolutions and torch's own for the segmentor's transposed ones.
 
-Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training is the method `segment`, whose code it is; `train.init_from=RUN method.segmentor.epochs=0` takes over such a run.
+Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training is the method `segment`, whose
+code it is; `train.init_from=RUN method.segmentor.epochs=0` takes over such a run.
 """
 
 from __future__ import annotations
