@@ -4,7 +4,8 @@ run.json        uid, name, sweep, code digest, git commit
 config.yaml     the resolved configuration
 journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
-evaluation/     scores.json, and VARIANT/scores.json of other variants that the run was asked for
+evaluation/     scores.json, and VARIANT/scores.json of other variants that the run was asked for; until scores.json is written finished-RANK.jsonl,
+                the patients that are done (see distsynth.evaluation.finished)
 figures/        PNG per held-out patient, and VARIANT/ likewise
 profile/        the trace that train.profile asks for
 job.json        the job that the launcher last submitted for it; its output lies in the sweep's folder logs/

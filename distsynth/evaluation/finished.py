@@ -24,6 +24,7 @@ class Finished:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, patient: Patient, rows: list[Row]) -> None:
+        """A patient of this rank's is done: its rows, as scores.json has them."""
         self.rows[patient] = rows
         with (self.folder / f"finished-{self.world.rank}.jsonl").open("a") as file:
             file.write("\n" + json.dumps([self.made_of, patient, rows]) + "\n")  # whatever torn line may stand before it
@@ -35,6 +36,7 @@ class Finished:
 
 
 def read(folder: Path, made_of: str) -> Iterator[tuple[Patient, list[Row]]]:
+    """Every patient that is kept of an evaluation of `made_of`; lines that are torn or another's are passed over."""
     for path in sorted(folder.glob("finished-*.jsonl")):
         for line in path.read_text(errors="replace").splitlines():
             try:
