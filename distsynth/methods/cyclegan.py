@@ -6,7 +6,7 @@ of different patients. Equation numbers are the paper's.
     g_loss = LS(D_T(G(s)), 1) + LS(D_S(F(t)), 1)                                                       (1), least squares (section 4)
              + cycle_source |F(G(s)) - s|_1 + cycle_target |G(F(t)) - t|_1                             (2)
              + identity (cycle_target |G(t) - t|_1 + cycle_source |F(s) - s|_1)                        section 5.2, weights as published in code
-    d_loss = 1/2 [LS(D_T(t), 1) + LS(D_T(pooled G(s)), 0)] + 1/2 [LS(D_S(s), 1) + LS(D_S(pooled F(t)), 0)]
+    d_loss = discriminator [LS(D_T(t), 1) + LS(D_T(pooled G(s)), 0) + LS(D_S(s), 1) + LS(D_S(pooled F(t)), 0)]   halved, as in the code
 
 Generators first, then the discriminators, which see the fakes made before the generators' step, each perhaps swapped for one of the last 50 or
 so (the paper's section 4 and the published code, which this follows wherever the paper is silent).
@@ -53,6 +53,7 @@ class WeightSettings:
     cycle_source: float = setting(10.0, "weight of the source's cycle, source -> target -> source", least=0)
     cycle_target: float = setting(10.0, "weight of the target's cycle, target -> source -> target", least=0)
     identity: float = setting(0.5, "weight of the identity losses, as a share of the cycles' (0: none)", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminators' losses, which slows them down", least=0)
 
 
 @dataclass
@@ -147,7 +148,7 @@ class CycleGAN(Method):
         terms = {}
         for side, real in (("target", batch.targets), ("source", batch.sources)):
             on_real, on_fake = self.discriminators[side](torch.cat([real, shown[side]])).chunk(2)
-            terms[f"d_{side}"] = 0.5 * ((on_real - 1).square().mean() + on_fake.square().mean())
+            terms[f"d_{side}"] = self.weights.discriminator * ((on_real - 1).square().mean() + on_fake.square().mean())
         loss = terms["d_target"] + terms["d_source"]
         return loss, {"d_loss": loss, **terms}
 

@@ -5,7 +5,7 @@ patients. The paper's equations 3 to 10 have no feature matching and no weights;
 
     g = (1 - r) [.1 BCE(D(fake), 1) + .9 FM] + r MSE(reconstruction)      r = .01 for the first 10,000 updates, then .5
     FM = sum over the levels of D but the first of mean (E[D_level(real)] - E[D_level(fake)])^2, E over the batch (Salimans et al. 2016)
-    d = 1/2 BCE(D(real), 1) + 1/2 BCE(D(fake), 0)
+    d = .5 [BCE(D(real), 1) + BCE(D(fake), 0)]
 
 and every third update moves the discriminators, the others the generators. Intensities are in [0, 1] in here, as in the published code:
 its weights between losses hold for that unit.
@@ -58,6 +58,7 @@ class WeightSettings:
     )
     later: float = setting(0.5, "r after those", least=0, most=1)
     switch: int = setting(10_000, "updates until r changes", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminators' losses", least=0)
 
 
 @dataclass
@@ -184,7 +185,7 @@ class DiscoGAN(Method):
         terms = {}
         for side, real in (("target", batch.targets), ("source", batch.sources)):
             (on_real, _), (on_fake, _) = (self.discriminators[side](x) for x in (unit(real), fakes[side]))
-            terms[f"d_{side}"] = 0.5 * (
+            terms[f"d_{side}"] = self.weights.discriminator * (
                 binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
                 + binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))
             )

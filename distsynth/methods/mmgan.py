@@ -6,7 +6,7 @@ what was made of it (implicit conditioning). A PatchGAN says for each patch and 
 scenario, is drawn for each sample, and a curriculum begins with the easy ones. Trained once, it serves every subset of its contrasts.
 
     L_G = (1 - l1) MSE(D(x_i, x), 1) + l1 |x - G(x_z)|_1 over the missing contrasts
-    L_D = 1/2 MSE(D(x, x), 1) + 1/2 MSE(D(x_i, x), r)        r = 1 for the channels that were given, 0 for those that were made
+    L_D = .5 [MSE(D(x, x), 1) + MSE(D(x_i, x), r)]           r = 1 for the channels that were given, 0 for those that were made
 
 with l1 = .9, the MSE over all channels, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with G(x_z) in its gaps.
 As in the published code G moves first, D then sees what the moved G makes, and D is shown x beside what it judges
@@ -62,6 +62,7 @@ class DiscriminatorSettings:
 @dataclass
 class WeightSettings:
     l1: float = setting(0.9, "share of the L1 in the generator's loss; the rest is the adversary's", least=0, most=1)
+    discriminator: float = setting(0.5, "weight of the discriminator's loss", least=0)
 
 
 @dataclass
@@ -168,7 +169,7 @@ class MMGAN(Method):
             "d_real": over(present, (on_real - 1).square()),
             "d_fake": over(present, (on_filled - given.to(on_filled)[:, :, None, None]).square()),
         }
-        loss = (terms["d_real"] + terms["d_fake"]) / 2
+        loss = self.settings.weights.discriminator * (terms["d_real"] + terms["d_fake"])
         return loss, {"d_loss": loss, **terms}
 
     # -- the networks' inputs ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from distsynth.data.randomness import key
 from distsynth.methods.losses import dice_loss
 from distsynth.methods.method import Method, Objective, Stage, Step, Terms, in_chunks
 from distsynth.modalities import Variant
-from distsynth.networks.initialise import normal
+from distsynth.networks.initialise import kaiming, uniform
 from distsynth.networks.segmentor import Segmentor
 from distsynth.training.settings import ScheduleSettings, TrainSettings
 from preprocess.errors import SettingError
@@ -85,6 +85,12 @@ class TumourFinder(Method):
         return 1 - float(dice_loss(found.to(tumour)[None], tumour[None]))
 
 
+def begin(segmentor: Segmentor, seed: int) -> None:
+    """First weights as published: Kaiming's for the convolutions, torch's own for the transposed ones."""
+    uniform(segmentor, key(seed, "weights", "segmentor", "up") >> 1)
+    kaiming(segmentor, key(seed, "weights", "segmentor") >> 1)
+
+
 def label_maps(target: Tensor, like: Tensor) -> Tensor:
     """One-hot labels (B, outputs) as constant maps (B, outputs, H, W)."""
     return target[:, :, None, None].expand(-1, -1, *like.shape[-2:])
@@ -112,7 +118,7 @@ class Segment(TumourFinder):
     def __init__(self, settings: SegmentSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.segmentor = Segmentor(1 + self.outputs, settings.width, settings.norm)
-        normal(self.segmentor, key(seed, "weights", "segmentor") >> 1)
+        begin(self.segmentor, seed)
 
     def stages(self, train: TrainSettings) -> list[Stage]:
         return [self.pretraining(train.epochs, train.batch, train.lr, train.schedule)]

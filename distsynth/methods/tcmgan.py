@@ -13,8 +13,7 @@ report's Tables 5 and 6.
 
 Where this differs from the published code, on purpose: the segmentor is pre-trained on patients the GAN never sees; the generator is
 confined to the brain of its input, so that the background enters no loss; the number of levels and the class head follow the image size
-(7 levels and a 4x4 head fit 128 x 128 alone); critic and segmentor begin, as the generator does, with weights from N(0, .02), where the published
-code takes Kaiming's for their convolutions and torch's own for the segmentor's transposed ones.
+(7 levels and a 4x4 head fit 128 x 128 alone).
 
 Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training is the method `segment`, whose
 code it is; `train.init_from=RUN method.segmentor.epochs=0` takes over such a run.
@@ -34,10 +33,10 @@ from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
 from distsynth.methods.losses import dice_loss, judged, per_sample_sum
 from distsynth.methods.method import Made, Objective, Stage, Step, Terms, frozen
-from distsynth.methods.segment import TumourFinder, label_maps
+from distsynth.methods.segment import TumourFinder, begin, label_maps
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
-from distsynth.networks.initialise import normal
+from distsynth.networks.initialise import kaiming, normal
 from distsynth.networks.segmentor import Segmentor
 from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import ScheduleSettings, TrainSettings
@@ -117,8 +116,9 @@ class TCMGAN(TumourFinder):
             1 + inputs + settings.critic.sees_tumour, self.outputs, settings.critic.width, critic_depth(settings, size), size
         )
         self.segmentor = Segmentor(1 + self.outputs, settings.segmentor.width, settings.segmentor.norm)
-        for name, network in self.named_children():
-            normal(network, key(seed, "weights", name) >> 1)
+        normal(self.generator, key(seed, "weights", "generator") >> 1)
+        kaiming(self.critic, key(seed, "weights", "critic") >> 1)
+        begin(self.segmentor, seed)
 
     # -- what is optimised ---------------------------------------------------------------------------------------------
 

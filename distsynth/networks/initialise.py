@@ -18,8 +18,8 @@ def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
 
 
 def kaiming(network: nn.Module, seed: int) -> None:
-    """Convolutions from N(0, 2 / fan in) (He et al. 2015), their biases zero, and scales of group norms from U(0, 1), as UNIT's published code
-    has it; from the seed alone."""
+    """Convolutions from N(0, 2 / fan in) (He et al. 2015), their biases zero, as TC-MGAN's published code has its critic and segmentor, and
+    scales of group norms from U(0, 1), as UNIT's has them; from the seed alone. Transposed convolutions keep what they have."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -32,7 +32,7 @@ def kaiming(network: nn.Module, seed: int) -> None:
 
 def uniform(network: nn.Module, seed: int) -> None:
     """Convolutions in 2-D and 3-D, with their biases, from U(-1/sqrt(n), 1/sqrt(n)), n values entering each: torch's own first weights, which
-    StarGAN keeps; from a generator of its own."""
+    StarGAN keeps, and TC-MGAN for transposed ones; from a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d):

@@ -146,7 +146,7 @@ class Literal:
         for side, real in (("target", batch.targets), ("source", batch.sources)):
             for i, fake in enumerate(shown[side]):
                 on_real, on_fake = self.d[side](real[i : i + 1]), self.d[side](fake)
-                value = (((on_real - 1) ** 2).mean() + (on_fake**2).mean()) * 0.5 / len(batch)
+                value = (((on_real - 1) ** 2).mean() + (on_fake**2).mean()) * self.settings.weights.discriminator / len(batch)
                 terms[f"d_{side}"] = terms.get(f"d_{side}", 0) + value
         return {"d_loss": terms["d_target"] + terms["d_source"], **terms}
 
@@ -202,7 +202,7 @@ def trained(*words: str, updates: int = 3) -> tuple[CycleGAN, Literal]:
 # Every setting, flipped; the transcription reads them itself.
 FLIPPED = {
     "generator.width": 4, "generator.blocks": 2, "discriminator.width": 4, "discriminator.layers": 1, "pool": 0,
-    "weights.cycle_source": 3, "weights.cycle_target": 3, "weights.identity": 0,
+    "weights.cycle_source": 3, "weights.cycle_target": 3, "weights.identity": 0, "weights.discriminator": 2,
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ class Literal:
             on_real, features_real = self.d[side](real)
             on_fake, features_fake = self.d[side](fake)
             on_real, on_fake = on_real.view(n), on_fake.view(n)
-            d_loss = -0.5 * torch.log(on_real).mean() - 0.5 * torch.log(1 - on_fake).mean()
+            d_loss = -w.discriminator * (torch.log(on_real).mean() + torch.log(1 - on_fake).mean())
             g_loss = -torch.log(on_fake).mean()
             matching = sum(((r.mean(0) - f.mean(0)) ** 2).mean() for r, f in zip(features_real, features_fake, strict=True))
             found |= {f"d_{side}": d_loss, f"g_{side}": g_loss, f"g_features_{side}": matching, f"g_again_{side}": recon[side]}
@@ -145,7 +145,7 @@ def trained(*words: str, updates: int = 5, parts: int = 0) -> tuple[DiscoGAN, Li
 # Every setting, flipped; the transcription reads them itself.
 FLIPPED = {
     "generator.width": 4, "discriminator.width": 4, "depth": 3, "norm": "batch", "every": 2, "weights.gan": 0.5, "weights.features": 0.3,
-    "weights.first": 0.3, "weights.later": 0.9, "weights.switch": 4,
+    "weights.first": 0.3, "weights.later": 0.9, "weights.switch": 4, "weights.discriminator": 2,
 }  # fmt: skip
 
 

@@ -195,7 +195,7 @@ def literal(method: MMGAN, batch: Batch, settings: MMGANSettings) -> dict[str, T
         }
         sums = {name: sums[name] + value / n for name, value in found.items()}
     sums["g_loss"] = (1 - settings.weights.l1) * sums["g_gan"] + settings.weights.l1 * sums["g_l1"]
-    sums["d_loss"] = 0.5 * (sums["d_real"] + sums["d_fake"])
+    sums["d_loss"] = settings.weights.discriminator * (sums["d_real"] + sums["d_fake"])
     return sums
 
 
@@ -234,7 +234,7 @@ def test_the_losses_equal_the_literal_rule(variant: str, epoch: int) -> None:
 SETTINGS = {
     "weights.l1": "0.5", "curriculum.epochs": "[1]", "curriculum.easier": "true", "generator.dropout": "0.6", "generator.direct": "true",
     "generator.width": "3", "generator.depth": "2", "discriminator.width": "3", "discriminator.layers": "1",
-    "discriminator.sees_real": "false",
+    "discriminator.sees_real": "false", "weights.discriminator": "2",
 }  # fmt: skip
 DROPS = ["method.generator.depth=6"]
 

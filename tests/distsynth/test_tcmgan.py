@@ -9,6 +9,7 @@ from workbench import CPU, leaves
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
+from distsynth.methods.segment import Segment
 from distsynth.methods.tcmgan import TCMGAN, critic_depth
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
@@ -226,6 +227,23 @@ def test_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(2)
     second = make().state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_first_weights_are_the_published_ones() -> None:
+    """The generator's from N(0, .02), Kaiming's for critic and segmentor, torch's own for the segmentor's transposed convolutions."""
+    words = ["method.generator.width=16", "method.critic.width=16", "method.segmentor.width=16"]
+    method, segment = make(*words), compose(["method=segment", "method.width=16"])
+    spread = {name: float(w.std()) for name, w in method.state_dict().items() if w.dim() == 4 and w.numel() > 4000}
+    expected = {}
+    for name in spread:
+        weight = method.get_parameter(name)
+        fan_in = weight[0].numel()  # of a transposed convolution what torch takes for it
+        kind = "generator" if name.startswith("generator") else "up" if name.startswith("segmentor.up") else "convolution"
+        expected[name] = {"generator": 0.02, "up": (1 / 3 / fan_in) ** 0.5, "convolution": (2 / fan_in) ** 0.5}[kind]
+    assert {name.partition(".")[0] for name in spread} == {"generator", "critic", "segmentor"}
+    assert spread == pytest.approx(expected, rel=0.06)
+    alone = Segment(segment.method, segment.variant, SIZE, 0).segmentor.state_dict()
+    assert all(torch.equal(value, alone[name]) for name, value in method.segmentor.state_dict().items())
 
 
 @pytest.mark.parametrize(("size", "generator", "critic"), [((128, 128), 7, 5), ((160, 160), 5, 5), ((54, 54), 3, 4)])
