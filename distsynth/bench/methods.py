@@ -22,7 +22,6 @@ from itertools import product
 from pathlib import Path
 
 from distsynth import config as configuration
-from distsynth.bench.synthetic import method_of
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS, compose
 from distsynth.evaluation.evaluate import best_floor
@@ -31,6 +30,8 @@ from distsynth.methods import registry
 from distsynth.modalities import Modality
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
+from distsynth.training import checkpoint
+from distsynth.training.model import restore
 from preprocess.errors import SettingError, UserError
 from preprocess.settings import setting
 
@@ -76,12 +77,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def plan(presets: Sequence[str], variants: Sequence[str], given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The pairs that go together. Raises SettingError for an unknown name."""
+    """The pairs that go together. Raises SettingError for an unknown name and for settings that one of them does not take."""
+    of_any = [word for word in given if not word.startswith("method.")]
     for preset in presets:
         for variant in variants:
-            kind = compose([f"variant={variant}", *given, "method=tcmgan"]).variant.kind
+            kind = compose([f"variant={variant}", *of_any, "method=tcmgan"]).variant.kind
             name = configuration.layers([f"method={preset}"], ("method",)).method.name
             if kind in registry.method(name).kinds:
+                compose([f"variant={variant}", f"method={preset}", *given])
                 yield preset, variant
 
 
@@ -107,7 +110,7 @@ def scored(run: RunDirectory) -> Scored:
 
 def cost(runs: Sequence[RunDirectory]) -> dict[str, str]:
     """Updates, seconds of training and parameters of runs that differ in seed or fold."""
-    method, _ = method_of(configuration.load(runs[0].config), 64)
+    method = restore(configuration.load(runs[0].config), checkpoint.load(runs[0].checkpoints / "best.pt")).method
     return {
         "updates": str(max(line["step"] for line in read(runs[0].journal)[0] if line["kind"] == "metrics")),
         "seconds": f"{statistics.mean(map(seconds, runs)):.0f}",

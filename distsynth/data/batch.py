@@ -34,7 +34,7 @@ class Batch:
 
     def uniform(self, stream: str) -> Tensor:
         """(B,) numbers in [0, 1), keyed by (seed, stage, epoch, sample) and the stream's name."""
-        return torch.from_numpy(uniform(self.keys, stream)).to(self.sources)
+        return torch.from_numpy(uniform(self.keys, stream)).to(self.sources).clamp(max=1 - 2**-24)  # float32 would round up to 1
 
     def seeds(self, stream: str) -> Tensor:
         """(B,) int64 keys for `distsynth.networks.keyed`: dropout and noise that come out the same on any number of ranks."""

@@ -6,14 +6,15 @@ of different patients. Equation numbers are the paper's.
     g_loss = LS(D_T(G(s)), 1) + LS(D_S(F(t)), 1)                                                       (1), least squares (section 4)
              + cycle_source |F(G(s)) - s|_1 + cycle_target |G(F(t)) - t|_1                             (2)
              + identity (cycle_target |G(t) - t|_1 + cycle_source |F(s) - s|_1)                        section 5.2, weights as published in code
-    d_loss = discriminator [LS(D_T(t), 1) + LS(D_T(pooled G(s)), 0) + LS(D_S(s), 1) + LS(D_S(pooled F(t)), 0)]   halved, as in the code
+    d_loss = discriminator [LS(D_T(t), 1) + LS(D_T(pooled G(s)), 0) + LS(D_S(s), 1) + LS(D_S(pooled F(t)), 0)]
 
 Generators first, then the discriminators, which see the fakes made before the generators' step, each perhaps swapped for one of the last 50 or
 so (the paper's section 4 and the published code, which this follows wherever the paper is silent).
 
 Where this differs from the published code, on purpose: a generator is confined to the brain of its input, so that the background enters no
 loss; the generator's passes on s and t go through as one batch, and so do the discriminator's on real and fake (InstanceNorm: the same
-numbers); the pool is filled from the global batch, sample by sample, whatever the number of ranks; H and W need not be 256.
+numbers); no random crops of enlarged images; the pool is filled from the global batch, sample by sample, whatever the number of ranks; H and W
+need not be 256.
 """
 
 from __future__ import annotations
@@ -29,10 +30,9 @@ from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms
 from distsynth.methods.pool import Pool
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
-from distsynth.networks.patchgan import PatchGAN
+from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.resnet import ResNet
 from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
 from preprocess.settings import setting
 
 
@@ -53,7 +53,7 @@ class WeightSettings:
     cycle_source: float = setting(10.0, "weight of the source's cycle, source -> target -> source", least=0)
     cycle_target: float = setting(10.0, "weight of the target's cycle, target -> source -> target", least=0)
     identity: float = setting(0.5, "weight of the identity losses, as a share of the cycles' (0: none)", least=0)
-    discriminator: float = setting(0.5, "weight of the discriminators' losses, which slows them down", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminators' losses (Adam all but cancels it)", least=0)
 
 
 @dataclass
@@ -82,11 +82,7 @@ class CycleGAN(Method):
         super().__init__(settings, variant, size, seed)
         self.settings, self.weights = settings, settings.weights
         g, d = settings.generator, settings.discriminator
-        if min(size) < 3 << d.layers:  # its last layers are unstrided and take a pixel each
-            raise SettingError(
-                f"method.discriminator.layers={d.layers} needs slices of at least {3 << d.layers} pixels and these are padded "
-                f"to {size[0]}x{size[1]}: set fewer"
-            )
+        check_layers(d.layers, size)
         blocks = g.blocks or (6 if max(size) <= 128 else 9)
         self.generators = nn.ModuleDict({side: ResNet(1, 1, g.width, blocks) for side in ("target", "source")})
         self.discriminators = nn.ModuleDict({side: PatchGAN(1, d.width, d.layers) for side in ("target", "source")})

@@ -58,7 +58,7 @@ class WeightSettings:
     )
     later: float = setting(0.5, "r after those", least=0, most=1)
     switch: int = setting(10_000, "updates until r changes", least=0)
-    discriminator: float = setting(0.5, "weight of the discriminators' losses", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminators' losses (Adam all but cancels it)", least=0)
 
 
 @dataclass

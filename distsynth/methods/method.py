@@ -143,7 +143,7 @@ class Method(nn.Module, ABC):
         able = [name for name in registry.METHODS if registry.method(name).serve is not Method.serve]
         raise SettingError(
             f"method {self.Settings.name} makes what it was trained for, variant {self.variant.name}, alone: "
-            f"{' and '.join(able)} can, over the contrasts that they were trained with"
+            f"{', '.join(able[:-1])} and {able[-1]} can, over the contrasts that they were trained with"
         )
 
     def serve_any(self, variant: Variant, modalities: Sequence[str]) -> None:

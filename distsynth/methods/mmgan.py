@@ -16,9 +16,10 @@ Blank means -1 here, which is the background: the paper scales intensities by th
 that the patient lacks is blank for both networks and enters no loss.
 
 Where this differs from the published code: a scenario for each sample, not for each batch; intensities in [-1, 1] and tanh (their `--use_tanh`),
-confined to the brain; pix2pix's last level and 70x70 PatchGAN, which has as many weights as theirs with one stride less; dropout on the way
-up alone. The curriculum is the paper's, exactly one missing, then two, then three; `curriculum.easier` keeps the easier scenarios, as their
-code does, which however leaves three of the six pairs, and three of the four single contrasts, out until the last phase.
+confined to the brain; pix2pix's last level and 70x70 PatchGAN, which has as many weights as theirs with one stride less; dropout at three
+levels of the way up alone (theirs: four, and five of the way down). The curriculum is the paper's, exactly one missing, then two, then three;
+`curriculum.easier` keeps the easier scenarios, as their code does, which however leaves three of the six pairs out until the third phase and
+three of the four single contrasts until the last.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from distsynth.methods.contrasts import choose, images_of, present_of
 from distsynth.methods.method import Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
-from distsynth.networks.patchgan import PatchGAN
+from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import TrainSettings
 from preprocess.errors import SettingError
@@ -62,7 +63,7 @@ class DiscriminatorSettings:
 @dataclass
 class WeightSettings:
     l1: float = setting(0.9, "share of the L1 in the generator's loss; the rest is the adversary's", least=0, most=1)
-    discriminator: float = setting(0.5, "weight of the discriminator's loss", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminator's loss (Adam all but cancels it)", least=0)
 
 
 @dataclass
@@ -104,11 +105,7 @@ class MMGAN(Method):
         self.settings = settings
         self.modalities = list(variant.modalities)
         count, g, d = len(self.modalities), settings.generator, settings.discriminator
-        smallest = 3 << d.layers  # leaves 2x2 pixels to the last norm
-        if min(size) < smallest:
-            raise SettingError(
-                f"method.discriminator.layers={d.layers} is too deep for slices of {size[0]}x{size[1]}: they need {smallest} pixels"
-            )
+        check_layers(d.layers, size)
         self.generator = UNet(count, count, g.width, depth_of(g.depth, size, 8), g.direct, dropout=g.dropout)
         self.discriminator = PatchGAN(count * (1 + d.sees_real), d.width, d.layers, outputs=count)
         for name, network in self.named_children():

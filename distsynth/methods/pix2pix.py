@@ -32,10 +32,9 @@ from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
 from distsynth.networks.keyed import splitmix
-from distsynth.networks.patchgan import PatchGAN
+from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
 from preprocess.settings import setting
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy_with_logits, "lsgan": mse_loss}
@@ -58,7 +57,7 @@ class DiscriminatorSettings:
 @dataclass
 class WeightSettings:
     l1: float = setting(100.0, "weight of the L1 distance in g_loss", least=0)
-    discriminator: float = setting(0.5, "weight of d_loss, which slows the discriminator down", least=0)
+    discriminator: float = setting(0.5, "weight of d_loss (Adam all but cancels it)", least=0)
 
 
 @dataclass
@@ -88,10 +87,7 @@ class Pix2Pix(Method):
         self.settings = settings
         inputs, outputs = len(variant.inputs), len(variant.outputs)
         g, d = settings.generator, settings.discriminator
-        if d.layers > (most := most_layers(size)):
-            raise SettingError(
-                f"method.discriminator.layers={d.layers} is too many for slices of {size[0]}x{size[1]}: at most {most}"
-            )
+        check_layers(d.layers, size)
         self.generator = UNet(inputs, outputs, g.width, depth_of(g.depth, size, 8), g.direct, settings.norm, g.dropout)
         self.discriminator = PatchGAN(inputs + outputs, d.width, d.layers, settings.norm)
         for name, network in self.named_children():
@@ -175,8 +171,3 @@ def own_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm, (training, tracking) in zip(norms, before, strict=True):
             norm.training, norm.track_running_stats = training, tracking
-
-
-def most_layers(size: tuple[int, int]) -> int:
-    """Strided layers of a discriminator that leave 3 pixels, of which the two layers behind them, 4 wide and padded by 1, take one each."""
-    return (min(size) // 3).bit_length() - 1

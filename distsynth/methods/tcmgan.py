@@ -13,7 +13,8 @@ report's Tables 5 and 6.
 
 Where this differs from the published code, on purpose: the segmentor is pre-trained on patients the GAN never sees; the generator is
 confined to the brain of its input, so that the background enters no loss; the number of levels and the class head follow the image size
-(7 levels and a 4x4 head fit 128 x 128 alone).
+(7 levels and a 4x4 head fit 128 x 128 alone); the segmentor's norm is InstanceNorm but in `tcmgan_authors`, and it judges with its statistics
+fixed, where the code judges in training mode and so lets the generator move them.
 
 Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training is the method `segment`, whose
 code it is; `train.init_from=RUN method.segmentor.epochs=0` takes over such a run.

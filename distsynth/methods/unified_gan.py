@@ -22,7 +22,7 @@ for one of the generator, and learning rate (Choi et al. 2018 and its code). Wha
   (`assembly: centre`), or patches overlap by 48 and are averaged (`average`). `configs/method/unified_gan.yaml` and `unified_gan_average.yaml`.
 
 The generator is confined to the brain of its input, so that the background enters no loss. Any variant with one input trains on all its
-modalities, and is used from that input to its outputs; the paper's twelve single pairs are `configs/sweep/pairs.yaml`.
+modalities, and can be used from any of them to the others (`directions=all`); the paper's twelve single pairs are `configs/sweep/pairs.yaml`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class UnifiedGAN(Method):
         super().__init__(settings, variant, size, seed)
         self.settings, self.weights = settings, settings.weights
         self.patch, self.patches, self.cycle = settings.patch, settings.patches, settings.n_critic
-        self.classes = len(variant.modalities)
+        self.modalities = list(variant.modalities)
+        self.classes = len(self.modalities)
         g = settings.generator
         self.generator = Generator(1 + self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct, 3, self.classes)
         patch = (settings.patch,) * 3
@@ -215,10 +216,19 @@ class UnifiedGAN(Method):
 
     # -- using -----------------------------------------------------------------------------------------------------------
 
+    def serve(self, variant: Variant) -> None:
+        self.check(variant)
+        if self.settings.directions == "given":
+            raise SettingError(
+                f"the run learnt variant {self.variant.name} alone (method.directions=given): train one with directions=all, which makes any "
+                "contrast from any other"
+            )
+        self.serve_any(variant, self.modalities)
+
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         """Of patches: (B, 1, D, H, W) and (B, 1, D, H, W) -> (B, outputs, D, H, W)."""
-        wanted = torch.arange(1, self.classes, device=sources.device)
+        wanted = torch.tensor([self.modalities.index(name) for name in self.variant.outputs], device=sources.device)
         return torch.cat([self.generate(sources, index.expand(len(sources)), brain) for index in wanted], dim=1)
 
     def synthesise_volume(self, sources: Tensor, brain: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ divergence counted once (the paper's equation 7 counts it with lambda_3 again). 
 `unit_paper.yaml` the paper's weights as the source report gives them, its shared blocks and its logarithms. The perceptual loss of some of the
 code's own presets needs a network trained on photographs and is left out.
 
-Where this differs from both, on purpose: a decoder is confined to the brain of the image that was encoded; the discriminators' fakes are
-those of the generators' step of the same update, made once (the code draws new noise); noise is keyed by sample; on small slices the
-discriminators have fewer layers.
+Where this differs from both, on purpose: a decoder is confined to the brain of the image that was encoded; no random crops; the
+discriminators' fakes are those of the generators' step of the same update, made once (the code draws new noise); noise is keyed by sample;
+on small slices the discriminators have fewer layers.
 """
 
 from __future__ import annotations

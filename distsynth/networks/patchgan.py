@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from distsynth.networks.unet import NORMS
+from preprocess.errors import SettingError
 
 
 class PatchGAN(nn.Module):
@@ -30,6 +31,16 @@ class PatchGAN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.body(x)
         return logits
+
+
+def check_layers(layers: int, size: tuple[int, int]) -> None:
+    """Raise SettingError if so many strided layers leave fewer than 3 pixels of H x W, of which the two layers behind them, 4 wide and padded
+    by 1, take one each."""
+    if min(size) < 3 << layers:
+        raise SettingError(
+            f"method.discriminator.layers={layers} needs slices of at least {3 << layers} pixels and these, padded, are {size[0]}x{size[1]}: "
+            "set fewer"
+        )
 
 
 def receptive_field(network: nn.Module) -> int:

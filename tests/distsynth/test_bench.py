@@ -84,7 +84,7 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
     )
     segment = run(
         "distsynth.bench", "methods", "methods=[segment_small]", "variants=[mimo]", f"data.store={store}",
-        "train.epochs=1", "train.steps_per_epoch=2", "out=segment", cwd=tmp_path,
+        "train.epochs=1", "train.steps_per_epoch=2", "method.norm=batch", "out=segment", cwd=tmp_path,
     )  # fmt: skip
     assert segment.returncode == 0, segment.stderr
     assert re.findall(r"\| segment_small \| [^|]+\| (T1c|FLAIR) +\| 0\.\d{3} +\| 2 +\| \d+ +\| 0\.\d\d M", segment.stdout) == [
@@ -120,6 +120,10 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
         (["speed", "ways=[fast]"], "ways=['fast'] must be some of eager, channels_last, compile, both"),
         (["methods", "data.store=x", "methods=[tcmgann]"], "did you mean tcmgan"),
         (["methods", "data.store=x", "seed=5"], "seed=5 is for one run: give seeds=[5]"),
+        (
+            ["methods", "data.store=x", "methods=[unet_small,tcmgan_small]", "method.weights.gp=1"],
+            "unknown setting method.weights",
+        ),
         (["methods", "data.store=x", "data.fold=2"], "data.fold=2 is for one run: give folds=[2]"),
         (["overhead", "rounds=1"], "rounds=1 must be at least 3"),
     ],

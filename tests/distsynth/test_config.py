@@ -48,12 +48,6 @@ def test_words_win_over_presets_and_presets_over_defaults() -> None:
     assert compose(["method=tcmgan_authors", "train.batch=8"]).train.batch == 8
 
 
-def test_the_presets_hold_the_published_weights() -> None:
-    report, authors = (compose([f"method={name}"]).method.weights for name in ("tcmgan", "tcmgan_authors"))
-    assert (report.gp, report.cls, report.seg) == (10, 1, 10)
-    assert (authors.gp, authors.cls, authors.rec, authors.seg) == (100, 10, 0.1, 50)
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -310,7 +310,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: make("variant=simo"), "method cyclegan serves siso and variant simo is simo"),
     (
         lambda: make("method.discriminator.layers=3", size=(20, 20)),
-        "layers=3 needs slices of at least 24 pixels .* 20x20: set fewer",
+        "layers=3 needs slices of at least 24 pixels and these, padded, are 20x20: set fewer",
     ),
     (lambda: make("method.pool=-1"), "method.pool=-1 must be at least 0"),
     (lambda: make("method.generator.width=0"), "method.generator.width=0 must be at least 1"),

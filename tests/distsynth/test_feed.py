@@ -10,7 +10,7 @@ from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.feed import Feed, augment, centre, pad
 from distsynth.data.intensity_map import IntensityMap
-from distsynth.data.randomness import permutation, sample_keys, uniform
+from distsynth.data.randomness import key, permutation, sample_keys, uniform
 from distsynth.data.settings import DataSettings
 from distsynth.data.volumes import read_image
 from distsynth.training.distributed import World
@@ -127,6 +127,29 @@ def test_random_numbers_are_uniform_and_independent_between_streams() -> None:
     assert abs(a.var() - 1 / 12) < 0.003
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.03
     assert (uniform(keys, "a") == a).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_number_just_below_one_stays_below_one(dtype: torch.dtype) -> None:
+    """Rounded to float32 it would be 1, and an index drawn by it one too far."""
+    keys = np.array([unmixed(2**64 - 1)], np.uint64) ^ np.uint64(key("target"))
+    assert uniform(keys, "target") == 1 - 2.0**-53
+    image = torch.zeros(1, 1, 2, 2, dtype=dtype)
+    drawn = Batch(image, image, image, image, keys).uniform("target")
+    assert drawn.dtype == dtype
+    assert ((drawn < 1) & ((drawn * 3).long() == 2)).all()
+
+
+def unmixed(mixed: int) -> int:
+    """The inverse of `splitmix`."""
+    z = mixed
+    for factor, by in ((None, 31), (0x94D049BB133111EB, 27), (0xBF58476D1CE4E5B9, 30)):
+        z = z * pow(factor, -1, 2**64) % 2**64 if factor else z
+        found = z
+        for _ in range(3):  # each turn settles `by` bits more
+            found = z ^ (found >> by)
+        z = found
+    return (z - 0x9E3779B97F4A7C15) % 2**64
 
 
 def test_too_large_a_batch_and_too_much_brain_are_refused(feed: Feed, store: Path) -> None:

@@ -269,7 +269,7 @@ def test_a_method_that_learns_one_task_is_refused_another(gappy: Path, tiny: tup
     config = compose([f"data.store={gappy}", *tiny, *words])
     method = build(config, Cohort.open(gappy).having(config.variant.modalities), mapping_of(gappy, config)).method
     with pytest.raises(
-        SettingError, match="method tcmgan makes what it was trained for, variant simo, alone: stargan and mmgan can"
+        SettingError, match="method tcmgan makes what it was trained for, variant simo, alone: unified_gan, stargan and mmgan can"
     ):
         method.serve(compose(["variant=simo_t1"]).variant)
 

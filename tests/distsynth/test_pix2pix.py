@@ -9,8 +9,8 @@ from workbench import CPU, leaves, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings, most_layers
-from distsynth.networks.patchgan import PatchGAN, receptive_field
+from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings
+from distsynth.networks.patchgan import PatchGAN, check_layers, receptive_field
 from distsynth.networks.unet import UNet
 from distsynth.training.engine import Engine
 from preprocess.errors import SettingError
@@ -215,9 +215,11 @@ def test_the_patches_are_the_published_ones(layers: int, pixels: int) -> None:
 )
 def test_depths_follow_the_image(size: tuple[int, int], depth: int, layers: int) -> None:
     assert Pix2Pix.stride(compose(SMALL[:1]).method, size) == 1 << depth
-    assert most_layers(size) == layers
+    check_layers(layers, size)
     network = PatchGAN(1, 2, layers)
     assert min(network(torch.rand(1, 1, *size)).shape) == 1
+    with pytest.raises(SettingError, match=f"layers={layers + 1} needs slices of at least {3 << layers + 1} pixels"):
+        check_layers(layers + 1, size)
     with pytest.raises((ValueError, RuntimeError)):  # what the refusal prevents
         PatchGAN(1, 2, layers + 1)(torch.rand(1, 1, *size))
 
@@ -225,7 +227,10 @@ def test_depths_follow_the_image(size: tuple[int, int], depth: int, layers: int)
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["method.discriminator.layers=4"], r"method\.discriminator\.layers=4 is too many for slices of 32x32: at most 3"),
+        (
+            ["method.discriminator.layers=4"],
+            r"method\.discriminator\.layers=4 needs slices of at least 48 pixels and these, padded, are 32x32: set fewer",
+        ),
         (["method.generator.dropout=1"], r"method\.generator\.dropout=1.* must be at least 0 and below 1"),
         (["method.discriminator.layers=0"], r"method\.discriminator\.layers=0 must be at least 1"),
     ],

@@ -299,6 +299,3 @@ def test_groups_are_the_cohorts_unless_others_are_named() -> None:
     assert one.groups == held[:1]
     with pytest.raises(SettingError, match=r"training patients with t2, flair, which no group of method\.groups holds"):
         StarGAN.settled(compose([*SMALL, "method.groups=[[t2,t1,t1c],[t1,flair]]"]).method, held[1:])
-
-
-# -- the published size ------------------------------------------------------------------------------------------------

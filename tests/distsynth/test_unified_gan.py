@@ -20,6 +20,7 @@ from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.unified_gan import UnifiedGAN
+from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.training.engine import Engine
 from preprocess.cohort import Cohort
@@ -351,6 +352,21 @@ def test_outputs_follow_their_labels() -> None:
         assert torch.equal(made[:, i : i + 1], method.generate(batch.sources, torch.full((3,), i + 1), batch.brain))
     assert (made[(batch.brain == 0).expand_as(made)] == -1).all()
     assert made.abs().max() <= 1
+
+
+def test_any_pair_of_its_contrasts_is_served_by_the_same_networks() -> None:
+    config = config_of()
+    method, batch = make(config), batch_for(config)
+    assert method.modalities == ["t2", "t1", "t1c", "flair"]
+    method.serve(Variant("back", ["t1c"], ["flair", "t2"]))
+    made = method.synthesise(batch.sources, batch.brain)
+    for i, number in enumerate((3, 0)):
+        assert torch.equal(made[:, i : i + 1], method.generate(batch.sources, torch.full((3,), number), batch.brain))
+    with pytest.raises(SettingError, match="method unified_gan serves siso, simo and variant two is miso"):
+        method.serve(Variant("two", ["t1", "t2"], ["flair"]))
+    one_way = make(config_of("method.directions=given"))
+    with pytest.raises(SettingError, match=r"learnt variant simo alone \(method\.directions=given\)"):
+        one_way.serve(Variant("back", ["t1c"], ["flair"]))
 
 
 def test_the_average_preset_differs_in_its_assembly_alone() -> None:
