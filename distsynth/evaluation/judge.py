@@ -62,6 +62,6 @@ class Judge:
     ) -> dict[str, float]:
         """Dice of the whole tumour as found in each of (modality, z, y, x) z-scores; brain and tumour are (z, y, x)."""
         values = np.where(brain, self.model.mapping.to_network(images, names), -1)
-        stack = np.concatenate([values, brain[None], tumour[None]]).swapaxes(0, 1).astype(np.float32)
-        padded = torch.from_numpy(pad(stack, self.model.size)).to(self.device)
+        stack = np.concatenate([values, brain[None], tumour[None]]).swapaxes(0, 1).astype(np.float16)  # as the feed shows them
+        padded = torch.from_numpy(pad(stack.astype(np.float32), self.model.size)).to(self.device)
         return {name: self.method.dice(padded[:, i : i + 1], name, padded[:, -1:]) for i, name in enumerate(names)}

@@ -202,7 +202,7 @@ def trained(*words: str, updates: int = 3) -> tuple[CycleGAN, Literal]:
 # Every setting, flipped; the transcription reads them itself.
 FLIPPED = {
     "generator.width": 4, "generator.blocks": 2, "discriminator.width": 4, "discriminator.layers": 1, "pool": 0,
-    "weights.cycle_source": 3, "weights.cycle_target": 3, "weights.identity": 0, "weights.discriminator": 2,
+    "weights.cycle_source": 3, "weights.cycle_target": 3, "weights.identity": 0, "weights.discriminator": 1e-6,
 }  # fmt: skip
 
 

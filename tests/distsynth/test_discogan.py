@@ -145,7 +145,7 @@ def trained(*words: str, updates: int = 5, parts: int = 0) -> tuple[DiscoGAN, Li
 # Every setting, flipped; the transcription reads them itself.
 FLIPPED = {
     "generator.width": 4, "discriminator.width": 4, "depth": 3, "norm": "batch", "every": 2, "weights.gan": 0.5, "weights.features": 0.3,
-    "weights.first": 0.3, "weights.later": 0.9, "weights.switch": 4, "weights.discriminator": 2,
+    "weights.first": 0.3, "weights.later": 0.9, "weights.switch": 4, "weights.discriminator": 1e-6,
 }  # fmt: skip
 
 

@@ -233,7 +233,7 @@ def test_the_losses_equal_the_literal_rule(variant: str, epoch: int) -> None:
 SETTINGS = {
     "weights.l1": "0.5", "curriculum.epochs": "[1]", "curriculum.easier": "true", "generator.dropout": "0.6", "generator.direct": "true",
     "generator.width": "3", "generator.depth": "2", "discriminator.width": "3", "discriminator.layers": "1",
-    "discriminator.sees_real": "false", "weights.discriminator": "2",
+    "discriminator.sees_real": "false", "weights.discriminator": "1e-6",
 }  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def test_a_setting_changes_two_updates_as_it_changes_the_literal_rule(setting: s
         assert torch.allclose(found[name], value, rtol=1e-7, atol=1e-9), name
     other = trained(default, batches).state_dict()
     if {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in other.items()}:
-        assert not all(torch.allclose(found[name], value, rtol=0, atol=1e-8) for name, value in other.items())
+        assert not all(torch.allclose(found[name], value, atol=1e-6) for name, value in other.items())
 
 
 def test_what_stands_in_a_missing_contrast_changes_nothing() -> None:
