@@ -34,12 +34,13 @@ class Batch:
 
     def uniform(self, stream: str) -> Tensor:
         """(B,) numbers in [0, 1), keyed by (seed, stage, epoch, sample) and the stream's name."""
-        return torch.from_numpy(uniform(self.keys, stream)).to(self.sources).clamp(max=1 - 2**-24)  # float32 would round up to 1
+        drawn = torch.from_numpy(uniform(self.keys, stream)).to(self.sources, non_blocking=True)
+        return drawn.clamp(max=1 - 2**-24)  # float32 would round up to 1
 
     def seeds(self, stream: str) -> Tensor:
         """(B,) int64 keys for `distsynth.networks.keyed`: dropout and noise that come out the same on any number of ranks."""
         mixed = splitmix(self.keys ^ np.uint64(key(stream)))
-        return torch.from_numpy(mixed.view(np.int64)).to(self.sources.device)
+        return torch.from_numpy(mixed.view(np.int64)).to(self.sources.device, non_blocking=True)
 
     def having(self, **more: Tensor) -> Batch:
         """The batch with more tensors."""

@@ -127,7 +127,8 @@ class MMGAN(Method):
 
     def train_both(self, batch: Batch, step: Step) -> None:
         fewest, most = self.missing_in(batch.epoch)
-        batch = batch.having(missing=torch.tensor([[fewest, most]], device=batch.sources.device).expand(len(batch), -1))
+        missing = torch.tensor([[fewest, most]]).to(batch.sources.device, non_blocking=True)
+        batch = batch.having(missing=missing.expand(len(batch), -1))
         step.minimise("generator", batch)
         step.minimise("discriminator", batch)
 

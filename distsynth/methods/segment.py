@@ -64,7 +64,8 @@ class TumourFinder(Method):
     def draw_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One target modality per sample, at random: its image (B, 1, H, W) and its one-hot label (B, outputs)."""
         index = (batch.uniform("target") * self.outputs).long()
-        return batch.targets[torch.arange(len(batch)), index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
+        every = torch.arange(len(batch), device=index.device)
+        return batch.targets[every, index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
 
     def segment(self, image: Tensor, target: Tensor) -> Tensor:
         """(B, 1, H, W), (B, outputs) -> (B, 1, H, W) probability of tumour."""

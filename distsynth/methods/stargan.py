@@ -121,7 +121,7 @@ class StarGAN(Method):
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings, self.cycle = settings.weights, settings, settings.n_critic
         self.modalities = list(variant.modalities)
-        groups = groups_of(settings.groups, self.modalities)
+        groups = self.groups = groups_of(settings.groups, self.modalities)
         places, held = sum(map(sum, groups)), torch.tensor(groups)
         self.register_buffer("held", held, persistent=False)
         self.register_buffer("slot", (held.flatten().cumsum(0) - 1).view_as(held), persistent=False)
@@ -208,7 +208,7 @@ class StarGAN(Method):
         group = self.held.sum(1).expand_as(within).masked_fill(~within, len(self.modalities) + 1).argmin(1)
         source = choose(present, batch.uniform("source"))
         target = choose(self.held[group], batch.uniform("target"))
-        return Drawn(images_of(batch)[torch.arange(len(batch)), source].unsqueeze(1), group, source, target)
+        return Drawn(images_of(batch)[torch.arange(len(batch), device=source.device), source].unsqueeze(1), group, source, target)
 
     def generate(self, image: Tensor, group: Tensor, modality: Tensor, brain: Tensor) -> Tensor:
         """(B, 1, H, W), which contrast of which group (B,), and the brain (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
@@ -242,8 +242,8 @@ class StarGAN(Method):
 
     def group_for(self, source: int, target: int) -> int:
         """A group that holds both contrasts, or else the target."""
-        both, asked = self.held[:, [source, target]].all(1), self.held[:, target]
-        return int((both if both.any() else asked).long().argmax())
+        asked = [number for number, has in enumerate(self.groups) if has[target]]
+        return next((number for number in asked if self.groups[number][source]), asked[0])
 
 
 def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> list[list[bool]]:

@@ -36,3 +36,15 @@ def test_the_published_procedure_ends_in_our_weights(words: list[str]) -> None:
     for name, value in plain.items():
         assert torch.allclose(ours[name], value, rtol=0, atol=1e-9), name
     assert not any(torch.equal(plain[name], value) for name, value in before.items() if name.endswith("weight"))
+
+
+def test_each_side_has_its_own_products_in_its_turn() -> None:
+    """On a GPU torch lets float32 convolutions take TF32 unless told not to, and the published codes do not tell it; our engine does."""
+    config, settings = compose(["method=tcmgan", *TCMGAN]), SpeedSettings(pixels=32, slices=1)
+    seen = []
+    sides = [kind(config, settings, CPU) for kind in (Plain, Ours)]
+    for side in sides:
+        side.update = lambda _: seen.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+    for side in [*sides, *sides]:
+        side.turn(0, 1)
+    assert seen == ["tf32", "ieee", "tf32", "ieee"]
