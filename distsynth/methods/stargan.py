@@ -103,7 +103,7 @@ class StarGAN(Method):
 
     @classmethod
     def stride(cls, settings: StarGANSettings, size: tuple[int, int]) -> int:
-        return 4
+        return 4 if max(size) > 4 else 8  # a norm needs more than one pixel
 
     @classmethod
     def settled(cls, settings: StarGANSettings, held: Sequence[Sequence[str]]) -> StarGANSettings:

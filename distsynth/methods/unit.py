@@ -92,7 +92,7 @@ class UNIT(Method):
 
     @classmethod
     def stride(cls, settings: UNITSettings, size: tuple[int, int]) -> int:
-        return 4
+        return 4 if min(size) > 4 else 8  # a reflection needs two pixels on each side
 
     def __init__(self, settings: UNITSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)

@@ -1,5 +1,6 @@
 """Slices of any size: what the networks cannot take is padded and cropped back, or refused with what would do."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -45,6 +46,25 @@ def test_slices_of_any_size_are_trained_on_and_synthesised(method: str, rotate: 
             made = Model(built, config.variant, mapping, size).synthesise(volume, np.ones(volume.shape[1:], bool))
             assert made.shape == (len(config.variant.outputs), *volume.shape[1:])
             assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize(("method", "words"), [
+    *((name, []) for name in registry.METHODS), ("pix2pix", ["method.discriminator.layers=1"]), ("mmgan", ["method.discriminator.layers=1"]),
+    ("cyclegan", ["method.discriminator.layers=1"]), ("unit", ["method.discriminator.scales=1", "method.discriminator.layers=1"]),
+])  # fmt: skip
+def test_slices_of_a_few_pixels_are_taken_or_refused_in_a_sentence(method: str, words: list[str]) -> None:
+    config = narrow(method, "data.rotate=false", *words)
+    for shape in [(1, 1), (3, 3), (4, 4), (4, 8), (12, 4), (6, 6), (9, 12)]:
+        size = networks_size(config, shape)
+        try:
+            built = registry.method(method)(config.method, config.variant, size, 0)
+        except SettingError:
+            continue
+        engine = engine_for(built, config.train)
+        for number in range(built.cycle):
+            engine.stage.update(replace(noise(config.variant, 2, size, kind=built), update=number), engine)
+            engine.tally.updates += 1
+        assert all(np.isfinite(value) for value in engine.losses_since_last(1).values()), shape
 
 
 @pytest.mark.parametrize("word", [
