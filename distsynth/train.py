@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from distsynth import config as configuration
 from distsynth.config import Config, compose
 from distsynth.evaluation.evaluate import evaluate, journal_scores
@@ -152,6 +154,8 @@ def reason(error: BaseException, run: RunDirectory) -> str:
     if no_space(error):
         place = getattr(error, "filename", None) or run.path
         return f"no space left for {place}: free some and start the run again"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is full: set train.micro_batch, which changes nothing but memory; the run said at its start what fits"
     where = traceback.extract_tb(error.__traceback__)[-1]
     said = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {said} ({Path(where.filename).name}:{where.lineno})"
@@ -160,7 +164,7 @@ def reason(error: BaseException, run: RunDirectory) -> str:
 def may_pass(error: BaseException) -> bool:
     """Whether the run, started again from its checkpoint, may get further: a lost rank or node, not what the user has to mend first. A loss
     that is not finite comes again, as the same weights meet the same batches."""
-    return not (isinstance(error, UserError) or no_space(error))
+    return not (isinstance(error, UserError | torch.OutOfMemoryError) or no_space(error))
 
 
 def no_space(error: BaseException) -> bool:

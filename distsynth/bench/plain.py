@@ -48,7 +48,7 @@ def tcmgan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
     index = (batch.uniform("target") * method.outputs).long()
     label = torch.nn.functional.one_hot(index, method.outputs).to(batch.sources)
     maps = label[:, :, None, None].expand(-1, -1, *batch.sources.shape[-2:])
-    real = batch.targets[torch.arange(len(batch)), index].unsqueeze(1)
+    real = batch.targets[torch.arange(len(batch), device=index.device), index].unsqueeze(1)
     w, s = method.weights, method.settings.segmentor
 
     def made() -> Tensor:

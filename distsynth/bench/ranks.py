@@ -81,7 +81,7 @@ def timed(config: Config, slices: int, settings: RankSettings, ranks: World) -> 
         *(statistics.median(w[i] for _, w in pairs) for i in (0, 1)),
         waited,
     ]
-    means = ranks.mean(torch.tensor(mine, dtype=torch.float64)).tolist() if ranks.device.type == "cpu" else mine
+    means = ranks.mean(torch.tensor(mine, dtype=torch.float64)).tolist()
     gradients = [sum(4 * p.numel() for p in engine.objectives[name].network.parameters()) for name in engine.losses]
     return {"slices": slices, **dict(zip(("step", "alone", "processor", "waited"), means, strict=True)), "gradients": gradients}
 

@@ -54,13 +54,15 @@ class World:
         return gathered
 
     def largest(self, value: Tensor) -> Tensor:
-        """The elementwise largest over the ranks."""
+        """The elementwise largest over the ranks, on the CPU."""
+        value = fetched(value)
         if self.size > 1:
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """The elementwise mean over the ranks."""
+        """The elementwise mean over the ranks, on the CPU."""
+        value = fetched(value)
         if self.size > 1:
             dist.all_reduce(value)
             value /= self.size
@@ -98,7 +100,8 @@ def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iter
     )
     chosen = choose_device(device, local)
     if size > 1:
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        # On GPUs the networks' gradients alone go by NCCL: numbers of the CPU would otherwise wait for all that the GPU has to do.
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         # The pulse ends what is stuck, and knows why; torch's own time-out comes after it.
         patience = timedelta(seconds=2 * max(vars(limits).values()))
         dist.init_process_group(backend, store=meet(rank, size, limits.start), rank=rank, world_size=size, timeout=patience)
@@ -109,6 +112,11 @@ def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iter
             gc.collect()  # DDP's reference cycles hold the group: freed only as the interpreter ends, they now and then abort it
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+def fetched(value: Tensor) -> Tensor:
+    """The value on the CPU, once the GPU has made it: what it waits for may be another rank, which the pulse knows by this function's name."""
+    return value.cpu()
 
 
 def gathered(share: Tensor) -> tuple[Tensor, slice]:

@@ -24,7 +24,7 @@ from distsynth.training.precision import full_products, resolve
 from distsynth.training.schedule import share
 from distsynth.training.settings import TrainSettings
 from distsynth.training.tally import Tally
-from preprocess.errors import UserError
+from preprocess.errors import SettingError, UserError
 
 
 class NonFinite(UserError):
@@ -52,7 +52,7 @@ class Engine:
         self.insight = insight or Insight(world, enabled=False)
         self.look = False  # whether the update under way is one whose gradient norms are kept
         self.norms: dict[str, Tensor] = {}
-        self.dtype = resolve(train.precision, world.device)
+        self.dtype = agreed(resolve(train.precision, world.device), world)
         chosen = self.objectives = {name: method.objectives()[name] for name in stage.objectives}
         self.losses: dict[str, nn.Module] = {name: self.wrap(objective) for name, objective in chosen.items()}
         self.rest = {name: o.loss for name, o in chosen.items() if o.make}  # of the loss, outside DDP
@@ -225,8 +225,19 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-            self.scalers[name].load_state_dict(state["scalers"][name])
+            if state["scalers"][name]:  # empty where the run had no scaler so far: it was on a GPU that takes bf16
+                self.scalers[name].load_state_dict(state["scalers"][name])
         self.tally.load_state_dict(state["tally"])
+
+
+def agreed(dtype: torch.dtype, world: World) -> torch.dtype:
+    """The dtype of autocast, the same on every rank. Raises SettingError where the ranks' GPUs would take different ones: gradients that one
+    scales and another does not cannot be averaged."""
+    if len(kinds := {str(kind).removeprefix("torch.") for kind in world.gather(dtype)}) > 1:
+        raise SettingError(
+            f"the ranks' GPUs would take {' and '.join(sorted(kinds))}: set train.precision to what all of them can do"
+        )
+    return dtype
 
 
 def joined(parts: list[Made]) -> Made:

@@ -102,7 +102,7 @@ class Insight:
         wall, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu
         self.seconds["communication"] += sum(self.exposed())
         parts = [self.seconds[name] for name in PARTS]
-        mine = torch.tensor([wall, wall - sum(parts), *parts], device=self.world.device) / self.updates
+        mine = torch.tensor([wall, wall - sum(parts), *parts]) / self.updates
         means = dict(zip(("step", "compute", *PARTS), self.world.mean(mine).tolist(), strict=True))
         found = {f"time/{name}_s": value for name, value in means.items()} | {"time/slices_per_s": self.slices / wall}
         self.seconds, self.waits, self.updates, self.slices = dict.fromkeys(PARTS, 0.0), [], 0, 0
@@ -122,7 +122,9 @@ def system(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         found["system/gpu_memory_gb"] = torch.cuda.max_memory_reserved(device) / 1e9
         torch.cuda.reset_peak_memory_stats(device)
-        with suppress(ImportError, RuntimeError):  # no NVML for Python here
+        with suppress(
+            Exception
+        ):  # no NVML for Python here, or it does not count this device (a MIG slice); its errors are its own
             found["system/gpu_percent"] = float(torch.cuda.utilization(device))
     return found
 

@@ -215,14 +215,14 @@ class Pulse:
         return max(given, 4 * self.slowest) if self.phase == "step" else given
 
     def stands(self) -> tuple[str, bool]:
-        """Where the main thread is, and whether it waits for other ranks there: in a collective, or in DDP's backward."""
+        """Where the main thread is, and whether it waits for other ranks there: in a collective, in DDP's backward, or for a GPU in `fetched`."""
         frame: FrameType | None = sys._current_frames().get(self.main)
         inner, waits = "", False
         while frame is not None:
             name = frame.f_code.co_filename
             if f"torch{os.sep}" not in name and not inner:
                 inner = f"in {Path(name).name}:{frame.f_lineno}"
-            waits = waits or f"torch{os.sep}distributed" in name or frame.f_code.co_name == "_engine_run_backward"
+            waits = waits or f"torch{os.sep}distributed" in name or frame.f_code.co_name in ("_engine_run_backward", "fetched")
             frame = frame.f_back
         return inner, waits and self.size > 1
 

@@ -81,7 +81,7 @@ class Trainer:
         self.journal = Journal(run.journal, length) if world.leads else None
         self.insight = Insight(world, config.train.insight)
         self.saved, self.stall = time.monotonic(), 0.0
-        self.stepped = False
+        self.stepped, self.firsts = False, 1
 
     def patients(self, split: str, what: str) -> list[str]:
         """The subjects of a split, for validation those that can be scored. Raises StoreError if there are none."""
@@ -148,6 +148,7 @@ class Trainer:
 
     def run_stage(self, stage: Stage) -> None:
         self.world.pulse.enter("first_step", self.at.total)
+        self.firsts = self.model.method.cycle if self.config.train.compile else 1  # updates that may still compile something
         engine = Engine(self.model.method, stage, self.config.train, self.world, self.insight)
         feed = feed_of(
             self.model.method,
@@ -200,7 +201,8 @@ class Trainer:
             engine.updated(now + 1)
             self.at.step += 1
             self.at.total += 1
-            self.world.pulse.enter("step", self.at.total)
+            self.firsts -= 1
+            self.world.pulse.enter("first_step" if self.firsts > 0 else "step", self.at.total)
             if not self.stepped:
                 self.stepped = True
                 self.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
@@ -224,8 +226,7 @@ class Trainer:
     def agree(self, stop: int, due: bool) -> tuple[int, bool]:
         """A stop that any rank was asked for, and whether a checkpoint is due, the same on all ranks."""
         with self.insight.part("communication"):
-            device = self.world.device if self.world.size > 1 else "cpu"  # reading a GPU's number waits for all its work
-            both = self.world.largest(torch.tensor([stop, int(due)], device=device))
+            both = self.world.largest(torch.tensor([stop, int(due)]))
             return int(both[0]), bool(both[1])
 
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:

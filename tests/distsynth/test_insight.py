@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from distsynth.tracking.journal import read
+from distsynth.training.insight import system
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 PARTS = ("data", "compute", "communication", "checkpoint")
@@ -121,3 +122,17 @@ def test_the_gradient_norm_is_the_global_batchs_and_fp16s_skipped_steps_have_non
     network = torch.nn.Linear(2, 1)
     (network(torch.tensor([[3.0, 4.0]])) * 2).sum().backward()
     assert float(gradient_norm(network)) == pytest.approx((6.0**2 + 8.0**2 + 2.0**2) ** 0.5)
+
+
+def test_a_gpu_whose_use_cannot_be_told_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's errors are classes of its own."""
+
+    def unsupported(device: torch.device) -> int:
+        raise Exception("NVMLError_NotSupported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", unsupported)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2e9)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    found = system(torch.device("cuda"))
+    assert found["system/gpu_memory_gb"] == 2
+    assert "system/gpu_percent" not in found

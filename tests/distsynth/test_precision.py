@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from workbench import CPU
 
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
@@ -139,3 +141,30 @@ def penalty_spy(seen: set[torch.dtype]) -> Callable[..., torch.Tensor]:
         return gradient_penalty(noted, *rest)
 
     return spy
+
+
+class Mixed(World):
+    """Two ranks on GPUs of two generations."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, torch.bfloat16]
+
+
+def test_ranks_whose_gpus_take_different_arithmetic_are_refused() -> None:
+    config = compose(["method=unet_small"])
+    method, _ = method_of(config, 32)
+    with pytest.raises(SettingError, match=r"GPUs would take bfloat16 and float32: set train\.precision"):
+        Engine(method, method.stages(config.train)[-1], config.train, Mixed(0, 2, 0, torch.device("cpu")))
+
+
+def test_a_run_goes_on_on_a_gpu_that_needs_a_scaler_where_the_last_had_none_and_back() -> None:
+    config = compose(["method=pix2pix_small"])
+    method, size = method_of(config, 32)
+    without, scaled = (Engine(method, method.stages(config.train)[-1], config.train, CPU) for _ in range(2))
+    scaled.scalers = {name: torch.amp.GradScaler("cpu", init_scale=256.0) for name in scaled.scalers}
+    without.stage.update(noise(config.variant, 2, size), without)
+    scaled.load_state_dict(without.state_dict())
+    assert all(scaler.get_scale() == 256 for scaler in scaled.scalers.values())
+    scaled.stage.update(noise(config.variant, 2, size), scaled)
+    without.load_state_dict(scaled.state_dict())
+    assert not any(scaler.is_enabled() for scaler in without.scalers.values())

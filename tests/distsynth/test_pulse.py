@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from distsynth.config import compose
 from distsynth.tracking.journal import read
 from distsynth.training import pulse as module
 from distsynth.training.beat import Beat, Seen, birth, machine
+from distsynth.training.distributed import fetched
 from distsynth.training.pulse import Pulse
 from distsynth.training.settings import LimitSettings
 from preprocess.errors import SettingError
@@ -189,3 +191,25 @@ def test_a_rank_that_does_not_come_is_named(store: Path, tiny: tuple[str, ...], 
     second.kill()
     assert "error: rank 1 of 2 did not join within 5 s (train.limits.start)" in first.communicate(timeout=60)[1]
     second.communicate()
+
+
+def test_a_rank_that_waits_for_its_gpu_waits_for_the_others() -> None:
+    """What the GPU has to do may be a sum over the ranks; any other place is the rank's own."""
+    arrived, over = threading.Event(), threading.Event()
+
+    class OfGPU:
+        def cpu(self) -> None:
+            arrived.set()
+            over.wait(20)
+
+    for wait, waits in ((lambda: fetched(OfGPU()), True), (OfGPU().cpu, False)):  # type: ignore[arg-type]
+        arrived.clear()
+        over.clear()
+        made = Pulse(0, 2, LimitSettings())
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert arrived.wait(20)
+        made.main = thread.ident or 0
+        assert made.stands()[1] is waits
+        over.set()
+        thread.join()

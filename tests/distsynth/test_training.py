@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from distsynth import config as configuration
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
-from distsynth.train import prepare
+from distsynth.train import may_pass, prepare, reason
 from distsynth.train import train as train_here
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
@@ -516,3 +516,28 @@ def test_a_run_started_again_after_its_end_only_says_so(whole: Path, run: Any, t
     shutil.copytree(whole, tmp_path / "run")
     assert run("distsynth.train", f"run={tmp_path / 'run'}").returncode == 0
     assert curve(tmp_path / "run")[-1] == curve(whole)[-1]
+
+
+def test_a_full_gpu_is_one_sentence_and_is_not_tried_again(tmp_path: Path) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert "set train.micro_batch" in reason(error, RunDirectory(tmp_path))
+    assert not may_pass(error)
+    assert may_pass(RuntimeError("CUDA error: unspecified launch failure"))
+
+
+@pytest.mark.parametrize(("compile", "firsts"), [(False, 1), (True, 3)])
+def test_every_update_that_may_compile_has_the_first_ones_time(
+    compile: bool, firsts: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """discogan's second update is another network's, and compiles again."""
+    config = configuration.compose([f"data.store={store}", "variant=siso", "method=discogan_small", "train.epochs=1", "train.batch=2",
+                                    "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
+    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    assert trainer.model.method.cycle == 3
+    monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
+    phases: list[str] = []
+    entered = trainer.world.pulse.enter
+    monkeypatch.setattr(trainer.world.pulse, "enter", lambda phase, step: (phases.append(phase), entered(phase, step)))
+    trainer.fit()
+    updates = [phase for phase in phases if phase in ("first_step", "step")]
+    assert updates[: firsts + 1] == ["first_step"] * firsts + ["step"]
