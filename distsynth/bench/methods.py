@@ -27,7 +27,7 @@ from distsynth.config import CONFIGS, compose
 from distsynth.evaluation.evaluate import best_floor
 from distsynth.evaluation.table import Scored, beside_floor, cell, dice, markdown, mean, number, scores_of, together
 from distsynth.methods import registry
-from distsynth.modalities import Modality
+from distsynth.modalities import Modality, Variant
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
@@ -78,12 +78,10 @@ def main(words: Sequence[str]) -> int:
 
 def plan(presets: Sequence[str], variants: Sequence[str], given: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The pairs that go together. Raises SettingError for an unknown name and for settings that one of them does not take."""
-    of_any = [word for word in given if not word.startswith("method.")]
     for preset in presets:
         for variant in variants:
-            kind = compose([f"variant={variant}", *of_any, "method=tcmgan"]).variant.kind
-            name = configuration.layers([f"method={preset}"], ("method",)).method.name
-            if kind in registry.method(name).kinds:
+            chosen = configuration.layers([f"variant={variant}", f"method={preset}"], ("variant", "method"))
+            if Variant(**chosen.variant).kind in registry.method(chosen.method.name).kinds:
                 compose([f"variant={variant}", f"method={preset}", *given])
                 yield preset, variant
 

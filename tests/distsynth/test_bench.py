@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distsynth.bench.__main__ import main
+from distsynth.bench.methods import plan
 from distsynth.bench.synthetic import shipped
 from distsynth.bench.work import count, counted
 from distsynth.config import CONFIGS
@@ -137,3 +138,10 @@ def test_what_a_bench_cannot_do_is_one_sentence(
     said = capsys.readouterr().err
     assert (ended.value.code, said.count("\n")) == (2, 1), said
     assert sentence in said
+
+
+def test_methods_takes_a_schedule_that_suits_its_presets_alone() -> None:
+    """tcmgan, the default method, has more epochs than this learning rate lasts."""
+    assert list(plan(["unet_small"], ["siso"], ["train.schedule={name: linear, flat: 20, decay: 10}"])) == [
+        ("unet_small", "siso")
+    ]
