@@ -122,9 +122,7 @@ def system(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         found["system/gpu_memory_gb"] = torch.cuda.max_memory_reserved(device) / 1e9
         torch.cuda.reset_peak_memory_stats(device)
-        with suppress(
-            Exception
-        ):  # no NVML for Python here, or it does not count this device (a MIG slice); its errors are its own
+        with suppress(Exception):  # NVML is not there for Python, or does not count this device (a MIG slice)
             found["system/gpu_percent"] = float(torch.cuda.utilization(device))
     return found
 
