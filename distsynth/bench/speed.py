@@ -82,7 +82,7 @@ def with_train(config: Config, **changes: Any) -> Config:
 class Plain:
     """The published procedure."""
 
-    convolutions = "tf32"  # of float32 on a GPU: torch's default, with which the published code runs
+    tf32 = True  # in a GPU's float32 convolutions: torch's default, with which the published code runs
 
     def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
         self.method, size = method_of(config, settings.pixels)
@@ -110,7 +110,7 @@ class Plain:
                     part.forward = partial(nn.Conv2d.forward, part)  # type: ignore[method-assign]
 
     def turn(self, first: int, updates: int) -> None:
-        torch.backends.cudnn.conv.fp32_precision = self.convolutions  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = self.tf32
         for number in range(first, first + updates):
             self.update(number)
 
@@ -124,7 +124,7 @@ class Ours(Plain):
     def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
         super().__init__(config, settings, ranks)
         engine = Engine(self.method, self.stage, config.train, ranks)
-        self.convolutions = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # what the engine has set
+        self.tf32 = torch.backends.cudnn.allow_tf32  # as the engine has set it
         before = deepcopy(self.method.state_dict())
         engine.warm_up(self.batch)
         self.method.load_state_dict(before)

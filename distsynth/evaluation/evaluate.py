@@ -34,7 +34,7 @@ from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.distributed import World
 from distsynth.training.model import Model, restore, trained_here
-from distsynth.training.precision import set_products
+from distsynth.training.precision import allow_tf32
 from distsynth.training.preemption import StopRequest
 from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
@@ -53,7 +53,7 @@ def evaluate(
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
     trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
     """
-    set_products("ieee")  # the same scores whether or not this process has trained
+    allow_tf32(False)  # the same scores whether or not this process has trained
     state = checkpoint.load(run.checkpoints / "best.pt")
     if not trained_here(config.data, config, state):
         raise SettingError(

@@ -22,28 +22,29 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
     """
     chosen = choose(precision, torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
     # torch lets convolutions take TF32 unless told not to: then neither fp32 nor the penalty under bf16 would be what they say.
-    set_products("tf32" if chosen == "tf32" else "ieee")
+    allow_tf32(chosen == "tf32")
     return DTYPES[chosen]
 
 
-def set_products(kind: Literal["tf32", "ieee"]) -> None:
-    """How the GPU multiplies float32: with TF32's 10 bits of mantissa or with all 23."""
-    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = kind
+def allow_tf32(allowed: bool) -> None:
+    """Whether the GPU may multiply float32 with TF32's 10 bits of mantissa, or has to take all 23.
+
+    By torch's older names: what the newer ones (`fp32_precision`) set can't be read by these any more, and torch.compile reads these (as of 2.10:
+    pytorch issue 166387)."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @contextmanager
 def full_products(wanted: bool) -> Iterator[None]:
     """Inside, where `wanted`, float32 products take all bits, whatever the precision chosen."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    if not wanted or before != "tf32":
+    if not (wanted and torch.backends.cuda.matmul.allow_tf32):
         yield
         return
-    set_products("ieee")
+    allow_tf32(False)
     try:
         yield
     finally:
-        set_products("tf32")
+        allow_tf32(True)
 
 
 def choose(precision: Precision, capability: tuple[int, int] | None) -> Precision:

@@ -16,7 +16,7 @@ from distsynth.data.intensity_map import IntensityMap
 from distsynth.training.distributed import World
 from distsynth.training.engine import Engine, unwrapped
 from distsynth.training.model import build
-from distsynth.training.precision import choose, lay_out, resolve, set_products
+from distsynth.training.precision import allow_tf32, choose, lay_out, resolve
 from preprocess.cohort import Cohort
 from preprocess.errors import SettingError
 
@@ -56,8 +56,21 @@ def test_what_the_gpu_cannot_do_is_refused_saying_what_would_do(asked: str, gpu:
 def test_fp32_is_not_tf32() -> None:
     """torch's own default lets cuDNN take TF32 for float32 convolutions."""
     assert resolve("auto", torch.device("cpu")) is torch.float32
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
-    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_torch_reads_tf32_by_its_new_and_its_old_names(allowed: bool) -> None:
+    """By both, or torch.compile would end on some of its versions."""
+    try:
+        allow_tf32(allowed)
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+        convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+        assert (convolutions.fp32_precision == "tf32", products.fp32_precision == "tf32") == (allowed, allowed)
+        assert (torch.backends.cudnn.allow_tf32, products.allow_tf32) == (allowed, allowed)
+    finally:
+        allow_tf32(False)
 
 
 Updated = Callable[..., tuple[dict[str, torch.Tensor], dict[str, float]]]
@@ -90,23 +103,23 @@ def test_under_tf32_the_penalty_and_its_backward_pass_take_all_bits(tiny: tuple[
     method, size = method_of(config, 32)
     stage = method.stages(config.train)[-1]
     engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
-    seen: dict[str, set[str]] = {name: set() for name in engine.losses}
+    seen: dict[str, set[bool]] = {name: set() for name in engine.losses}
 
     def look(name: str) -> None:
-        seen[name].add(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+        seen[name].add(torch.backends.cudnn.allow_tf32)
 
     for name, objective in engine.objectives.items():
         loss = unwrapped(engine.losses[name])
         loss.run = lambda batch, name=name, run=loss.run: (look(name), run(batch))[1]
         next(objective.network.parameters()).register_hook(lambda _, name=name: look(name))
     try:
-        set_products("tf32")  # as on an Ampere GPU that was asked for it
+        allow_tf32(True)  # as on an Ampere GPU that was asked for it
         for name in engine.losses:
             engine.minimise(name, noise(config.variant, 2, size))
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert torch.backends.cuda.matmul.allow_tf32
     finally:
-        set_products("ieee")
-    assert seen == {"critic": {"ieee"}, "generator": {"tf32"}, "segmentor": {"tf32"}}
+        allow_tf32(False)
+    assert seen == {"critic": {False}, "generator": {True}, "segmentor": {True}}
 
 
 def test_channels_last_is_only_a_layout(updated: Updated) -> None:
