@@ -15,17 +15,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distsynth.data import volumes
-from distsynth.data.settings import DataSettings
-from distsynth.evaluation.settings import EvaluateSettings
 from distsynth.methods import registry
 from distsynth.modalities import Variant
-from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import dotlist, finish, merge, required, setting
+from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import dotlist, finish, merge, required, setting
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 GROUPS = ("variant", "method", "data")
+RENAMED = {"evaluate.floors": "evaluate.baselines", "train.insight": "train.timing"}  # since version 0.1, whose runs still load
 
 
 @dataclass
@@ -99,32 +97,6 @@ def fragment(group: str, name: str) -> DictConfig:
     return read_yaml(path)
 
 
-def check(config: Config, ranks: int) -> None:
-    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, none of its
-    subjects has the variant's modalities, or the judge of `evaluate.judge` does not fit."""
-    kind = registry.method(config.method.name)
-    for name, batch in kind.batches(config.method, config.train).items():
-        if batch % ranks:
-            fewer = max(n for n in range(1, ranks) if batch % n == 0)
-            raise SettingError(
-                f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, such as "
-                f"{name}={-(-batch // ranks) * ranks}, or take {fewer} rank{'s' * (fewer > 1)}"
-            )
-    volumes.open_cohort(config.data.store, config.variant, config.data.fold, kind.incomplete)
-    for store in config.data.external.values():
-        volumes.open_external(store, config.variant)
-    if config.evaluate.judge:
-        from distsynth.evaluation.judge import Judge  # which reads a run's config
-
-        Judge.of(config)
-
-
-def left_out(config: Config) -> str:
-    """One sentence on the subjects that a training leaves out, or nothing."""
-    kind = registry.method(config.method.name)
-    return volumes.left_out(config.data.store, config.variant, config.data.fold, kind.incomplete, kind.tumours)
-
-
 def groups_help(groups: Sequence[str] = GROUPS) -> str:
     """The groups and their members, for `--help`."""
     lines = [f"  {group}={'|'.join(sorted(p.stem for p in (CONFIGS / group).glob('*.yaml')))}" for group in groups]
@@ -165,6 +137,17 @@ def save(config: Config, path: Path) -> None:
 
 def load(path: Path) -> Config:
     """The config saved in a run directory. Raises SettingError if it is absent or does not fit this version."""
+    return typed(saved(path))
+
+
+def saved(path: Path) -> DictConfig:
+    """The untyped tree of a run directory's config, with the names that its settings have today. Raises SettingError."""
     if not path.is_file():
         raise SettingError(f"{path} is absent: a run directory holds the config.yaml that a launch or a training wrote")
-    return typed(read_yaml(path))
+    tree = read_yaml(path)
+    for old, new in RENAMED.items():
+        if (value := OmegaConf.select(tree, old)) is not None:
+            OmegaConf.update(tree, new, value)
+            section, _, key = old.rpartition(".")
+            OmegaConf.select(tree, section).pop(key)
+    return tree

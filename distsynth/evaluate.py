@@ -22,13 +22,13 @@ from omegaconf import OmegaConf
 
 from distsynth import config as configuration
 from distsynth.config import Config
-from distsynth.evaluation.evaluate import evaluate, flat
+from distsynth.evaluation.scoring import evaluate, flat
 from distsynth.methods import registry
 from distsynth.modalities import Variant
+from distsynth.ranks.world import World, choose_device
 from distsynth.run_directory import RunDirectory
-from distsynth.training.distributed import World, choose_device
-from preprocess.errors import SettingError
-from preprocess.settings import command, dotlist
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import command, dotlist
 
 CHANGEABLE = ("data.store", "data.external.", "evaluate.")
 TASK = ("variant=", "variant.")
@@ -69,7 +69,7 @@ def score(config: Config, run: RunDirectory, variant: Variant) -> None:
 def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
     """The run's config with `words` laid over it. Raises SettingError."""
     run.read_identity()
-    tree = OmegaConf.merge(configuration.read_yaml(run.config), dotlist(words))
+    tree = OmegaConf.merge(configuration.saved(run.config), dotlist(words))
     return configuration.with_absolute_paths(configuration.typed(tree))  # type: ignore[arg-type]
 
 

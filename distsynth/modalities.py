@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from preprocess.errors import SettingError, StoreError
-from preprocess.settings import required
+from preprocess.shared.errors import SettingError, StoreError
+from preprocess.shared.settings import required
 
 
 class Modality(StrEnum):

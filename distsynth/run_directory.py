@@ -21,8 +21,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from preprocess.errors import UserError
-from preprocess.locks import only_one
+from preprocess.shared.errors import UserError
+from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
 

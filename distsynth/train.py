@@ -21,17 +21,18 @@ from typing import NoReturn
 import torch
 
 from distsynth import config as configuration
+from distsynth import preflight
 from distsynth.config import Config, compose
-from distsynth.evaluation.evaluate import evaluate, journal_scores
+from distsynth.evaluation.scoring import evaluate, journal_scores
+from distsynth.ranks.preemption import Stopped, stop_request
+from distsynth.ranks.world import World, choose_device, lost_peer
+from distsynth.ranks.world import world as join
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import write_end
-from distsynth.training.distributed import World, choose_device, lost_peer
-from distsynth.training.distributed import world as join
 from distsynth.training.precision import resolve
-from distsynth.training.preemption import Stopped, stop_request
 from distsynth.training.trainer import Trainer
-from preprocess.errors import SettingError, StoreError, UserError
-from preprocess.settings import command
+from preprocess.shared.errors import SettingError, StoreError, UserError
+from preprocess.shared.settings import command
 
 
 class RunLost(UserError):
@@ -42,10 +43,10 @@ def main(words: Sequence[str]) -> int:
     run, settings = run_of(words)
     if not run.config.is_file():
         config = compose(settings)
-        configuration.check(config, int(os.environ.get("WORLD_SIZE", 1)))
+        preflight.check(config, int(os.environ.get("WORLD_SIZE", 1)))
         resolve(config.train.precision, choose_device(config.train.device, int(os.environ.get("LOCAL_RANK", 0))))
         prepare(run, config)
-    elif settings and configuration.to_yaml(compose(settings)) != run.config.read_text():
+    elif settings and compose(settings) != configuration.load(run.config):
         raise SettingError(f"run={run.path} holds another configuration: give another run=, or run= alone to go on with it")
     train(run.path)
     return 0
@@ -99,12 +100,12 @@ def alone(run: RunDirectory, world: World) -> Iterator[None]:
 
 def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
     """Train and evaluate; one rank leaves the journal's last line, whatever happens. All ranks end with the same sentence."""
-    world.pulse.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
+    world.watchdog.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
     with stop_request() as stop:
         try:
             trainer = Trainer(config, run, world, stop)
             trainer.fit()
-            world.pulse.enter("evaluation", trainer.at.total)
+            world.watchdog.enter("evaluation", trainer.at.total)
             scores = evaluate(config, run, world, stop=stop)
             if world.leads:
                 journal_scores(run, scores, trainer.at.total)
@@ -122,15 +123,15 @@ def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
 def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
     """Agree with the other ranks on the sentence that the run ends with, and end with it; one rank says and writes it."""
     if lost_peer(error):
-        verdict = world.pulse.blame(error)
+        verdict = world.watchdog.blame(error)
     else:
         mine = reason(error, run)
         if may_pass(error):
-            mine = f"rank {world.rank} failed at step {world.pulse.step}: {mine}"
-        verdict = world.pulse.fail(mine, may_pass(error))
+            mine = f"rank {world.rank} failed at step {world.watchdog.step}: {mine}"
+        verdict = world.watchdog.fail(mine, may_pass(error))
         if verdict.sentence == mine and may_pass(error):
             traceback.print_exception(error)  # a fault of the program: where it is must be seen
-    if not world.pulse.speaks(verdict):
+    if not world.watchdog.speaks(verdict):
         raise SystemExit(2) from None
     end(run, "failed", verdict.sentence, world, verdict.retry)
     raise RunLost(verdict.sentence) from None

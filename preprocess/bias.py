@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.errors import SettingError
 from preprocess.geometry import bounding_box
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 from preprocess.spline import Floats, spline_basis
 
 Volume = npt.NDArray[np.float32]

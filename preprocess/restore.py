@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.brats import MODALITIES
 from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.cohort.files import write_json
-from preprocess.errors import SettingError, StoreError, UserError
 from preprocess.geometry import canonical_grid, from_canonical, onto, uncrop
-from preprocess.settings import command, parse, required, setting
+from preprocess.shared.errors import SettingError, StoreError, UserError
+from preprocess.shared.settings import command, parse, required, setting
+from preprocess.source.brats import MODALITIES
 
 Array = npt.NDArray[Any]
 

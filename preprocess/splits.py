@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 SPLITS = ("segmentor", "gan", "val", "test")
 Fold = dict[str, list[str]]  # subjects by split

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.bias import N4Settings, correct
-from preprocess.brats import MODALITIES, Case
 from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
 from preprocess.cohort.files import file_digest
-from preprocess.errors import CaseError, SettingError
 from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
 from preprocess.intensity import BACKGROUND, Mask, Statistics, Volume, clip_share, normalise, present, quality, statistics
-from preprocess.scans import read
-from preprocess.settings import setting
+from preprocess.shared.errors import CaseError, SettingError
+from preprocess.shared.settings import setting
+from preprocess.source.brats import MODALITIES, Case
+from preprocess.source.scans import read
 
 
 @dataclass

@@ -22,11 +22,11 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
-from preprocess.brats import MODALITIES, Case, discover
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import record_path
-from preprocess.errors import CaseError, SettingError, StoreError, UserError
-from preprocess.settings import command, parse, setting
+from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
+from preprocess.shared.settings import command, parse, setting
+from preprocess.source.brats import MODALITIES, Case, discover
 from preprocess.splits import Fold, Member, SplitSettings, split
 from preprocess.subject import Recipe, Stopwatch, process
 from preprocess.summary import summarise

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 
 @dataclass

@@ -13,12 +13,12 @@ from typing import Any
 
 from distsynth.run_directory import RunDirectory, write_json
 from distsynth.tracking.journal import Line, read, write_end
-from preprocess.errors import SettingError, StoreError
+from preprocess.shared.errors import SettingError, StoreError
 from slurm import controller, squeue
 from slurm.cluster import ClusterSettings, submit
 from slurm.job import TrainJob
+from slurm.outcome import Verdict, judge
 from slurm.sweep import Run
-from slurm.verdict import Verdict, judge
 
 GRACE = 15.0  # seconds that a job which Slurm no longer lists, or some of whose ranks have gone, gets until it is given up
 PAUSE = 60.0  # seconds until a submission that Slurm has refused is tried again

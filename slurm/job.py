@@ -33,9 +33,9 @@ class TrainJob(Job):
     def __call__(self) -> str:
         os.environ.update(rank_variables(str(self.run), self.cpus))
         signal.signal(signal.SIGTERM, queue_again)
+        from distsynth.ranks.preemption import Stopped
         from distsynth.train import train
-        from distsynth.training.preemption import Stopped
-        from preprocess.errors import UserError
+        from preprocess.shared.errors import UserError
 
         try:
             train(self.run)

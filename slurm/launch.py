@@ -28,11 +28,12 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 
 try:
     from distsynth import config as configuration
+    from distsynth import preflight
     from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
-    from preprocess.errors import StoreError, UserError
-    from preprocess.locks import only_one
-    from preprocess.settings import command, dotlist, finish, merge, setting
+    from preprocess.shared.errors import StoreError, UserError
+    from preprocess.shared.locks import only_one
+    from preprocess.shared.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
     from slurm.preprocessing import launch_preprocessing
@@ -70,8 +71,8 @@ def main(words: Sequence[str]) -> int:
     if launch.dry_run:
         return 0
     for run in runs:
-        configuration.check(run.config, launch.cluster.nodes * launch.cluster.ranks)
-    for sentence in sorted({configuration.left_out(run.config) for run in runs} - {""}):
+        preflight.check(run.config, launch.cluster.nodes * launch.cluster.ranks)
+    for sentence in sorted({preflight.left_out(run.config) for run in runs} - {""}):
         print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)

@@ -15,8 +15,8 @@ from typing import Any
 
 from preprocess import to_zarr
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.errors import SettingError, UserError
-from preprocess.settings import parse
+from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.settings import parse
 from preprocess.summary import summarise
 from slurm import squeue
 from slurm.cluster import ClusterSettings, submit

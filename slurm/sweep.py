@@ -12,8 +12,8 @@ from distsynth import config as configuration
 from distsynth.config import Config, compose
 from distsynth.run_directory import RunDirectory
 from preprocess.cohort import differences
-from preprocess.errors import SettingError
-from preprocess.settings import dotlist, setting
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import dotlist, setting
 
 
 @dataclass
@@ -100,10 +100,8 @@ def check_unchanged(run: Run) -> None:
         return
     from omegaconf import OmegaConf
 
-    old, new = (
-        OmegaConf.to_container(OmegaConf.create(text))
-        for text in (run.directory.config.read_text(), configuration.to_yaml(run.config))
-    )
+    trees = configuration.saved(run.directory.config), OmegaConf.create(configuration.to_yaml(run.config))
+    old, new = (OmegaConf.to_container(tree) for tree in trees)
     assert isinstance(old, dict)
     assert isinstance(new, dict)
     if differing := differences(old, new):  # type: ignore[arg-type]

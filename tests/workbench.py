@@ -12,10 +12,10 @@ from torch import nn
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
-from distsynth.methods.method import Method
-from distsynth.training.distributed import World
+from distsynth.methods.contract import Method
+from distsynth.ranks.world import World
+from distsynth.settings import TrainSettings
 from distsynth.training.engine import Engine
-from distsynth.training.settings import TrainSettings
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 

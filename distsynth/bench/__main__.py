@@ -14,7 +14,7 @@ overhead   what the journal, the timing and the gradient norms cost, of an updat
 memory     what each method takes, and the largest batch that GPUs of 6, 8, 16, 24 and 80 GB hold
 scaling    1, 2 and 4 ranks here, what their communication costs, and 8 to 1,024 GPUs as a cost model has them
 speed      an update beside the published procedure written out, on the same networks
-methods    every method trained and scored on a cohort, beside the floors
+methods    every method trained and scored on a cohort, beside the baselines
 
 Settings of the training (method=, variant=, train.…) say what is measured; those of each bench stand at the head of its file.
 """
@@ -24,8 +24,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from preprocess.errors import SettingError
-from preprocess.settings import command
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import command
 
 BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "methods")
 

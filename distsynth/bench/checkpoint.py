@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from distsynth.settings import TrainSettings
 from distsynth.tracking.journal import read
 from distsynth.train import main as train
-from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 STALL = "time/checkpoint_stall_s"
 
@@ -20,7 +20,7 @@ def main(words: Sequence[str]) -> int:
     """Train as the words say, and print the stall of every checkpoint but the first, from the run's own journal."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        train([f"run={run}", "evaluate.floors=false", "evaluate.figures=0", *words])
+        train([f"run={run}", "evaluate.baselines=false", "evaluate.figures=0", *words])
         lines, _ = read(run / "journal.jsonl")
         size = max(path.stat().st_size for path in (run / "checkpoints").glob("step-*.pt"))
     points = [(line["time"] / 1000, line["values"][STALL]) for line in lines if STALL in line.get("values", {})]

@@ -12,11 +12,11 @@ from typing import Literal
 from distsynth.bench.synthetic import method_of, noise, shipped
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS
-from distsynth.training.distributed import world
+from distsynth.ranks.world import world
+from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
 from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, plan
-from distsynth.training.settings import LimitSettings
-from preprocess.settings import setting
+from preprocess.shared.settings import setting
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""Every method on one cohort, trained and scored as a user would: a table method x variant beside the floors.
+"""Every method on one cohort, trained and scored as a user would: a table method x variant beside the baselines.
 
     python -m distsynth.bench methods data.store=data/phantom.zarr data.external.real=data/real.zarr data.rotate=false seeds=[0,1,2]
 
 Each run is a folder of `out`, with its figures; a run that has scores is not made again. Of several seeds or folds (of a cohort made with
-split.folds=) the figures are means over the patients of all, and the margin over the best floor is given for each run too. "Beyond" in SSIM is a
-difference and in NMAE the share by which it is lower, each from the floor that is best in it. A method's small preset stands for it. Methods
-that compare what they make with the truth have to beat every floor inside the brain; those that never see it beside its input (cyclegan,
+split.folds=) the figures are means over the patients of all, and the margin over the best baseline is given for each run too. "Beyond" in SSIM is a
+difference and in NMAE the share by which it is lower, each from the baseline that is best in it. A method's small preset stands for it. Methods
+that compare what they make with the truth have to beat every baseline inside the brain; those that never see it beside its input (cyclegan,
 discogan, unit, and stargan, whose loss uses no pairs) the nearest input copied.
 """
 
@@ -24,16 +24,16 @@ from pathlib import Path
 from distsynth import config as configuration
 from distsynth.bench.words import apart
 from distsynth.config import CONFIGS, compose
-from distsynth.evaluation.evaluate import best_floor
-from distsynth.evaluation.table import Scored, beside_floor, cell, dice, markdown, mean, number, scores_of, together
+from distsynth.evaluation.scoring import best_baseline
+from distsynth.evaluation.table import Scored, beside_baseline, cell, dice, markdown, mean, number, scores_of, together
 from distsynth.methods import registry
 from distsynth.modalities import Modality, Variant
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
 from distsynth.training.model import restore
-from preprocess.errors import SettingError, UserError
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.settings import setting
 
 
 @dataclass
@@ -126,7 +126,7 @@ def rows_of(each: Sequence[Scored], preset: str, costs: dict[str, str]) -> Itera
             "variant": scored.variant.title,
             "output": Modality(output).title,
             "brain": short(cell(scored, "test", output, "brain")),
-            **beside_floor(scored, "test", output),
+            **beside_baseline(scored, "test", output),
             **({"of each": " ".join(margins(scored, each, output))} if len(each) > 1 else {}),
             **beyond(scored, output),
             "over the copy": over_copy(scored, "test", output),
@@ -149,22 +149,22 @@ def segmentor_rows(each: Sequence[Scored], preset: str, costs: dict[str, str]) -
 
 
 def margins(all_of_them: Scored, runs: Sequence[Scored], output: str) -> Iterator[str]:
-    """How many dB each run is better, inside the brain of its test patients, than the floor that is best over all runs."""
-    best = best_floor(scores_of(all_of_them, "test", output)["brain"], all_of_them.scores["beaten_against"])
+    """How many dB each run is better, inside the brain of its test patients, than the baseline that is best over all runs."""
+    best = best_baseline(scores_of(all_of_them, "test", output)["brain"], all_of_them.scores["beaten_against"])
     for run in runs:
         models = scores_of(run, "test", output)["brain"]
         yield f"{models['synthesised']['psnr']['mean'] - models[best[0]]['psnr']['mean']:+.2f}" if best else "-"
 
 
 def beyond(run: Scored, output: str) -> dict[str, str]:
-    """SSIM and NMAE inside the brain of the test patients, each beside the floor that is best in it."""
+    """SSIM and NMAE inside the brain of the test patients, each beside the baseline that is best in it."""
     models = run.scores["cohorts"]["test"]["scores"][output]["brain"]
-    floors = [models[name] for name in run.scores["beaten_against"] if name in models]
-    if not floors:
+    baselines = [models[name] for name in run.scores["beaten_against"] if name in models]
+    if not baselines:
         return {"SSIM beyond": "-", "NMAE beyond": "-"}
     made = models["synthesised"]
-    ssim = made["ssim"]["mean"] - max(floor["ssim"]["mean"] for floor in floors)
-    nmae = 1 - made["nmae"]["mean"] / min(floor["nmae"]["mean"] for floor in floors)
+    ssim = made["ssim"]["mean"] - max(baseline["ssim"]["mean"] for baseline in baselines)
+    nmae = 1 - made["nmae"]["mean"] / min(baseline["nmae"]["mean"] for baseline in baselines)
     return {"SSIM beyond": f"{ssim:+.3f}", "NMAE beyond": f"{nmae:+.1%}"}
 
 

@@ -19,12 +19,12 @@ import torch
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.bench.words import apart
 from distsynth.config import compose
+from distsynth.ranks.world import World, world
+from distsynth.settings import LimitSettings
 from distsynth.tracking.journal import Journal
-from distsynth.training.distributed import World, world
 from distsynth.training.engine import Engine
-from distsynth.training.insight import Insight
-from distsynth.training.settings import LimitSettings
-from preprocess.settings import setting
+from distsynth.training.timing import Timing
+from preprocess.shared.settings import setting
 
 GOAL = 1.0  # percent
 
@@ -53,7 +53,7 @@ def main(words: Sequence[str]) -> int:
 
 
 class Stretch:
-    """The updates between two lines of the journal, with or without insight, with or without the updates themselves."""
+    """The updates between two lines of the journal, with or without timing, with or without the updates themselves."""
 
     def __init__(self, words: Sequence[str], pixels: int, journal: Journal, ranks: World) -> None:
         config = compose(words)
@@ -61,17 +61,17 @@ class Stretch:
         self.stage = method.to(ranks.device).stages(config.train)[-1]
         self.batch = noise(config.variant, self.stage.batch, size, kind=method)
         self.updates, self.journal = config.train.log_every, journal
-        self.insights = {on: Insight(ranks, on) for on in (True, False)}
+        self.timings = {on: Timing(ranks, on) for on in (True, False)}
         self.engine = Engine(method, self.stage, config.train, ranks)
         self.clock = time.process_time if ranks.device.type == "cpu" else time.perf_counter
 
     def turn(self, on: bool, work: bool) -> float:
         """Its seconds. Without the updates, the gradients of the last one are still there to take norms of."""
         engine = self.engine
-        engine.insight = insight = self.insights[on]
+        engine.timing = timing = self.timings[on]
         start = self.clock()
-        insight.begin()
-        for index, batch in enumerate(insight.waiting_for([self.batch] * self.updates)):
+        timing.begin()
+        for index, batch in enumerate(timing.waiting_for([self.batch] * self.updates)):
             engine.look = on and index == self.updates - 1
             for name in () if work else engine.losses:
                 engine.after_backward(name)
@@ -80,5 +80,5 @@ class Stretch:
                 engine.updated(index + 1)
         losses = engine.losses_since_last(self.updates) if work else {}
         if on:
-            self.journal.write("metrics", step=self.updates, values=losses | engine.gradient_norms() | insight.values())
+            self.journal.write("metrics", step=self.updates, values=losses | engine.gradient_norms() | timing.values())
         return self.clock() - start

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distsynth.bench.cost_model import FABRICS, PER_NODE, Fabric, Work, communication, step, worth_it
+from distsynth.bench.flops import Counted, count
 from distsynth.bench.synthetic import shipped
-from distsynth.bench.work import Counted, count
 from distsynth.config import CONFIGS
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.bench.words import apart
 from distsynth.config import Config, compose
+from distsynth.ranks.world import World, world
 from distsynth.run_directory import write_json
-from distsynth.training.distributed import World, world
+from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
-from distsynth.training.insight import Insight
-from distsynth.training.settings import LimitSettings
-from preprocess.settings import command, required, setting
+from distsynth.training.timing import Timing
+from preprocess.shared.settings import command, required, setting
 
 SIZES = (4 * 2**10, 256 * 2**10, 2**20, 8 * 2**20, 25 * 2**20)  # bytes of the bare all-reduces
 
@@ -57,8 +57,8 @@ def timed(config: Config, slices: int, settings: RankSettings, ranks: World) -> 
     that the journal would show; and the processor time of it without communication."""
     method, size = method_of(config, settings.pixels)
     stage = method.to(ranks.device).stages(config.train)[-1]
-    insight = Insight(ranks, True)
-    engine = Engine(method, stage, config.train, ranks, insight)
+    timing = Timing(ranks, True)
+    engine = Engine(method, stage, config.train, ranks, timing)
     batch = noise(config.variant, slices, size, ranks.rank, method).to(ranks.device)
 
     def update() -> None:
@@ -73,9 +73,9 @@ def timed(config: Config, slices: int, settings: RankSettings, ranks: World) -> 
 
     for warming in (update, update, alone):
         warming()
-    insight.waits.clear()
+    timing.waits.clear()
     pairs = [(clocked(update, ranks), clocked(alone, ranks)) for _ in range(settings.updates)]
-    waited = sum(insight.exposed()) / settings.updates
+    waited = sum(timing.exposed()) / settings.updates
     mine = [
         statistics.median(with_[0] for with_, _ in pairs),
         *(statistics.median(w[i] for _, w in pairs) for i in (0, 1)),

@@ -21,8 +21,8 @@ from distsynth.bench.cost_model import Link, fit_link, fit_overlap, ring, step
 from distsynth.bench.predict import predictions
 from distsynth.bench.words import apart
 from distsynth.config import compose
-from preprocess.errors import SettingError, UserError
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.settings import setting
 
 BACKWARD = 2 / 3  # of compute: a backward pass is two products for the forward's one
 

@@ -21,12 +21,12 @@ from distsynth.bench.synthetic import method_of, noise
 from distsynth.bench.words import apart
 from distsynth.config import Config, compose
 from distsynth.networks.critic import Conv2d, LeakyReLU
-from distsynth.training.distributed import World, world
+from distsynth.ranks.world import World, world
+from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
 from distsynth.training.precision import lay_out
-from distsynth.training.settings import LimitSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 GOAL = {"cpu": 1.5, "cuda": 3.0}
 WAYS = {

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from distsynth.bench.words import apart
 from distsynth.tracking.journal import read
-from preprocess.errors import UserError
-from preprocess.settings import setting
+from preprocess.shared.errors import UserError
+from preprocess.shared.settings import setting
 
 GOAL = 10.0  # seconds
 
@@ -26,7 +26,7 @@ class StartSettings:
 def main(words: Sequence[str]) -> int:
     """Train one update in fresh processes, a few times; print median and spread."""
     settings, given = apart(StartSettings, words)
-    one = ["train.epochs=1", "train.steps_per_epoch=1", "evaluate.floors=false", *given]
+    one = ["train.epochs=1", "train.steps_per_epoch=1", "evaluate.baselines=false", *given]
     seconds = [first_step(one) for _ in range(settings.repeats)]
     print(f"time to the first training step: median {statistics.median(seconds):.2f} s of {settings.repeats}, "
           f"{min(seconds):.2f} to {max(seconds):.2f} s; goal under {GOAL:.0f} s")  # fmt: skip

@@ -9,10 +9,10 @@ from distsynth.config import CONFIGS, Config, compose, fragment, read_yaml
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
 from distsynth.methods import registry
-from distsynth.methods.method import Method
+from distsynth.methods.contract import Method
 from distsynth.modalities import Variant
 from distsynth.training.model import networks_size
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 
 def shipped(preset: str, *words: str) -> Config:

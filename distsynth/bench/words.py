@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from preprocess.settings import parse
+from preprocess.shared.settings import parse
 
 T = TypeVar("T")
 

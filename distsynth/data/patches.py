@@ -18,15 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad as pad_sides
 
+from distsynth.data.augmentation import augment
 from distsynth.data.batch import Batch
-from distsynth.data.feed import Feed, Share, as_batch, augment, open_shared, with_masks, write_shared
+from distsynth.data.cohorts import read_image
+from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import Keys, uniform
-from distsynth.data.settings import DataSettings
-from distsynth.data.volumes import read_image
+from distsynth.data.shared_memory import Share, open_shared, write_shared
+from distsynth.data.slices import as_batch, with_masks
 from distsynth.modalities import Variant
+from distsynth.settings import DataSettings
 from preprocess.cohort import Cohort
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 AT_ONCE = 4  # patches that go through a network at a time when a volume is assembled
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distsynth.training.distributed import World
+from distsynth.ranks.world import World
 
 Row = dict[str, Any]
 Patient = tuple[str, str]  # the cohort's name in the tables, the subject

@@ -14,13 +14,13 @@ import torch
 
 from distsynth import config as configuration
 from distsynth.config import Config
-from distsynth.data.feed import pad
+from distsynth.data.slices import pad
 from distsynth.methods import registry
 from distsynth.methods.segment import TumourFinder
 from distsynth.run_directory import RunDirectory
 from distsynth.training import checkpoint
 from distsynth.training.model import Model, Volume, restore, trained_here
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 
 class Judge:

@@ -1,4 +1,4 @@
-"""One table over a sweep: the best setting per variant and output, chosen on `val`, reported on test, beside the floors; and a second one for
+"""One table over a sweep: the best setting per variant and output, chosen on `val`, reported on test, beside the baselines; and a second one for
 runs that make no images (`segment`), by Dice."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from distsynth import config as configuration
-from distsynth.evaluation.evaluate import best_floor
 from distsynth.evaluation.metrics import summarise
+from distsynth.evaluation.scoring import best_baseline
 from distsynth.modalities import Modality, Variant
 from distsynth.run_directory import RunDirectory
 
@@ -84,7 +84,7 @@ def together(runs: Sequence[Scored]) -> Scored:
 
 
 def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
-    """One row per output: the run that is best on val, its test figures and floors, and its in-brain figures on other cohorts."""
+    """One row per output: the run that is best on val, its test figures and baselines, and its in-brain figures on other cohorts."""
     for output in runs[0].variant.outputs:
         best = max(runs, key=lambda run: on_val(run, output))
         others = [name for name in best.scores["cohorts"] if name not in ("val", "test")]
@@ -94,7 +94,7 @@ def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
             "best run": best.name,
             "val": cell(best, "val", output, "brain").split(" / ")[0],
             "brain": cell(best, "test", output, "brain"),
-            **beside_floor(best, "test", output),
+            **beside_baseline(best, "test", output),
             "tumour": cell(best, "test", output, "tumour"),
             "tumour, unclipped": cell(best, "test", output, "tumour_raw"),
             "volume*": cell(best, "test", output, "volume"),
@@ -132,23 +132,23 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def beside_floor(run: Scored, cohort: str, output: str) -> dict[str, str]:
-    found = best_floor(scores_of(run, cohort, output).get("brain", {}), run.scores["beaten_against"])
+def beside_baseline(run: Scored, cohort: str, output: str) -> dict[str, str]:
+    found = best_baseline(scores_of(run, cohort, output).get("brain", {}), run.scores["beaten_against"])
     if found is None:
-        return {"best floor": "-", "beats it": "-"}
-    name, floor = found
+        return {"best baseline": "-", "beats it": "-"}
+    name, baseline = found
     shown = f"copy of {Modality(run.scores['copied'][output]).title}" if name == "copy" else name
-    gain = mean(run, cohort, output, "brain", "psnr") - floor
-    return {"best floor": f"{floor:.2f} ({shown})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
+    gain = mean(run, cohort, output, "brain", "psnr") - baseline
+    return {"best baseline": f"{baseline:.2f} ({shown})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
 
 
 def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
-    """Another cohort's in-brain figures, with its own floor."""
-    floor = beside_floor(run, cohort, output)
+    """Another cohort's in-brain figures, with its own baseline."""
+    baseline = beside_baseline(run, cohort, output)
     return {
         f"{cohort}: brain": cell(run, cohort, output, "brain"),
-        f"{cohort}: best floor": floor["best floor"],
-        f"{cohort}: beats it": floor["beats it"],
+        f"{cohort}: best baseline": baseline["best baseline"],
+        f"{cohort}: beats it": baseline["beats it"],
     }
 
 
@@ -185,7 +185,7 @@ def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
         if any(run.images for run in runs):
             notes = [
                 "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
-                f"{patients} Range: the clipped truth's own inside the brain. Floors see the training patients only.",
+                f"{patients} Range: the clipped truth's own inside the brain. Baselines see the training patients only.",
                 "* the full volume, background included: for comparison with papers only.",
             ]
         if any(judged(run, output) for run in runs for output in run.variant.outputs):

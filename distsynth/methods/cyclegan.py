@@ -26,14 +26,14 @@ from torch import Tensor, nn
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.methods.pool import Pool
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
 from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.resnet import ResNet
-from distsynth.training.settings import TrainSettings
-from preprocess.settings import setting
+from distsynth.settings import TrainSettings
+from preprocess.shared.settings import setting
 
 
 @dataclass

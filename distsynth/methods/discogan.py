@@ -29,14 +29,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
 from distsynth.networks.disco import DiscoDiscriminator, DiscoGenerator
 from distsynth.networks.initialise import uniform
-from distsynth.training.distributed import gathered
-from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from distsynth.ranks.world import gathered
+from distsynth.settings import TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 
 @dataclass

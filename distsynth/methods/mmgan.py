@@ -1,4 +1,4 @@
-"""MM-GAN: "Missing MRI pulse sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020;
+"""MM-GAN: "Missing MRI watchdog sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020;
 arXiv 1904.12200).
 
 One U-Net takes all of the variant's contrasts as channels, the missing ones blank, and makes all of them; what was given is copied back over
@@ -32,15 +32,15 @@ from torch import Tensor
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
+from distsynth.methods.contract import Method, Objective, Stage, Step, Terms, frozen
 from distsynth.methods.contrasts import choose, images_of, present_of
-from distsynth.methods.method import Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
 from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.unet import UNet, depth_of, stride_of
-from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from distsynth.settings import TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 BLANK = -1.0
 

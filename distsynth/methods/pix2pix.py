@@ -28,14 +28,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen, in_chunks
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen, in_chunks
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
 from distsynth.networks.keyed import splitmix
 from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.unet import UNet, depth_of, stride_of
-from distsynth.training.settings import TrainSettings
-from preprocess.settings import setting
+from distsynth.settings import TrainSettings
+from preprocess.shared.settings import setting
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy_with_logits, "lsgan": mse_loss}
 

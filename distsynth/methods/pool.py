@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distsynth.training.distributed import gathered
+from distsynth.ranks.world import gathered
 
 
 class Pool(nn.Module):

@@ -6,10 +6,10 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help stays instant
-    from distsynth.methods.method import Method
+    from distsynth.methods.contract import Method
 
 METHODS = {
     "tcmgan": "distsynth.methods.tcmgan:TCMGAN",

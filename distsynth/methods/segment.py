@@ -18,14 +18,14 @@ from torch.nn.functional import one_hot
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
+from distsynth.methods.contract import Method, Objective, Stage, Step, Terms, in_chunks
 from distsynth.methods.losses import dice_loss
-from distsynth.methods.method import Method, Objective, Stage, Step, Terms, in_chunks
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import kaiming, uniform
 from distsynth.networks.segmentor import Segmentor
-from distsynth.training.settings import ScheduleSettings, TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from distsynth.settings import ScheduleSettings, TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 SMALLEST = 17  # pixels: below, a norm at the innermost level has one pixel to take statistics of
 

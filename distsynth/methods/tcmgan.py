@@ -32,17 +32,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
+from distsynth.methods.contract import Made, Objective, Stage, Step, Terms, frozen
 from distsynth.methods.losses import dice_loss, judged, per_sample_sum
-from distsynth.methods.method import Made, Objective, Stage, Step, Terms, frozen
 from distsynth.methods.segment import TumourFinder, begin, label_maps
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.networks.initialise import kaiming, normal
 from distsynth.networks.segmentor import Segmentor
 from distsynth.networks.unet import UNet, depth_of, stride_of
-from distsynth.training.settings import ScheduleSettings, TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from distsynth.settings import ScheduleSettings, TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 
 @dataclass

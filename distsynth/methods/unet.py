@@ -16,12 +16,12 @@ from torch import Tensor
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.method import Method, Objective, Stage, Step, Terms
+from distsynth.methods.contract import Method, Objective, Stage, Step, Terms
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
 from distsynth.networks.unet import UNet, depth_of, stride_of
-from distsynth.training.settings import TrainSettings
-from preprocess.settings import setting
+from distsynth.settings import TrainSettings
+from preprocess.shared.settings import setting
 
 
 @dataclass

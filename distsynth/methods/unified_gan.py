@@ -37,15 +37,15 @@ from torch.nn.functional import cross_entropy, one_hot
 from distsynth.data.batch import Batch
 from distsynth.data.patches import assembled
 from distsynth.data.randomness import key
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.methods.losses import judged
-from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.initialise import uniform
 from distsynth.networks.stargan import Generator
-from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from distsynth.settings import TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 
 @dataclass

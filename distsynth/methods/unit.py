@@ -31,15 +31,15 @@ from torch.nn.functional import softplus
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.method import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
 from distsynth.modalities import Variant
 from distsynth.networks import keyed
 from distsynth.networks.initialise import kaiming, normal
 from distsynth.networks.multiscale import MultiScale, most_layers
 from distsynth.networks.vae import Autoencoders
-from distsynth.training.settings import TrainSettings
-from preprocess.errors import SettingError
-from preprocess.settings import setting
+from distsynth.settings import TrainSettings
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import setting
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, unfold
 
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 
 class LeakyReLU(nn.Module):

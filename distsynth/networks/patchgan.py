@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from distsynth.networks.unet import NORMS
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 
 class PatchGAN(nn.Module):

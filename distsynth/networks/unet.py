@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distsynth.networks import keyed
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 OUTER = 4  # levels at the outside that pix2pix never gives dropout
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, covered, read
-from preprocess.errors import UserError
-from preprocess.settings import command, parse, required, setting
+from preprocess.shared.errors import UserError
+from preprocess.shared.settings import command, parse, required, setting
 
 EXPERIMENT = "distsynth"
 UID = "distsynth.uid"

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from distsynth.training.pulse import Pulse
-from preprocess.errors import StoreError
+from distsynth.ranks.watchdog import Watchdog
+from preprocess.shared.errors import StoreError
 
 KEEP = 2
 
@@ -27,8 +27,8 @@ KEEP = 2
 class Writer:
     """Writes one checkpoint at a time, beside the training."""
 
-    def __init__(self, pulse: Pulse) -> None:
-        self.pulse = pulse
+    def __init__(self, watchdog: Watchdog) -> None:
+        self.watchdog = watchdog
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
@@ -38,7 +38,7 @@ class Writer:
 
     def start(self, write: Callable[[], None], step: int) -> None:
         """Call `write` in a thread. The one before must have been finished."""
-        self.pulse.writing = step, time.monotonic()
+        self.watchdog.writing = step, time.monotonic()
         self.thread = threading.Thread(target=self.run, args=(write,), daemon=True, name="checkpoint")
         self.thread.start()
 
@@ -47,7 +47,7 @@ class Writer:
             write()
         except BaseException as error:
             self.error = error
-        self.pulse.writing = None
+        self.watchdog.writing = None
 
     def finish(self) -> None:
         """Wait for what is being written. Raises what went wrong, StoreError above all."""

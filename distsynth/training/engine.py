@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distsynth.data.batch import Batch
-from distsynth.methods.method import Made, Method, Objective, Stage, Terms
-from distsynth.training.average import Average
+from distsynth.methods.contract import Made, Method, Objective, Stage, Terms
+from distsynth.ranks.world import World
+from distsynth.settings import TrainSettings
 from distsynth.training.compiled import compiled, failure
-from distsynth.training.distributed import World
-from distsynth.training.insight import Insight
+from distsynth.training.ema import EMA
 from distsynth.training.precision import full_products, resolve
+from distsynth.training.running_losses import RunningLosses
 from distsynth.training.schedule import share
-from distsynth.training.settings import TrainSettings
-from distsynth.training.tally import Tally
-from preprocess.errors import SettingError, UserError
+from distsynth.training.timing import Timing
+from preprocess.shared.errors import SettingError, UserError
 
 
 class NonFinite(UserError):
@@ -47,9 +47,9 @@ class LossModule(nn.Module):
 class Engine:
     """Optimiser steps on a stage's objectives; `minimise` is what a method's `update` calls."""
 
-    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World, insight: Insight | None = None) -> None:
+    def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World, timing: Timing | None = None) -> None:
         self.method, self.stage, self.train, self.world = method, stage, train, world
-        self.insight = insight or Insight(world, enabled=False)
+        self.timing = timing or Timing(world, enabled=False)
         self.look = False  # whether the update under way is one whose gradient norms are kept
         self.norms: dict[str, Tensor] = {}
         self.dtype = agreed(resolve(train.precision, world.device), world)
@@ -68,9 +68,9 @@ class Engine:
             for name, o in chosen.items()
         }
         self.scalers = {name: torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16) for name in chosen}
-        self.tally = Tally(world)
+        self.running_losses = RunningLosses(world)
         main = stage.name == method.stages(train)[-1].name
-        self.average = Average(method, train.ema if main else 0.0)
+        self.ema = EMA(method, train.ema if main else 0.0)
         self.kept: dict[str, Made] = {}  # made ahead, by objective, until its step
 
     def wrap(self, objective: Objective) -> nn.Module:
@@ -78,14 +78,14 @@ class Engine:
         if self.world.size == 1:
             return module
         parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
-        self.insight.watch(parallel)
+        self.timing.watch(parallel)
         return parallel
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def make(self, name: str, batch: Batch) -> Made:
-        """See `distsynth.methods.method.Step`. A batch in micro-batches is made again by `minimise`: that saves memory, not work."""
+        """See `distsynth.methods.contract.Step`. A batch in micro-batches is made again by `minimise`: that saves memory, not work."""
         if len(parts := self.parts(batch)) > 1:
             make = self.objectives[name].make
             assert make is not None
@@ -107,8 +107,8 @@ class Engine:
                 found, loss, terms = self.evaluate(name, part)
                 scaler.scale(loss * (len(part) / len(batch))).backward()  # type: ignore[no-untyped-call]
             made.append(found)
-            self.tally.add(name, terms, len(part) / len(batch))
-            self.world.pulse.move()
+            self.running_losses.add(name, terms, len(part) / len(batch))
+            self.world.watchdog.move()
         self.after_backward(name)
         scaler.step(optimiser)
         scaler.update()
@@ -128,12 +128,12 @@ class Engine:
 
     def updated(self, count: int) -> None:
         """The stage's update number `count`, from 1, is made."""
-        self.tally.updates += 1
-        self.average.update(count)
+        self.running_losses.updates += 1
+        self.ema.update(count)
 
     def after_backward(self, name: str) -> None:
         """Tell the clock, and where the update is looked at keep the norm of the gradient, fp16's scale taken off it."""
-        self.insight.backward_ended()
+        self.timing.backward_ended()
         if self.look:
             self.scalers[name].unscale_(self.optimisers[name])
             self.norms[name] = gradient_norm(self.objectives[name].network)
@@ -184,13 +184,15 @@ class Engine:
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
         self.check(step)
-        return self.tally.take()
+        return self.running_losses.take()
 
     def check(self, step: int) -> None:
         """Raise NonFinite on every rank, naming method, stage, term, update and rank, if a term was not finite since the last look."""
-        if (found := self.tally.first_bad()) is not None:
+        if (found := self.running_losses.first_bad()) is not None:
             update, rank, term = found
-            raise NonFinite(self.sentence(f"{term} of {self.where} was not finite", step - self.tally.updates + update + 1, rank))
+            raise NonFinite(
+                self.sentence(f"{term} of {self.where} was not finite", step - self.running_losses.updates + update + 1, rank)
+            )
 
     def check_weights(self, step: int) -> None:
         """Raise NonFinite, on every rank since all hold the same, if a weight is not finite: it must not become the newest checkpoint."""
@@ -219,7 +221,7 @@ class Engine:
         return {
             "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
             "scalers": {name: s.state_dict() for name, s in self.scalers.items()},
-            "tally": self.tally.state_dict(),
+            "tally": self.running_losses.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,7 +229,7 @@ class Engine:
             optimiser.load_state_dict(state["optimisers"][name])
             if state["scalers"][name]:  # empty where the run had no scaler so far: it was on a GPU that takes bf16
                 self.scalers[name].load_state_dict(state["scalers"][name])
-        self.tally.load_state_dict(state["tally"])
+        self.running_losses.load_state_dict(state["tally"])
 
 
 def agreed(dtype: torch.dtype, world: World) -> torch.dtype:

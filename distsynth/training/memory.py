@@ -59,7 +59,7 @@ def plan(engine: Engine, batch: Batch) -> MemoryPlan:
     engine.method.load_state_dict(before)  # batch statistics, image pools
     networks = {id(o.network): o.network for o in engine.objectives.values()}
     trained = sum(size_of(p) for network in networks.values() for p in network.parameters() if p.requires_grad)
-    held_whole = [*engine.method.parameters(), *engine.method.buffers(), *engine.average.weights.values()]
+    held_whole = [*engine.method.parameters(), *engine.method.buffers(), *engine.ema.weights.values()]
     parameters = sum(size_of(t) for t in held_whole)
     return MemoryPlan(engine.stage.name, parameters, trained, 2 * trained, max(0, 2 * one - two), max(1, two - one))
 

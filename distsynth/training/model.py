@@ -12,16 +12,19 @@ import torch
 
 from distsynth.config import Config
 from distsynth.data.batch import Batch
-from distsynth.data.feed import as_batch, centre, pad, padded_size, with_masks
+from distsynth.data.cohorts import enough
+from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
+from distsynth.data.patches import PatchFeed
 from distsynth.data.randomness import sample_keys
-from distsynth.data.settings import DataSettings
-from distsynth.data.volumes import enough
+from distsynth.data.shared_memory import Share
+from distsynth.data.slices import SliceFeed, as_batch, centre, pad, padded_size, with_masks
 from distsynth.methods import registry
-from distsynth.methods.method import Method
+from distsynth.methods.contract import Method
 from distsynth.modalities import Variant
+from distsynth.settings import DataSettings
 from preprocess.cohort import Cohort
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 Volume = npt.NDArray[np.float32]
 
@@ -123,3 +126,12 @@ def restore(config: Config, state: dict[str, Any]) -> Model:
     method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
     method.load_state_dict(state["method"])
     return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held)
+
+
+def feed_of(method: Method, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
+            size: tuple[int, int], share: Share) -> Feed:  # fmt: skip
+    """The feed of some subjects as the method wants it, slices or patches; for `size` and `share`, and for what is raised, see `SliceFeed`
+    and `PatchFeed`."""
+    if method.patch:
+        return PatchFeed(cohort, subjects, variant, mapping, settings, method.patch, method.patches, share)
+    return SliceFeed(cohort, subjects, variant, mapping, settings, size, share, method.paired, method.incomplete)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distsynth.training.settings import ScheduleSettings
+from distsynth.settings import ScheduleSettings
 
 
 def share(schedule: ScheduleSettings, epoch: int) -> float:

@@ -17,29 +17,29 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distsynth.config import Config, check, left_out
+from distsynth.config import Config
 from distsynth.data.batch import Batch
+from distsynth.data.cohorts import open_cohort, open_external, scored
 from distsynth.data.feed import Feed
-from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import key
-from distsynth.data.volumes import open_cohort, open_external, scored
 from distsynth.methods import registry
-from distsynth.methods.method import Stage
+from distsynth.methods.contract import Stage
+from distsynth.preflight import check, left_out
+from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint, memory
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine
-from distsynth.training.initial import begin_from, freeze, train_but_frozen
-from distsynth.training.insight import Insight, seconds_since_start
-from distsynth.training.model import build
+from distsynth.training.finetune import begin_from, freeze, train_but_frozen
+from distsynth.training.model import build, feed_of
 from distsynth.training.precision import lay_out
-from distsynth.training.preemption import Stopped, StopRequest
-from distsynth.training.trace import traced
+from distsynth.training.profiler import profiled
+from distsynth.training.timing import Timing, seconds_since_start
 from distsynth.training.validation import validate
 from preprocess.cohort import differences
-from preprocess.errors import StoreError, UserError
+from preprocess.shared.errors import StoreError, UserError
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Trainer:
         self.model.method.to(world.device)
         lay_out(self.model.method, config.train.channels_last)
         self.warn_of_batch_norm()
-        self.writer = checkpoint.Writer(world.pulse)
+        self.writer = checkpoint.Writer(world.watchdog)
         self.writing: int | None = None
         self.improved = False  # best.pt is to be written with the next checkpoint
         self.at, self.taken, length = self.resume()
@@ -79,7 +79,7 @@ class Trainer:
         for stage in self.stages:
             self.patients(stage.split, f"stage {stage.name}")
         self.journal = Journal(run.journal, length) if world.leads else None
-        self.insight = Insight(world, config.train.insight)
+        self.timing = Timing(world, config.train.timing)
         self.saved, self.stall = time.monotonic(), 0.0
         self.stepped, self.firsts = False, 1
 
@@ -137,7 +137,7 @@ class Trainer:
         }
         self.note("start", resumed_at=self.at.total, **where)
         try:
-            with traced(self.run.profile, self.config.train.profile and self.world.leads) as self.after_update:
+            with profiled(self.run.profile, self.config.train.profile and self.world.leads) as self.after_update:
                 while self.at.stage < len(self.stages):
                     self.run_stage(self.stages[self.at.stage])
         except BaseException:
@@ -147,9 +147,9 @@ class Trainer:
         self.settle()
 
     def run_stage(self, stage: Stage) -> None:
-        self.world.pulse.enter("first_step", self.at.total)
+        self.world.watchdog.enter("first_step", self.at.total)
         self.firsts = self.model.method.cycle if self.config.train.compile else 1  # updates that may still compile something
-        engine = Engine(self.model.method, stage, self.config.train, self.world, self.insight)
+        engine = Engine(self.model.method, stage, self.config.train, self.world, self.timing)
         feed = feed_of(
             self.model.method,
             self.cohort,
@@ -166,7 +166,7 @@ class Trainer:
         engine.warm_up(first)
         if self.taken is not None:
             engine.load_state_dict(self.taken["engine"])
-            engine.average.load(self.taken.get("average", {}))
+            engine.ema.load(self.taken.get("average", {}))
             self.taken = None
         for epoch in range(self.at.epoch, stage.epochs):
             self.run_epoch(stage, engine, feed, steps)
@@ -188,21 +188,21 @@ class Trainer:
 
     def run_epoch(self, stage: Stage, engine: Engine, feed: Feed, steps: int) -> None:
         train_but_frozen(self.model.method)
-        if self.world.pulse.phase == "validation":
-            self.world.pulse.enter("step", self.at.total)
+        if self.world.watchdog.phase == "validation":
+            self.world.watchdog.enter("step", self.at.total)
         lr = engine.set_epoch(self.at.epoch)
-        self.insight.begin()
-        for batch in self.insight.waiting_for(self.batches(stage, feed, self.at.epoch, range(self.at.step, steps))):
+        self.timing.begin()
+        for batch in self.timing.waiting_for(self.batches(stage, feed, self.at.epoch, range(self.at.step, steps))):
             # What draws from torch's own generator (dropout) is a function of the place too, so that no generator's state is kept.
             torch.manual_seed(key(self.config.seed, stage.name, self.at.epoch, self.at.step, self.world.rank) >> 1)
-            engine.look = self.config.train.insight and self.logs(self.at.step + 1, steps)
+            engine.look = self.config.train.timing and self.logs(self.at.step + 1, steps)
             now = self.at.epoch * steps + self.at.step
             stage.update(replace(batch, epoch=self.at.epoch, update=now), engine)
             engine.updated(now + 1)
             self.at.step += 1
             self.at.total += 1
             self.firsts -= 1
-            self.world.pulse.enter("first_step" if self.firsts > 0 else "step", self.at.total)
+            self.world.watchdog.enter("first_step" if self.firsts > 0 else "step", self.at.total)
             if not self.stepped:
                 self.stepped = True
                 self.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
@@ -225,7 +225,7 @@ class Trainer:
 
     def agree(self, stop: int, due: bool) -> tuple[int, bool]:
         """A stop that any rank was asked for, and whether a checkpoint is due, the same on all ranks."""
-        with self.insight.part("communication"):
+        with self.timing.part("communication"):
             both = self.world.largest(torch.tensor([stop, int(due)]))
             return int(both[0]), bool(both[1])
 
@@ -233,7 +233,7 @@ class Trainer:
         """Losses to the journal, and at the epoch's end to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
         curves = {f"{stage.name}/{k}": v for k, v in [*losses.items(), *engine.gradient_norms().items(), ("lr", lr)]}
-        self.note("metrics", step=self.at.total, values=curves | self.insight.values())
+        self.note("metrics", step=self.at.total, values=curves | self.timing.values())
         at = {
             "epoch": self.at.epoch + 1,
             "epochs": stage.epochs,
@@ -247,10 +247,10 @@ class Trainer:
     def validate(self, stage: Stage, engine: Engine) -> None:
         """Whole volumes of the val patients; the last stage's mean score chooses the best checkpoint. Where it is cut short by a stop, the
         resumed run, whose epoch has no update left, begins with it."""
-        self.world.pulse.enter("validation", self.at.total)
+        self.world.watchdog.enter("validation", self.at.total)
         subjects = self.patients("val", "validation")
         try:
-            with engine.average.in_place():
+            with engine.ema.in_place():
                 scores = validate(self.model, stage, self.cohort, subjects, self.config.data.clip, self.world, self.stop)
         except Stopped as stopped:
             self.leave(engine, stopped)
@@ -273,7 +273,7 @@ class Trainer:
             state = checkpoint.snapshot(
                 {
                     **self.model.state_dict(),
-                    "average": engine.average.weights,
+                    "average": engine.ema.weights,
                     "engine": engine_state,
                     "position": asdict(self.at),
                     "made_from": self.made_from,
@@ -287,7 +287,7 @@ class Trainer:
             self.writer.start(write, self.at.total)
         self.improved = False
         self.saved, self.stall = time.monotonic(), time.perf_counter() - began
-        self.insight.seconds["checkpoint"] += self.stall
+        self.timing.seconds["checkpoint"] += self.stall
         self.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": self.stall})
 
     @property
@@ -300,7 +300,7 @@ class Trainer:
         """Wait for the checkpoint that is being written, and note that it is durable."""
         if self.journal is None or self.writing is None:
             return
-        with self.world.pulse.during("checkpoint"):
+        with self.world.watchdog.during("checkpoint"):
             self.writer.finish()
         self.journal.release(self.writing)
         self.writing = None

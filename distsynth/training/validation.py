@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from distsynth.data.volumes import read_image
-from distsynth.methods.method import Stage
-from distsynth.training.distributed import World
+from distsynth.data.cohorts import read_image
+from distsynth.methods.contract import Stage
+from distsynth.ranks.preemption import StopRequest
+from distsynth.ranks.world import World
 from distsynth.training.model import Model
-from distsynth.training.preemption import StopRequest
 from preprocess.cohort import Cohort
 
 
@@ -24,7 +24,7 @@ def validate(
     with torch.no_grad():
         for subject in stop.before(subjects[world.rank :: world.size]):
             mine[subject] = scores_of(model, stage, cohort, subject, clip, world.device)
-            world.pulse.move()
+            world.watchdog.move()
     stop.agree(world)
     found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
     values: dict[str, list[float]] = {}

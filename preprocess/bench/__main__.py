@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from preprocess.bench import chunks, n4, subjects
-from preprocess.errors import SettingError
-from preprocess.settings import command, parse
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import command, parse
 
 BENCHES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "subjects": (subjects.Settings, subjects.run),

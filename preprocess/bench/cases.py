@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.brats import Case, discover
 from preprocess.phantom.write import claim, write_subject
-from preprocess.settings import setting
+from preprocess.shared.settings import setting
+from preprocess.source.brats import Case, discover
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 from preprocess import to_zarr
 from preprocess.bench.cases import CasesSettings, folder_of_cases
 from preprocess.cohort import Cohort
-from preprocess.settings import setting
+from preprocess.shared.settings import setting
 
 CUBE = 72  # voxels along an edge: the patches of Dai et al. 2020
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from preprocess.bench.cases import phantoms
 from preprocess.bias import Mask, N4Settings, Volume, correct
-from preprocess.brats import MODALITIES, Case
-from preprocess.errors import SettingError, UserError
 from preprocess.geometry import spacing_of, to_canonical
-from preprocess.scans import read
-from preprocess.settings import setting
+from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.settings import setting
+from preprocess.source.brats import MODALITIES, Case
+from preprocess.source.scans import read
 
 Method = Callable[[Volume, Mask, Sequence[float]], Volume]  # volume, brain mask, voxel size in mm -> corrected volume
 CPU_GOAL, FULL_GOAL, RESIDUAL_GOAL = 1 / 4, 1 / 50, 1.05

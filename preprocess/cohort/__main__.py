@@ -15,8 +15,8 @@ from typing import Any
 from preprocess.cohort.files import IMAGE, SEG, shard_path, subject_path
 from preprocess.cohort.reader import Cohort
 from preprocess.cohort.verify import verify
-from preprocess.errors import SettingError
-from preprocess.settings import command
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import command
 
 
 def main(words: Sequence[str]) -> int:

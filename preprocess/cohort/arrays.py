@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort.files import shard_path
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 REMEDY = "restore it, or remove the subject's file in records/ and run to_zarr again"
 CUBE = 32  # voxels along an edge of a `patch` chunk

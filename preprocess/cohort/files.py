@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preprocess.errors import CaseError, StoreError
+from preprocess.shared.errors import CaseError, StoreError
 
 SCHEMA = 2
 IMAGE, SEG = "image", "labels/seg/0"

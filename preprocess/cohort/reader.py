@@ -13,7 +13,7 @@ import numpy.typing as npt
 from preprocess.cohort.arrays import REMEDY, array_digest, open_array, read_array
 from preprocess.cohort.files import IMAGE, SCHEMA, SEG, json_digest, read_json, read_sealed, subject_path
 from preprocess.cohort.record import Record, read_record
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 from preprocess.splits import SPLITS
 
 

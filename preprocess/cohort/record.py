@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.cohort.files import REMEDY, file_digest, read_json, record_path
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 
 @dataclass

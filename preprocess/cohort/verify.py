@@ -16,7 +16,7 @@ from preprocess.cohort.files import (
     subject_path,
 )
 from preprocess.cohort.reader import Cohort
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 
 def verify(cohort: Cohort) -> Iterator[str]:

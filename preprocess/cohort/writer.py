@@ -31,8 +31,8 @@ from preprocess.cohort.files import (
     write_sealed,
 )
 from preprocess.cohort.record import Record
-from preprocess.errors import StoreError
-from preprocess.locks import only_one
+from preprocess.shared.errors import StoreError
+from preprocess.shared.locks import only_one
 
 
 class CohortWriter:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.brats import discover
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError, StoreError, UserError
 from preprocess.explore.flags import flags, print_flags
 from preprocess.explore.report import report
 from preprocess.explore.sample import Cases, chosen, largest, losses
-from preprocess.settings import command, parse, required, setting
+from preprocess.shared.errors import SettingError, StoreError, UserError
+from preprocess.shared.settings import command, parse, required, setting
+from preprocess.source.brats import discover
 
 
 @dataclass

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.brats import Case
 from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.explore.flags import lost_share
 from preprocess.explore.style import label_name
-from preprocess.scans import read
+from preprocess.source.brats import Case
+from preprocess.source.scans import read
 from preprocess.splits import take
 
 Cases = Mapping[str, Case]

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.bias import N4Settings, correct
-from preprocess.brats import Case
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.arrays import array_digest
 from preprocess.geometry import crop, resample, spacing_of, uncrop
 from preprocess.intensity import normalise, statistics
-from preprocess.scans import read
+from preprocess.source.brats import Case
+from preprocess.source.scans import read
 from preprocess.subject import Recipe
 
 Volumes = npt.NDArray[Any]  # (modality, z, y, x)

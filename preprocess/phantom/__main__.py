@@ -16,10 +16,10 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from preprocess.errors import UserError
 from preprocess.phantom.anatomy import templates
 from preprocess.phantom.write import claim, write_subject
-from preprocess.settings import command, parse, setting
+from preprocess.shared.errors import UserError
+from preprocess.shared.settings import command, parse, setting
 
 
 @dataclass

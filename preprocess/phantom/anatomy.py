@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.errors import UserError
 from preprocess.phantom.fields import Grid, Volume, smooth_field, step
+from preprocess.shared.errors import UserError
 
 TISSUES = ("white", "grey", "deep_grey", "csf", "vessel", "choroid")
 

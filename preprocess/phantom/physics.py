@@ -59,7 +59,7 @@ SEQUENCES = {
 
 def signal(tissue: Tissue, sequence: Sequence) -> float:
     """The spin echo's density (1 - exp(-TR/T1)) exp(-TE/T2); with an inversion, the magnitude of
-    density (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2) (Bernstein et al. 2004, Handbook of MRI Pulse Sequences, 14.1 and 6.2)."""
+    density (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2) (Bernstein et al. 2004, Handbook of MRI Watchdog Sequences, 14.1 and 6.2)."""
     rate = 1 / tissue.t1 + (RELAXIVITY * tissue.uptake if sequence.gadolinium else 0.0)
     recovered = 1 - np.exp(-sequence.repetition * rate)
     if sequence.inversion:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.errors import UserError
 from preprocess.phantom.subject import FIELD_OF_VIEW, grade_of, make
+from preprocess.shared.errors import UserError
 
 
 def claim(out: Path, identity: dict[str, Any]) -> None:

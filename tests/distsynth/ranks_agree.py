@@ -18,13 +18,12 @@ from omegaconf import OmegaConf
 from distsynth.bench.synthetic import shipped
 from distsynth.config import CONFIGS, Config, typed
 from distsynth.data.feed import Feed
-from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
-from distsynth.methods.method import Method
-from distsynth.training.distributed import World, world
+from distsynth.methods.contract import Method
+from distsynth.ranks.world import World, world
+from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
-from distsynth.training.model import Model, build
-from distsynth.training.settings import LimitSettings
+from distsynth.training.model import Model, build, feed_of
 from preprocess.cohort import Cohort
 
 STEPS = 20

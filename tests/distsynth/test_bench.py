@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from distsynth.bench.__main__ import main
+from distsynth.bench.flops import count, counted
 from distsynth.bench.methods import plan
 from distsynth.bench.synthetic import shipped
-from distsynth.bench.work import count, counted
 from distsynth.config import CONFIGS
-from preprocess.settings import command
+from preprocess.shared.settings import command
 
 
 def test_start_prints_the_time_to_the_first_step(store: Path, tiny: tuple[str, ...], run: Any) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from distsynth.ranks.watchdog import Watchdog
 from distsynth.tracking.journal import Journal, read
 from distsynth.training import checkpoint
-from distsynth.training.pulse import Pulse
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_nothing_but_weights_is_ever_unpickled(tmp_path: Path) -> None:
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     """Its line comes when it is durable, before the lines of what was done meanwhile."""
     journal, disk = Journal(tmp_path / "journal.jsonl"), threading.Event()
-    writer = checkpoint.Writer(Pulse())
+    writer = checkpoint.Writer(Watchdog())
     weights = torch.zeros(3)
     journal.write("metrics", step=1, values={"loss": 1.0})
     state = checkpoint.snapshot({"method": {"w": weights}, "average": {}, "journal": journal.hold()})
@@ -119,11 +119,11 @@ def test_what_goes_wrong_in_writing_is_raised_where_it_is_waited_for() -> None:
     def write() -> None:
         raise StoreError("no disk")
 
-    writer = checkpoint.Writer(Pulse())
+    writer = checkpoint.Writer(Watchdog())
     writer.start(write, 1)
     with pytest.raises(StoreError, match="no disk"):
         writer.finish()
-    assert writer.pulse.writing is None
+    assert writer.watchdog.writing is None
 
 
 def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:

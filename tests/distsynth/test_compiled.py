@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from distsynth.bench.synthetic import method_of, noise, shipped
 from distsynth.config import typed
 from distsynth.networks import keyed
-from distsynth.training.distributed import World
+from distsynth.ranks.world import World
 from distsynth.training.engine import Engine
 
 torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def test_without_a_compiler_one_sentence_says_so_and_the_run_is_the_plain_one(
             "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
         }
         command = [sys.executable, "-m", "distsynth.train", f"run={tmp_path / name}", f"data.store={store}", *tiny, *words]
-        only = ["variant=siso", "method.segmentor.epochs=0", "train.epochs=1", "evaluate.floors=false"]
+        only = ["variant=siso", "method.segmentor.epochs=0", "train.epochs=1", "evaluate.baselines=false"]
         done = subprocess.run([*command, *only], capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr
         warnings = re.findall(r"^warning: train.compile.*$", done.stdout, re.M)

@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 
 from distsynth import config as configuration
 from distsynth.config import CONFIGS, GROUPS, compose, layers, load, save
-from distsynth.methods.method import Method
+from distsynth.methods.contract import Method
 from distsynth.methods.registry import METHODS as METHOD_NAMES
 from distsynth.methods.tcmgan import TCMGANSettings
 from distsynth.modalities import Variant
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 VARIANTS = sorted(p.stem for p in (CONFIGS / "variant").glob("*.yaml"))
 ALL = ("siso", "simo", "miso", "mimo")

@@ -15,7 +15,7 @@ from distsynth.data.batch import Batch
 from distsynth.methods.cyclegan import CycleGAN
 from distsynth.networks.patchgan import PatchGAN, receptive_field
 from distsynth.networks.resnet import ResNet
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 SMALL = ["variant=siso", "method=cyclegan", "method.generator.width=3", "method.generator.blocks=1", "method.discriminator.width=3",
          "method.discriminator.layers=2", "method.pool=3"]  # fmt: skip

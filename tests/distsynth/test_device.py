@@ -11,7 +11,7 @@ from torch import Tensor
 from distsynth.bench.synthetic import method_of, noise, shipped
 from distsynth.config import CONFIGS
 from distsynth.data.batch import Batch
-from distsynth.methods.method import Made, Method
+from distsynth.methods.contract import Made, Method
 
 META = torch.device("meta")
 

@@ -15,7 +15,7 @@ from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.methods.discogan import DiscoGAN
 from distsynth.networks.disco import DiscoDiscriminator, DiscoGenerator
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 SMALL = ["variant=siso", "method=discogan", "method.generator.width=3", "method.discriminator.width=3", "method.weights.switch=2"]
 SIZE = (24, 16)

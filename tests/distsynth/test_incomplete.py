@@ -8,32 +8,32 @@ import pytest
 import torch
 
 from distsynth import config as configuration
-from distsynth import evaluate
+from distsynth import evaluate, preflight
 from distsynth.config import Config, compose
-from distsynth.data.feed import Feed
+from distsynth.data.cohorts import open_cohort
 from distsynth.data.intensity_map import IntensityMap
-from distsynth.data.volumes import open_cohort
-from distsynth.evaluation.evaluate import evaluate as score
+from distsynth.data.slices import SliceFeed
+from distsynth.evaluation.scoring import evaluate as score
 from distsynth.evaluation.table import write_table
+from distsynth.ranks.preemption import StopRequest
+from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.train import prepare
 from distsynth.training import checkpoint
-from distsynth.training.distributed import World
 from distsynth.training.model import build, restore
-from distsynth.training.preemption import StopRequest
 from distsynth.training.trainer import Trainer
 from distsynth.training.validation import scores_of
 from preprocess import to_zarr
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError, StoreError
+from preprocess.shared.errors import SettingError, StoreError
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 # Of ten patients, by place: what they lack, and where they are.
 LACKING = {0: ("t2",), 1: ("t1c", "flair"), 2: ("t1c", "t2", "flair"), 6: ("t2",), 8: ("flair",)}
 SPLITS = ("gan",) * 6 + ("val",) * 2 + ("test",) * 2
 SUFFIX = {"t1c": "t1ce"}  # as BRATS 2018 names it
-FEW = ["train.epochs=2", "train.steps_per_epoch=4", "train.batch=4", "evaluate.floors=false", "evaluate.figures=1"]
+FEW = ["train.epochs=2", "train.steps_per_epoch=4", "train.batch=4", "evaluate.baselines=false", "evaluate.figures=1"]
 TINY = {
     "stargan": ["method=stargan_small", "method.generator.width=4", "method.generator.blocks=1", "method.critic.width=4"],
     "mmgan": ["method=mmgan_small", "method.generator.width=4", "method.discriminator.width=4"],
@@ -92,7 +92,7 @@ def test_the_feed_says_what_each_slices_patient_has(gappy: Path, names: list[str
     taken = cohort.split("gan")
     assert taken == [names[i] for i in (0, 1, 3, 4, 5)]  # the third has one contrast alone
     mapping = IntensityMap.of(cohort, taken)
-    feed = Feed(cohort, taken, config.variant, mapping, config.data, (40, 40), CPU.share, incomplete=True)
+    feed = SliceFeed(cohort, taken, config.variant, mapping, config.data, (40, 40), CPU.share, incomplete=True)
     batch = next(feed.batches("synthesis", 0, 0, len(feed), range(1), 0, 1))
     present = batch.more["present"]
     assert present.shape == (len(feed), 4)
@@ -111,7 +111,7 @@ def test_a_method_that_needs_all_gets_none_who_lacks_one(gappy: Path, names: lis
     config = config_for(gappy, "method=tcmgan_small")
     cohort = open_cohort(gappy, config.variant)
     assert cohort.split("gan") == [names[i] for i in (3, 4, 5)]
-    feed = Feed(cohort, cohort.split("gan"), config.variant, IntensityMap.of(cohort, cohort.split("gan")), config.data, (40, 40),
+    feed = SliceFeed(cohort, cohort.split("gan"), config.variant, IntensityMap.of(cohort, cohort.split("gan")), config.data, (40, 40),
                 CPU.share)  # fmt: skip
     assert "present" not in next(feed.batches("joint", 0, 0, 4, range(1), 0, 1)).more
 
@@ -123,12 +123,12 @@ def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
         "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are scored only in a split "
         "that has no others"
     )
-    assert configuration.left_out(config_for(gappy, "method=mmgan")) == sentence
+    assert preflight.left_out(config_for(gappy, "method=mmgan")) == sentence
     (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
-    assert configuration.left_out(siso) == (
+    assert preflight.left_out(siso) == (
         f"3 of 10 subjects of {gappy} have fewer than two contrasts of variant siso and are left out"
     )
-    whole = configuration.left_out(config_for(gappy, "method=tcmgan_small"))
+    whole = preflight.left_out(config_for(gappy, "method=tcmgan_small"))
     assert whole == f"5 of 10 subjects of {gappy} lack a contrast of variant simo_t1 and are left out"
 
 
@@ -208,7 +208,7 @@ def test_where_nobody_has_all_each_is_scored_on_what_it_has(kind: str, disjoint:
 def test_another_cohorts_patients_are_scored_on_what_they_have(store: Path, disjoint: Path, tmp_path: Path) -> None:
     """Of any method; what no patient of it can be scored on is refused before training."""
     words = ["method=unet_small", "method.width=4", f"data.external.other={disjoint}"]
-    run = train(store, tmp_path / "run", *words, "evaluate.floors=true")
+    run = train(store, tmp_path / "run", *words, "evaluate.baselines=true")
     found = score(configuration.load(run.config), run, CPU)["cohorts"]["other"]
     counts = {m: regions["brain"]["synthesised"]["psnr"]["n"] for m, regions in found["scores"].items()}
     assert counts == {"t2": 5, "t1c": 5, "flair": 5}
@@ -224,7 +224,7 @@ def test_a_trained_run_is_scored_on_every_task_of_its_contrasts(
     trained: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = configuration.load(trained.config).method.name
-    words = [f"run={trained.path}", "evaluate.floors=false", "evaluate.figures=0"]
+    words = [f"run={trained.path}", "evaluate.baselines=false", "evaluate.figures=0"]
     assert evaluate.main(words) == 0
     own = trained.scores.read_bytes()
     assert evaluate.main([*words, "variant=every"]) == 0
@@ -240,7 +240,7 @@ def test_a_trained_run_is_scored_on_every_task_of_its_contrasts(
 
 def test_one_other_variant_by_its_name_or_its_contrasts(trained: RunDirectory) -> None:
     kind = configuration.load(trained.config).method.name
-    words = [f"run={trained.path}", "evaluate.floors=false"]
+    words = [f"run={trained.path}", "evaluate.baselines=false"]
     assert evaluate.main([*words, "variant=simo"]) == 0
     assert list((trained.figures / "simo").glob("*.png"))
     assert evaluate.main([*words, "variant.name=back", "variant.inputs=[t2]", "variant.outputs=[t1]"]) == 0
@@ -286,10 +286,10 @@ def test_patients_without_a_segmentation_train_no_segmentor(phantoms: Path, name
     """Nor a generator that is to show tumours; they are validated and scored on."""
     store = cohort_without({0: ("seg",), 3: ("seg",), 6: ("seg",)}, phantoms, names, tmp_path / "some")
     words = ["method=tcmgan_small", "method.segmentor.epochs=0", "train.epochs=1", f"data.store={store}"]
-    assert configuration.left_out(config_for(store, *words)) == (
+    assert preflight.left_out(config_for(store, *words)) == (
         "2 of 6 training subjects have no segmentation, from which the method learns, and are left out"
     )
-    assert configuration.left_out(config_for(store, "method=unet_small")) == ""
+    assert preflight.left_out(config_for(store, "method=unet_small")) == ""
     trainer = Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
     assert trainer.patients("gan", "training") == [names[i] for i in (1, 2, 4, 5)]
     assert trainer.patients("val", "validation") == [names[i] for i in (6, 7)]

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from distsynth import evaluate, train
-from distsynth.config import Config, check, compose
-from distsynth.data.volumes import read_image
-from distsynth.evaluation.evaluate import flat
+from distsynth.config import Config, compose
+from distsynth.data.cohorts import read_image
 from distsynth.evaluation.judge import Judge
+from distsynth.evaluation.scoring import flat
 from distsynth.evaluation.table import write_table
+from distsynth.preflight import check
 from distsynth.tracking.journal import read
 from preprocess.cohort import BACKGROUND, Cohort
-from preprocess.errors import SettingError, UserError
+from preprocess.shared.errors import SettingError, UserError
 
 SEGMENT = ("method=segment_small", "method.width=2", "train.epochs=2", "train.steps_per_epoch=6", "train.lr=0.02")
 UNET = ("method=unet_small", "method.width=2", "train.epochs=1", "train.steps_per_epoch=4", "evaluate.figures=1")
@@ -30,7 +31,7 @@ def sweep(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judged") / "sweep"
     for name, words in (
         ("segmentor", ("variant=simo", *SEGMENT)),
-        ("unet", ("variant=mimo", *UNET, "evaluate.floors=false", f"evaluate.judge={folder / 'segmentor'}")),
+        ("unet", ("variant=mimo", *UNET, "evaluate.baselines=false", f"evaluate.judge={folder / 'segmentor'}")),
     ):
         assert train.main([f"run={folder / name}", f"data.store={store}", *words]) == 0
     return folder
@@ -182,7 +183,7 @@ def test_a_tcmgan_goes_on_from_the_segmentor_without_pretraining(
         "method.segmentor.epochs=0",
         "train.epochs=1",
         "train.steps_per_epoch=1",
-        "evaluate.floors=false",
+        "evaluate.baselines=false",
         "evaluate.figures=0",
     )
     assert train.main([f"run={tmp_path}", f"data.store={store}", *words, f"train.init_from={sweep / 'segmentor'}"]) == 0

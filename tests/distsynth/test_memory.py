@@ -13,7 +13,7 @@ import sys, torch
 from pathlib import Path
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
-from distsynth.training.distributed import World
+from distsynth.ranks.world import World
 from distsynth.training.engine import Engine
 from distsynth.training.memory import plan
 

@@ -19,8 +19,8 @@ from distsynth.methods.mmgan import MMGAN, MMGANSettings
 from distsynth.modalities import Variant
 from distsynth.networks.patchgan import PatchGAN, receptive_field
 from distsynth.training.engine import Engine
-from preprocess.errors import SettingError
-from preprocess.settings import describe
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import describe
 
 SIZE = (32, 32)
 SMALL = ["method=mmgan", "method.generator.width=2", "method.generator.depth=3", "method.discriminator.width=2",

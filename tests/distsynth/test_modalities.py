@@ -4,7 +4,7 @@ import pytest
 
 from distsynth.config import compose
 from distsynth.modalities import Modality, Variant, channels
-from preprocess.errors import SettingError, StoreError
+from preprocess.shared.errors import SettingError, StoreError
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,14 @@ from distsynth.config import compose
 from distsynth.data import patches
 from distsynth.data.batch import Batch
 from distsynth.data.feed import Feed
-from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.patches import AT_ONCE, PatchFeed, assembled, first_voxel, tiles
 from distsynth.data.randomness import sample_keys
-from distsynth.data.settings import DataSettings
-from distsynth.training.distributed import World
-from distsynth.training.model import build
+from distsynth.ranks.world import World
+from distsynth.settings import DataSettings
+from distsynth.training.model import build, feed_of
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 WORLD = World(0, 1, 0, torch.device("cpu"))
 FIELDS = ("sources", "targets", "brain", "tumour")

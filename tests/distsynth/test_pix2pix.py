@@ -13,7 +13,7 @@ from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings
 from distsynth.networks.patchgan import PatchGAN, check_layers, receptive_field
 from distsynth.networks.unet import UNet
 from distsynth.training.engine import Engine
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 SIZE = (32, 32)
 SMALL = ["method=pix2pix", "method.generator.width=4", "method.generator.depth=3", "method.discriminator.width=4",
@@ -97,7 +97,7 @@ def trained(method: Pix2Pix, batches: list[Batch], *words: str) -> tuple[dict[st
     engine = Engine(method, stage, train, CPU)
     for number, batch in enumerate(batches):
         stage.update(batch, engine)
-        engine.tally.updates = number + 1
+        engine.running_losses.updates = number + 1
     return method.state_dict(), engine.losses_since_last(len(batches))
 
 

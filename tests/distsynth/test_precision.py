@@ -11,14 +11,14 @@ from workbench import CPU
 
 from distsynth.bench.synthetic import method_of, noise
 from distsynth.config import compose
-from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
-from distsynth.training.distributed import World
+from distsynth.data.slices import SliceFeed
+from distsynth.ranks.world import World
 from distsynth.training.engine import Engine, unwrapped
 from distsynth.training.model import build
 from distsynth.training.precision import allow_tf32, choose, lay_out, resolve
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 V100, T4, A100, H100, PASCAL = (7, 0), (7, 5), (8, 0), (9, 0), (6, 1)
 
@@ -88,11 +88,11 @@ def updated(store: Path, tiny: tuple[str, ...]) -> Updated:
         lay_out(model.method, config.train.channels_last)
         stage = model.method.stages(config.train)[-1]
         engine = Engine(model.method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
-        feed = Feed(cohort, cohort.split("gan"), config.variant, model.mapping, config.data, model.size, engine.world.share)
+        feed = SliceFeed(cohort, cohort.split("gan"), config.variant, model.mapping, config.data, model.size, engine.world.share)
         for batch in feed.batches(stage.name, 0, 0, stage.batch, range(3), 0, 1):
             images = {name: getattr(batch, name).double() for name in ("sources", "targets", "brain", "tumour")} if double else {}
             stage.update(replace(batch, **images), engine)
-            engine.tally.updates += 1
+            engine.running_losses.updates += 1
         return model.method.state_dict(), engine.losses_since_last(3)
 
     return update

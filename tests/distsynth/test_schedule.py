@@ -4,7 +4,7 @@ import pytest
 
 from distsynth.config import compose
 from distsynth.training.schedule import share
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 
 @pytest.mark.parametrize(("epoch", "lr"), [(0, 5e-4), (25, 1e-4), (50, 5e-4), (75, 1e-4), (12.5, 3e-4)])

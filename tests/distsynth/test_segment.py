@@ -9,12 +9,12 @@ from workbench import CPU, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.methods.method import Method
+from distsynth.methods.contract import Method
 from distsynth.methods.registry import method as registered
 from distsynth.methods.segment import Segment, SegmentSettings, TumourFinder
 from distsynth.networks.segmentor import Segmentor
 from distsynth.training.engine import Engine
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 SIZE = (32, 32)
 SMALL = ["method=segment", "method.width=2", "train.lr=0.01"]

@@ -12,7 +12,7 @@ from distsynth.config import Config
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods import registry
 from distsynth.training.model import Model, networks_size
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 # 58 is padded to 60, 113 to 116, and a rotation's square of 54 x 97 is 100 x 100
 SHAPES = [(58, 58), (113, 113), (54, 97), (33, 60), (120, 77)]
@@ -37,7 +37,7 @@ def test_slices_of_any_size_are_trained_on_and_synthesised(method: str, rotate: 
         built = registry.method(method)(config.method, config.variant, size, 0)
         engine = engine_for(built, config.train)
         engine.stage.update(noise(config.variant, 2, size, kind=built), engine)
-        engine.tally.updates += 1
+        engine.running_losses.updates += 1
         assert all(np.isfinite(value) for value in engine.losses_since_last(1).values()), shape
         if built.images:
             names = config.variant.modalities
@@ -63,7 +63,7 @@ def test_slices_of_a_few_pixels_are_taken_or_refused_in_a_sentence(method: str, 
         engine = engine_for(built, config.train)
         for number in range(built.cycle):
             engine.stage.update(replace(noise(config.variant, 2, size, kind=built), update=number), engine)
-            engine.tally.updates += 1
+            engine.running_losses.updates += 1
         assert all(np.isfinite(value) for value in engine.losses_since_last(1).values()), shape
 
 

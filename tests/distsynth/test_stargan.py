@@ -16,8 +16,8 @@ from distsynth.methods.stargan import StarGAN, StarGANSettings
 from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.stargan import Generator
 from distsynth.training.engine import Engine
-from preprocess.errors import SettingError
-from preprocess.settings import describe
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import describe
 
 SIZE = (32, 32)
 SMALL = ["method=stargan", "method.generator.width=3", "method.generator.blocks=1", "method.critic.width=3", "method.critic.depth=3",

@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from distsynth.config import Config
 from distsynth.data.batch import Batch
-from distsynth.data.settings import DataSettings
 from distsynth.methods import registry
-from distsynth.methods.method import Method, Objective, Stage, Step, Terms
+from distsynth.methods.contract import Method, Objective, Stage, Step, Terms
 from distsynth.modalities import Variant
+from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
+from distsynth.settings import DataSettings, TrainSettings
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
-from distsynth.training.distributed import World
-from distsynth.training.preemption import Stopped, StopRequest
-from distsynth.training.settings import TrainSettings
 from distsynth.training.trainer import Trainer
-from preprocess.settings import setting
+from preprocess.shared.settings import setting
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Remembering(Method):
         torch.manual_seed(seed)
         self.generator = nn.Sequential(nn.Conv2d(len(variant.inputs), len(variant.outputs), 3, padding=1), nn.Dropout(0.5))
         self.critic = nn.Conv2d(len(variant.outputs), 1, 3)
-        self.average = deepcopy(self.generator).requires_grad_(False)
+        self.ema = deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("phase", torch.zeros((), dtype=torch.int64))
         self.pool: list[Tensor] = []
 
@@ -71,7 +70,7 @@ class Remembering(Method):
         if self.phase % 3 == 0:
             step.minimise("generator", batch)
             with torch.no_grad():
-                for kept, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+                for kept, new in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
                     kept.lerp_(new, 0.5)
 
     def move(self, batch: Batch) -> tuple[Tensor, Terms]:
@@ -85,7 +84,7 @@ class Remembering(Method):
         return loss, {"d_loss": loss}
 
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        made: Tensor = self.average(sources)
+        made: Tensor = self.ema(sources)
         return made * brain + brain - 1
 
 

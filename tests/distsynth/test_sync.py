@@ -10,7 +10,7 @@ from distsynth.config import compose
 from distsynth.run_directory import RunDirectory, write_json
 from distsynth.tracking.journal import Journal
 from distsynth.tracking.sync import Sync, ui_lines
-from preprocess.errors import UserError
+from preprocess.shared.errors import UserError
 
 
 @pytest.fixture

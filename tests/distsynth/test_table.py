@@ -1,4 +1,4 @@
-"""The sweep's table: chosen on val, reported on test, plain where a floor was not beaten."""
+"""The sweep's table: chosen on val, reported on test, plain where a baseline was not beaten."""
 
 import csv
 from pathlib import Path
@@ -13,19 +13,19 @@ from distsynth.evaluation.table import write_table
 from distsynth.run_directory import RunDirectory, write_json
 
 
-def cells(psnr: float, floor: float) -> dict[str, Any]:
+def cells(psnr: float, baseline: float) -> dict[str, Any]:
     def metric(value: float) -> dict[str, Any]:
         return {m: {"mean": value, "std": 0.0, "n": 2} for m in ("psnr", "ssim", "nmae")}
 
-    return {r: {"synthesised": metric(psnr), "copy": metric(3.0), "voxelwise": metric(floor)} for r in ("brain", "tumour")}
+    return {r: {"synthesised": metric(psnr), "copy": metric(3.0), "voxelwise": metric(baseline)} for r in ("brain", "tumour")}
 
 
-def add_run(sweep: Path, name: str, variant: str, val: float, test: float, floor: float = 20.0, real: float = 15.0) -> None:
+def add_run(sweep: Path, name: str, variant: str, val: float, test: float, baseline: float = 20.0, real: float = 15.0) -> None:
     config = compose([f"variant={variant}", f"train.lr={val}e-5"])
     run = RunDirectory(sweep / name)
     run.create(name, sweep.name)
     configuration.save(config, run.config)
-    scored = {"val": (val, floor), "test": (test, floor), "real": (real, 15.5)}
+    scored = {"val": (val, baseline), "test": (test, baseline), "real": (real, 15.5)}
     cohorts = {
         c: {"subjects": ["a", "b"], "scores": {m: cells(*pair) for m in config.variant.outputs}} for c, pair in scored.items()
     }
@@ -53,10 +53,10 @@ def test_the_best_run_per_variant_and_output_is_chosen_on_val(rows: list[dict[st
     ]
 
 
-def test_it_says_plainly_where_a_floor_was_not_beaten(rows: list[dict[str, str]]) -> None:
+def test_it_says_plainly_where_a_baseline_was_not_beaten(rows: list[dict[str, str]]) -> None:
     assert rows[0]["beats it"] == "yes, +6.00"
     assert rows[2]["beats it"] == "NO, -1.00"
-    assert rows[2]["best floor"] == "20.00 (voxelwise)"
+    assert rows[2]["best baseline"] == "20.00 (voxelwise)"
     assert rows[2]["real: beats it"] == "NO, -0.50"
 
 

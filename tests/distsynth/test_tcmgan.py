@@ -12,7 +12,7 @@ from distsynth.data.randomness import sample_keys
 from distsynth.methods.segment import Segment
 from distsynth.methods.tcmgan import TCMGAN, critic_depth
 from distsynth.training.engine import Engine
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 WIDTHS = ["method.generator.width=4", "method.critic.width=4", "method.segmentor.width=2", "method.generator.depth=3"]
 SIZE = (32, 32)

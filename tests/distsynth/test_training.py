@@ -18,17 +18,17 @@ import torch
 from omegaconf import OmegaConf
 
 from distsynth import config as configuration
+from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.train import may_pass, prepare, reason
 from distsynth.train import train as train_here
 from distsynth.training import checkpoint
-from distsynth.training.distributed import World
 from distsynth.training.engine import Engine, NonFinite
-from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
-from preprocess.errors import UserError
+from preprocess.shared.errors import UserError
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -126,7 +126,7 @@ def through(store: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPat
     return get
 
 
-SPARSE = ("train.log_every=3", "evaluate.floors=false", "evaluate.figures=0")
+SPARSE = ("train.log_every=3", "evaluate.baselines=false", "evaluate.figures=0")
 
 
 def test_a_whole_run_on_two_ranks_is_nearly_that_on_one(through: Callable[[int], Path]) -> None:
@@ -224,7 +224,7 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_where_it_was(
     ]
 
 
-@pytest.mark.parametrize("place", ["training.validation", "evaluation.evaluate"])
+@pytest.mark.parametrize("place", ["training.validation", "evaluation.scoring"])
 def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
     place: str, whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +249,7 @@ def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
         assert 1 <= len(sent) <= 2  # the evaluation reads a patient's image twice
         assert not run.scores.exists()
         validated = any(name.startswith("val/") for _, values in curve(run.path) for name in values)
-        assert validated == (place == "evaluation.evaluate")
+        assert validated == (place == "evaluation.scoring")
         train_here(run.path)
     finally:
         signal.signal(signal.SIGUSR2, before)
@@ -267,7 +267,7 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
     shutil.copytree(whole, run.path)
     config, scores = configuration.load(run.config), run.scores.read_bytes()
     world = World(0, 1, 0, torch.device("cpu"))
-    module = importlib.import_module("distsynth.evaluation.evaluate")
+    module = importlib.import_module("distsynth.evaluation.scoring")
     patient = module.Patient
 
     def killed(config: Any, where: Any, subject: str, model: Any) -> Any:
@@ -467,7 +467,7 @@ def test_two_processes_never_train_one_run(whole: Path, tmp_path: Path, run: Any
 
 def test_evaluate_scores_another_cohort_with_the_same_checkpoint(whole: Path, store: Path, tmp_path: Path, run: Any) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    done = run("distsynth.evaluate", f"run={tmp_path / 'run'}", f"data.external.again={store}", "evaluate.floors=false")
+    done = run("distsynth.evaluate", f"run={tmp_path / 'run'}", f"data.external.again={store}", "evaluate.baselines=false")
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text())["cohorts"]
     assert set(scores) == {"val", "test", "again"}
@@ -536,8 +536,8 @@ def test_every_update_that_may_compile_has_the_first_ones_time(
     assert trainer.model.method.cycle == 3
     monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
     phases: list[str] = []
-    entered = trainer.world.pulse.enter
-    monkeypatch.setattr(trainer.world.pulse, "enter", lambda phase, step: (phases.append(phase), entered(phase, step)))
+    entered = trainer.world.watchdog.enter
+    monkeypatch.setattr(trainer.world.watchdog, "enter", lambda phase, step: (phases.append(phase), entered(phase, step)))
     trainer.fit()
     updates = [phase for phase in phases if phase in ("first_step", "step")]
     assert updates[: firsts + 1] == ["first_step"] * firsts + ["step"]

@@ -11,12 +11,12 @@ from workbench import CPU, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
-from distsynth.data.feed import padded_size
+from distsynth.data.slices import padded_size
 from distsynth.methods.unet import UNetRegression, UNetSettings
 from distsynth.networks import keyed
 from distsynth.networks.unet import UNet, depth_of, stride_of
 from distsynth.training.engine import Engine
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 SIZE = (32, 32)
 SMALL = ["method=unet", "method.width=4", "method.depth=3", "train.lr=0.01"]

@@ -16,15 +16,15 @@ from workbench import CPU, count, leaves
 
 from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
-from distsynth.data.feeds import feed_of
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.unified_gan import UnifiedGAN
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.training.engine import Engine
+from distsynth.training.model import feed_of
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 N = 8
 TINY = ["method=unified_gan", f"method.patch={N}", "method.core=4", "method.n_critic=2", "method.generator.width=2",

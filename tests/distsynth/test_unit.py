@@ -16,7 +16,7 @@ from distsynth.methods.unit import UNIT
 from distsynth.networks import keyed
 from distsynth.networks.multiscale import MultiScale, most_layers
 from distsynth.networks.vae import Autoencoders, decoder, encoder
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 SMALL = ["variant=siso", "method=unit", "method.generator.width=2", "method.generator.blocks=2", "method.discriminator.width=3",
          "method.discriminator.layers=2", "method.discriminator.scales=2"]  # fmt: skip

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from distsynth.bench.synthetic import noise
 from distsynth.config import compose
-from distsynth.data.feed import Feed, centre, strangers
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
-from distsynth.data.settings import DataSettings
+from distsynth.data.slices import SliceFeed, centre, strangers
 from distsynth.methods import registry
 from distsynth.methods.pool import Pool
+from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
+from distsynth.settings import DataSettings
 from distsynth.training import checkpoint
-from distsynth.training.distributed import World
-from distsynth.training.preemption import Stopped, StopRequest
 from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 WORLD = World(0, 1, 0, torch.device("cpu"))
 SIZE = (40, 40)
@@ -34,7 +34,7 @@ SIZE = (40, 40)
 # -- slices of different patients --------------------------------------------------------------------------------------
 
 
-def feed_of(store: Path, subjects: int = 10, patients: int = 0, **settings: bool | float) -> Feed:
+def feed_of(store: Path, subjects: int = 10, patients: int = 0, **settings: bool | float) -> SliceFeed:
     """The unpaired feed of so many subjects of the split, who are so many patients (0: as the cohort says), each with several time points."""
     cohort = Cohort.open(store)
     chosen = DataSettings(store=str(store), **settings)  # type: ignore[arg-type]
@@ -44,16 +44,16 @@ def feed_of(store: Path, subjects: int = 10, patients: int = 0, **settings: bool
         record, number = cohort.record, {name: index % patients for index, name in enumerate(names)}
         object.__setattr__(cohort, "record", lambda subject: replace(record(subject), patient=f"patient {number[subject]}"))
     variant = compose(["variant=siso", "method=cyclegan"]).variant
-    return Feed(cohort, names, variant, mapping, chosen, SIZE, WORLD.share, paired=False)
+    return SliceFeed(cohort, names, variant, mapping, chosen, SIZE, WORLD.share, paired=False)
 
 
 @pytest.fixture(scope="module")
-def feed(store: Path) -> Feed:
+def feed(store: Path) -> SliceFeed:
     """Two time points of either of two patients, as they are."""
     return feed_of(store, 4, 2, flip=False, rotate=False)
 
 
-def whose(feed: Feed, images: Tensor, channel: int) -> list[int]:
+def whose(feed: SliceFeed, images: Tensor, channel: int) -> list[int]:
     """The patients whose slices the images are."""
     assert feed.patients is not None
     stored = torch.from_numpy(np.asarray(feed.slices[:, channel], np.float32))
@@ -61,7 +61,7 @@ def whose(feed: Feed, images: Tensor, channel: int) -> list[int]:
     return [int(feed.patients[(stored == image[inside]).flatten(1).all(1).nonzero()[0, 0]]) for image in images]
 
 
-def test_source_and_target_are_never_one_patients(feed: Feed) -> None:
+def test_source_and_target_are_never_one_patients(feed: SliceFeed) -> None:
     """Not even of two of its time points."""
     assert feed.patients is not None
     assert len(set(feed.patients.tolist())) == 2
@@ -81,7 +81,7 @@ def test_every_slice_of_the_others_has_the_same_chance(patients: list[int]) -> N
         assert strangers(held, np.array([index, index]), np.array([0, 1 - 2**-53])).tolist() == [others[0], others[-1]]
 
 
-def test_every_slice_is_a_partner_sooner_or_later(feed: Feed) -> None:
+def test_every_slice_is_a_partner_sooner_or_later(feed: SliceFeed) -> None:
     found = set()
     for epoch in range(40):
         keys = sample_keys(np.arange(len(feed)), 0, "unpaired", epoch)
@@ -252,7 +252,7 @@ def test_a_stop_at_any_update_changes_nothing(store: Path, tmp_path: Path) -> No
 
 def test_another_runs_pool_is_not_taken_over(store: Path, tmp_path: Path) -> None:
     """Weights are, by `train.init_from`; fakes of networks that this run has not are not."""
-    from distsynth.training.initial import take_over
+    from distsynth.training.finetune import take_over
 
     train(tmp_path / "first", store, lambda total: False)
     config = compose(

@@ -9,8 +9,8 @@ import pytest
 from preprocess.bench import n4
 from preprocess.bench.__main__ import main
 from preprocess.bias import N4Settings
-from preprocess.errors import SettingError, UserError
-from preprocess.settings import parse
+from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.settings import parse
 
 ONE = ["voxel=5", "seed=3", "subjects=1"]
 

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from threadpoolctl import threadpool_limits
 
 from preprocess.bias import N4Settings, correct, log_bias_field
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 
 
 def biased_brain(size: int = 40, strength: float = 0.35) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from preprocess.brats import MODALITIES, discover, patient_of
-from preprocess.errors import CaseError, UserError
+from preprocess.shared.errors import CaseError, UserError
+from preprocess.source.brats import MODALITIES, discover, patient_of
 
 BRATS_2023 = {"t1": "-t1n", "t1c": "-t1c", "t2": "-t2w", "flair": "-t2f", "seg": "-seg"}
 

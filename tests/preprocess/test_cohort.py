@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocess.cohort import BACKGROUND, Cohort, CohortWriter, Record
-from preprocess.errors import CaseError, StoreError
+from preprocess.shared.errors import CaseError, StoreError
 
 MODALITIES = ["t1", "t1c", "t2", "flair"]
 SHAPE = (6, 8, 10)

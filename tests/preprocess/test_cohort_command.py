@@ -16,7 +16,7 @@ from preprocess import to_zarr
 from preprocess.cohort import Cohort
 from preprocess.cohort.__main__ import main as cohort_command
 from preprocess.cohort.verify import verify
-from preprocess.errors import StoreError
+from preprocess.shared.errors import StoreError
 
 NAMES = ("case [_b] é", "dotsa")
 IMAGE_SHARD, SEG_SHARD = "image/c/0/0/0/0", "labels/seg/0/c/0/0/0"

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from preprocess import to_zarr
-from preprocess.brats import discover
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError, StoreError
 from preprocess.explore.__main__ import main
 from preprocess.explore.pictures import augmentations, fullest_slice
 from preprocess.explore.report import brain_mm
 from preprocess.explore.sample import chosen, examples, histograms, label_ml, losses
 from preprocess.explore.stages import repeated, stored
+from preprocess.shared.errors import SettingError, StoreError
+from preprocess.source.brats import discover
 
 ODD_NAME = 'é <b>&amp; "x" $y_1$'
 FIGURES = ["augmentations", "clip", "contrasts", "crop", "intensities", "split", "stages", "volumes"]
@@ -157,9 +157,9 @@ def test_a_tumour_beside_the_brain_does_not_choose_the_slice() -> None:
 
 
 def test_the_augmentations_are_those_of_training() -> None:
-    from distsynth.data.feed import augment
+    from distsynth.data.augmentation import augment
     from distsynth.data.randomness import sample_keys
-    from distsynth.data.settings import DataSettings
+    from distsynth.settings import DataSettings
 
     image = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
     many = augment(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.errors import UserError
-from preprocess.grades import grade_in, listed_grades
+from preprocess.shared.errors import UserError
+from preprocess.source.grades import grade_in, listed_grades
 
 
 def table(folder: Path, name: str, *lines: str) -> Path:

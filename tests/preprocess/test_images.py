@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from preprocess.errors import CaseError
-from preprocess.images import load
+from preprocess.shared.errors import CaseError
+from preprocess.source.images import load
 
 OBLIQUE = np.array([[0.1, -1.9, 0.2, 40], [1.0, 0.2, 0.1, -20], [0.0, 0.3, 2.9, 7], [0, 0, 0, 1]])
 OBLIQUE[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [1.0, 2.0, 3.0]  # ITK knows no shear
@@ -88,8 +88,8 @@ READ_ALL = """
 import resource, sys, time
 from pathlib import Path
 import nibabel, SimpleITK
-from preprocess.errors import CaseError
-from preprocess.images import load
+from preprocess.shared.errors import CaseError
+from preprocess.source.images import load
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.errors import StoreError
-from preprocess.locks import only_one
+from preprocess.shared.errors import StoreError
+from preprocess.shared.locks import only_one
 from preprocess.to_zarr import main as to_zarr
 
 INTERRUPTED = Path(__file__).with_name("interrupted.py")
@@ -178,8 +178,8 @@ def test_a_damaged_record_of_a_finished_subject_is_refused_and_made_again_once_i
 HOLDERS = """
 import sys, time
 from pathlib import Path
-from preprocess.errors import StoreError
-from preprocess.locks import only_one
+from preprocess.shared.errors import StoreError
+from preprocess.shared.locks import only_one
 lock, place, end = Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic() + 1.5
 held = 0
 while time.monotonic() < end:

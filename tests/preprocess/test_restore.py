@@ -9,11 +9,11 @@ import pytest
 
 from preprocess import restore, to_zarr
 from preprocess.bias import N4Settings, correct
-from preprocess.brats import discover
 from preprocess.cohort import BACKGROUND, Cohort
-from preprocess.errors import SettingError, StoreError, UserError
 from preprocess.geometry import from_canonical, spacing_of
-from preprocess.scans import read
+from preprocess.shared.errors import SettingError, StoreError, UserError
+from preprocess.source.brats import discover
+from preprocess.source.scans import read
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 FAST = ("workers=1", "recipe.n4.iterations=[2]", "recipe.crop=[60,60,60]", "split.test=1")

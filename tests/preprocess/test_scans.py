@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from preprocess.brats import MODALITIES, Case, discover
-from preprocess.errors import CaseError
-from preprocess.scans import Scans, read
+from preprocess.shared.errors import CaseError
+from preprocess.source.brats import MODALITIES, Case, discover
+from preprocess.source.scans import Scans, read
 
 
 def the_case(folder: Path) -> Case:

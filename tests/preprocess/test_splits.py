@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 from preprocess.splits import SPLITS, Member, SplitSettings, split
 
 

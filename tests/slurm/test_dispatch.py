@@ -13,8 +13,8 @@ from distsynth.tracking.journal import Journal, Line, read
 from slurm import dispatch
 from slurm.cluster import ClusterSettings
 from slurm.dispatch import Dispatcher
+from slurm.outcome import judge
 from slurm.sweep import Run, SweepSettings, plan
-from slurm.verdict import judge
 
 
 @pytest.fixture

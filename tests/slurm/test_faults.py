@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.faults import LOCAL, Settings, on_slurm
+from slurm.bench.faults import LOCAL, Settings, on_slurm
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -24,7 +24,7 @@ Runner = Callable[..., subprocess.CompletedProcess[str]]
     ],
 )
 def test_bad_settings_are_one_sentence(words: list[str], sentence: str, run: Runner, tmp_path: Path) -> None:
-    done = run("slurm.faults", *words, cwd=tmp_path)
+    done = run("slurm.bench.faults", *words, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert sentence in done.stderr
 

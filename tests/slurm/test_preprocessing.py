@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.cohort import Cohort
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 from slurm.cluster import ClusterSettings
 from slurm.preprocessing import launch_preprocessing
 

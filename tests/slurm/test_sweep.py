@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from distsynth import config as configuration
-from preprocess.errors import SettingError
+from preprocess.shared.errors import SettingError
 from slurm.cluster import ClusterSettings, slurm_parameters
 from slurm.launch import read_words
 from slurm.sweep import SweepSettings, plan, product

@@ -32,7 +32,7 @@ LENGTH = [
     "train.epochs=8",
     "train.validate_every=4",
     "train.checkpoint_minutes=0.02",
-    "evaluate.floors=false",
+    "evaluate.baselines=false",
     "evaluate.figures=0",
 ]
 Curves = dict[str, list[tuple[int, float]]]

@@ -1,0 +1,72 @@
+"""What an update of a method costs a device, counted rather than timed: floating-point operations, kernels, bytes of gradients."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from distsynth.bench.synthetic import method_of, noise
+from distsynth.config import Config
+from distsynth.data.batch import Batch
+from distsynth.methods.contract import Made
+from distsynth.ranks.world import World
+from distsynth.training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One update of the last stage on one slice, forward and backward, optimiser steps included; the fullest where updates differ."""
+
+    flops: int  # of convolutions and matrix products; a multiplication and an addition are two
+    kernels: int  # operations that are more than a view
+    gradients: tuple[int, ...]  # bytes, per optimiser step
+
+
+class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.namespace != "prim" and not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+class Untracked(nullcontext[None]):
+    """In place of torch's tracker of modules, whose hooks on their inputs fail where a gradient is taken by an input itself (the penalty's)."""
+
+    parents = frozenset({"Global"})
+
+
+def count(config: Config, pixels: int) -> Counted:
+    """One update, with tensors that have a shape and no content: no arithmetic is done, so that any size takes a second and no memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True):  # random numbers are made by numpy
+        return counted(config, pixels)
+
+
+def counted(config: Config, pixels: int) -> Counted:
+    """The same of an update that is really done, unless a mode of torch's that does no arithmetic is on."""
+    method, size = method_of(config, pixels)
+    stage = method.stages(config.train)[-1]
+    engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
+    gradients: list[int] = []
+    minimise = engine.minimise
+
+    def noted(name: str, batch: Batch) -> Made:
+        gradients.append(sum(4 * p.numel() for p in engine.objectives[name].network.parameters() if p.requires_grad))
+        return minimise(name, batch)
+
+    engine.minimise = noted  # type: ignore[method-assign]
+    flops = FlopCounterMode(display=False)
+    flops.mod_tracker = Untracked()  # type: ignore[assignment]
+    with flops, Kernels() as kernels:
+        stage.update(noise(config.variant, 1, size, kind=method), engine)
+    return Counted(flops.get_total_flops(), kernels.count, tuple(gradients))

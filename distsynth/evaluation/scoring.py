@@ -1,0 +1,230 @@
+"""A run's best checkpoint on held-out patients, whole volumes, beside the baselines. This alone touches the test patients.
+
+Writes evaluation/scores.json:
+
+    {"cards": what each metric was computed on, "copied": {output: input of the baseline `copy`}, "beaten_against": names of the baselines,
+     "cohorts": {"val" | "test" | external name: {"subjects": [...], "scores": {modality: {region: {model: {metric: {mean, std, n}}}}}}},
+     "clip_share": {modality: mean share of the test patients' tumour voxels that the clip changes},
+     "rows": [{cohort, subject, modality, model, region, and those of psnr, ssim, nmae, dice, judge_dice that there are}]}
+
+where model is `synthesised`, a baseline, `lesion_erased`, or `real`, which has the judge's Dice alone; and figures/SUBJECT.png. Of a method that
+makes no images (`segment`) there is `segmentor` in the region `tumour`, with the metric `dice`, and nothing else; "images" is false then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distsynth import config as configuration
+from distsynth.config import Config
+from distsynth.data.cohorts import open_cohort, open_external, read_image, scored
+from distsynth.evaluation import baselines
+from distsynth.evaluation.finished import Finished, Row
+from distsynth.evaluation.judge import Judge
+from distsynth.evaluation.metrics import CARD, score, summarise
+from distsynth.modalities import Variant
+from distsynth.ranks.preemption import StopRequest
+from distsynth.ranks.world import World
+from distsynth.run_directory import RunDirectory, write_json
+from distsynth.tracking.journal import Journal
+from distsynth.training import checkpoint
+from distsynth.training.model import Model, restore, trained_here
+from distsynth.training.precision import allow_tf32
+from distsynth.training.validation import scores_of
+from preprocess.cohort import BACKGROUND, Cohort
+from preprocess.cohort.files import json_digest
+from preprocess.shared.errors import SettingError, StoreError
+
+Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
+
+
+def evaluate(
+    config: Config, run: RunDirectory, world: World, variant: Variant | None = None, stop: StopRequest | None = None
+) -> dict[str, Any]:
+    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own. Raises Stopped
+    when asked to.
+
+    Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
+    trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
+    """
+    allow_tf32(False)  # the same scores whether or not this process has trained
+    state = checkpoint.load(run.checkpoints / "best.pt")
+    if not trained_here(config.data, config, state):
+        raise SettingError(
+            f"{run.path} was not trained on data.store={config.data.store} as it is split now, so that its test patients may be ones it was "
+            "trained on: give the cohort back its split, or score this one with data.external.NAME="
+        )
+    model = restore(config, state).serving(variant or config.variant)
+    config = replace(config, variant=model.variant)
+    model.method.to(world.device)
+    cohort = open_cohort(config.data.store, config.variant, config.data.fold, model.method.incomplete)
+    tasks = list(all_tasks(config, cohort))
+    judge = Judge.of(config, world.device)
+    for _, where, subject in tasks:
+        for networks in (model, judge.model) if judge else (model,):
+            networks.refuse_larger(where, [subject])
+    fitted = None
+    # A method that takes incomplete patients may have no complete one to fit the baselines on.
+    complete = cohort.having(config.variant.modalities).split("gan")
+    if config.evaluate.baselines and model.method.images and complete:
+        fitted = world.gather(
+            baselines.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
+        )[0]
+    world.watchdog.move()
+    pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
+    stop = stop or StopRequest()
+    made_of = json_digest([configuration.to_yaml(config), state["made_from"], state["position"]])
+    finished = Finished(run.evaluation, made_of, world)
+    left = [task for task in tasks if (task[0], task[2]) not in finished.rows]
+    for name, where, subject in stop.before(left[world.rank :: world.size]):
+        if model.method.images:
+            patient = Patient(config, where, subject, model)
+            found = [*patient.rows(fitted), *patient.judged(judge)]
+            if (name, subject) in pictured:
+                patient.draw(run, name)
+        else:
+            found = list(validated(config, where, subject, model, world.device))
+        finished.add((name, subject), [{"cohort": name, "subject": subject, **row} for row in found])
+        world.watchdog.move()
+    stop.agree(world)
+    known = {patient: rows for part in world.gather(finished.rows) for patient, rows in part.items()}
+    rows = [row for name, _, subject in tasks for row in known[name, subject]]
+    scores = collect(config, cohort, tasks, rows, fitted) | {"images": model.method.images}
+    if world.leads:
+        write_json(run.scores, scores)
+        finished.clear()
+    return scores
+
+
+def all_tasks(config: Config, cohort: Cohort) -> Iterator[Task]:
+    """Val and test patients of the run's cohort, and those of the external ones."""
+    for split in ("val", "test"):
+        yield from ((split, cohort, subject) for subject in scored(cohort, cohort.split(split), config.variant))
+    for name, path in config.data.external.items():
+        other, subjects = open_external(path, config.variant)
+        yield from ((name, other, subject) for subject in subjects)
+
+
+def chosen_for_figures(tasks: list[Task], most: int) -> list[tuple[str, str]]:
+    """The first `most` patients of test and of each external cohort."""
+    names = {name for name, _, _ in tasks} - {"val"}
+    return [(name, subject) for wanted in sorted(names) for name, _, subject in [t for t in tasks if t[0] == wanted][:most]]
+
+
+def validated(config: Config, cohort: Cohort, subject: str, model: Model, device: torch.device) -> Iterator[Row]:
+    """What the validation that chose the checkpoint says of a patient with a tumour: one row per output."""
+    if not cohort.labels(subject).any():
+        return
+    model.method.eval()
+    stage = model.method.stages(config.train)[-1]
+    for name, value in scores_of(model, stage, cohort, subject, config.data.clip, device).items():
+        modality, region, metric = name.split("/")
+        yield {"modality": modality, "model": "segmentor", "region": region, metric: value}
+
+
+class Patient:
+    """One held-out patient: truth, prediction and masks, in z-scores clipped as the run's settings say; of the outputs, those it has."""
+
+    def __init__(self, config: Config, cohort: Cohort, subject: str, model: Model) -> None:
+        there = cohort.record(subject).modalities
+        self.kept = [place for place, output in enumerate(config.variant.outputs) if output in there]
+        variant = self.variant = replace(config.variant, outputs=[config.variant.outputs[place] for place in self.kept])
+        self.subject = subject
+        image = read_image(cohort, subject, variant.modalities, config.data.clip)
+        inputs = len(variant.inputs)
+        self.sources, self.truth = image[:inputs], image[inputs:]
+        self.raw_truth = read_image(cohort, subject, variant.outputs, clip=False)
+        self.labels = cohort.labels(subject)
+        self.brain: npt.NDArray[np.bool_] = image[0] != BACKGROUND
+        self.made = model.synthesise(self.sources, self.brain)[self.kept]
+
+    def rows(self, fitted: baselines.Baselines | None) -> Iterator[Row]:
+        """One row per output, model and region."""
+        tumour = self.labels > 0
+        predictions = {"synthesised": self.made, "lesion_erased": baselines.lesion_erased(self.truth, self.brain, tumour)}
+        if fitted:
+            predictions |= {name: made[self.kept] for name, made in fitted.predict(self.sources, self.brain).items()}
+        for model, made in predictions.items():
+            for index, modality in enumerate(self.variant.outputs):
+                try:
+                    scores = score(self.truth[index], made[index], self.brain, tumour, self.raw_truth[index])
+                except ValueError as error:
+                    raise StoreError(f"{self.subject}: {modality}: {error}") from error
+                for region, values in scores.items():
+                    yield {"modality": modality, "model": model, "region": region, **values}
+
+    def judged(self, judge: Judge | None) -> Iterator[Row]:
+        """What the judge finds of the patient's tumour, if both are there: a row per output for the synthesised image and for the real one."""
+        tumour = self.labels > 0
+        if judge is None or not tumour.any():
+            return
+        for model, images in (("synthesised", self.made), ("real", self.truth)):
+            for modality, dice in judge.dice(images, self.variant.outputs, self.brain, tumour).items():
+                yield {"modality": modality, "model": model, "region": "tumour", "judge_dice": dice}
+
+    def draw(self, run: RunDirectory, cohort: str) -> None:
+        from distsynth.evaluation.figures import draw
+
+        title = f"{self.variant.title}   {run.path.name}   {cohort}: {self.subject}"
+        path = run.figures / f"{cohort}_{self.subject}.png"
+        draw(path, title, self.variant, self.sources, self.truth, self.made, self.brain, self.labels)
+
+
+def collect(
+    config: Config, cohort: Cohort, tasks: list[Task], rows: list[Row], fitted: baselines.Baselines | None
+) -> dict[str, Any]:
+    """The content of scores.json."""
+    cohorts = {}
+    for name in dict.fromkeys(name for name, _, _ in tasks):
+        subjects = [subject for at, _, subject in tasks if at == name]
+        cohorts[name] = {"subjects": subjects, "scores": summarise([row for row in rows if row["cohort"] == name])}
+    return {
+        "cards": CARD,
+        "copied": fitted.copied if fitted else {},
+        "beaten_against": list(baselines.BASELINES) if fitted else [],
+        "clip_share": {m: clipped_lesion(cohort, m) for m in config.variant.outputs} if config.data.clip else {},
+        "cohorts": cohorts,
+        "rows": rows,
+    }
+
+
+def clipped_lesion(cohort: Cohort, modality: str) -> float:
+    """Mean share of the test patients' labelled voxels, over labels, that the clip changes."""
+    shares = [share for s in cohort.split("test") for share in cohort.record(s).clip_share.get(modality, {}).values()]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def flat(scores: dict[str, Any]) -> dict[str, float]:
+    """For MLflow: `test/flair/brain/psnr` and the like, and by how much the best baseline is beaten inside the brain."""
+    values = {}
+    for name, cohort in scores["cohorts"].items():
+        for modality, regions in cohort["scores"].items():
+            for region, models in regions.items():
+                for model, suffix in (("synthesised", ""), ("segmentor", ""), ("real", "_real")):
+                    for metric, value in models.get(model, {}).items():
+                        values[f"{name}/{modality}/{region}/{metric}{suffix}"] = value["mean"]
+            baseline = best_baseline(regions.get("brain", {}), scores["beaten_against"])
+            if baseline:
+                values[f"{name}/{modality}/brain/psnr_over_best_baseline"] = (
+                    regions["brain"]["synthesised"]["psnr"]["mean"] - baseline[1]
+                )
+    return values
+
+
+def best_baseline(models: dict[str, Any], names: list[str]) -> tuple[str, float] | None:
+    """Name and mean PSNR of the best baseline of a region."""
+    found = [(name, models[name]["psnr"]["mean"]) for name in names if name in models]
+    return max(found, key=lambda pair: pair[1]) if found else None
+
+
+def journal_scores(run: RunDirectory, scores: dict[str, Any], step: int) -> None:
+    """The scores as a metrics line, so that MLflow gets them."""
+    journal = Journal(run.journal)
+    journal.write("metrics", step=step, values={f"best/{name}": value for name, value in flat(scores).items()})
+    journal.close()

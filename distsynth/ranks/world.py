@@ -1,0 +1,175 @@
+"""The ranks of a run: torchrun's variables or one process, NCCL on GPUs and gloo on CPUs. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distsynth.ranks.watchdog import Watchdog, watched
+from distsynth.settings import LimitSettings
+from preprocess.shared.errors import SettingError, UserError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the ranks."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    watchdog: Watchdog = field(default_factory=Watchdog)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's (picklable) value, on every rank, in rank order."""
+        if self.size == 1:
+            return [value]
+        gathered: list[T] = [value] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def largest(self, value: Tensor) -> Tensor:
+        """The elementwise largest over the ranks, on the CPU."""
+        value = fetched(value)
+        if self.size > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The elementwise mean over the ranks, on the CPU."""
+        value = fetched(value)
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def share(self, write: Callable[[], str], read: Callable[[str], T]) -> T:
+        """One rank of each node writes a file, all of the node's open it, and then its name is removed, so that a killed run leaves
+        nothing. An error of `write` is raised on every rank."""
+        path, failure = "", None
+        if self.local_rank == 0:
+            try:
+                path = write()
+            except UserError as error:
+                failure = error
+        made = self.gather((socket.gethostname(), path, failure))
+        if failures := [found for _, _, found in made if found is not None]:
+            raise failures[0]
+        try:
+            opened = read(next(p for host, p, _ in made if p and host == socket.gethostname()))
+            self.barrier()
+        finally:
+            if path:
+                Path(path).unlink(missing_ok=True)
+        return opened
+
+
+@contextmanager
+def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iterator[World]:
+    """Join the ranks that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT name; without them, be the only one.
+
+    Raises SettingError if a GPU is asked for and there is none for this rank, UserError if a rank does not come in time.
+    """
+    rank, size, local = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    chosen = choose_device(device, local)
+    if size > 1:
+        # On GPUs the networks' gradients alone go by NCCL: numbers of the CPU would otherwise wait for all that the GPU has to do.
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        # The watchdog ends what is stuck, and knows why; torch's own time-out comes after it.
+        patience = timedelta(seconds=2 * max(vars(limits).values()))
+        dist.init_process_group(backend, store=meet(rank, size, limits.start), rank=rank, world_size=size, timeout=patience)
+    with watched(Watchdog(rank, size, limits), connect(False, limits.silence) if size > 1 else None) as watchdog:
+        try:
+            yield World(rank, size, local, chosen, watchdog)
+        finally:
+            gc.collect()  # DDP's reference cycles hold the group: freed only as the interpreter ends, they now and then abort it
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def fetched(value: Tensor) -> Tensor:
+    """The value on the CPU, once the GPU has made it: what it waits for may be another rank, which the watchdog knows by this function's name."""
+    return value.cpu()
+
+
+def gathered(share: Tensor) -> tuple[Tensor, slice]:
+    """The global batch (B, ...) of which `share` is this rank's part, without gradients, and where in it that part lies. Ranks hold parts of
+    one size, in rank order; a single process holds the whole."""
+    if not dist.is_initialized():
+        return share.detach(), slice(0, len(share))
+    parts = [torch.empty_like(share) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, share.detach().contiguous())
+    first = dist.get_rank() * len(share)
+    return torch.cat(parts), slice(first, first + len(share))
+
+
+def meet(rank: int, size: int, seconds: float) -> Store:
+    """The store that all ranks have come to. Raises UserError naming those that do not come."""
+    try:
+        store = connect(rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", seconds)
+    except dist.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"rank {rank} found no rank 0 at {where} within {seconds:g} s (train.limits.start)") from error
+    joined = [f"joined/{other}" for other in range(size)]
+    store.set(joined[rank], "")
+    try:
+        store.wait(joined)
+    except dist.DistError as error:
+        missing = ", ".join(str(other) for other in range(size) if not store.check([joined[other]]))
+        raise UserError(f"rank {missing} of {size} did not join within {seconds:g} s (train.limits.start)") from error
+    return store
+
+
+def connect(host: bool, seconds: float) -> Store:
+    """A connection to the store at MASTER_ADDR:MASTER_PORT, which rank 0 or torchrun holds."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, None, host, timedelta(seconds=seconds), wait_for_workers=False)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+
+
+def choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+    """This rank's device. Raises SettingError if it cannot be had."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    # Slurm may show each task its own GPU alone, or all of the node's to each.
+    index = 0 if count == 1 and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "SLURM_STEP_GPUS" in os.environ else local_rank
+    if index >= count:
+        raise SettingError(
+            f"train.device={device}: local rank {local_rank} finds {count} GPUs: start at most one rank per GPU, or set train.device=cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error says that a connection to another rank broke."""
+    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

@@ -1,0 +1,82 @@
+"""Where a run's first weights come from, and which of them stay as they are (the report's fine-tuning): `train.init_from`, `train.freeze`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distsynth import config as configuration
+from distsynth.config import Config
+from distsynth.methods.contract import Method
+from distsynth.run_directory import RunDirectory
+from distsynth.settings import TrainSettings
+from distsynth.training import checkpoint
+from distsynth.training.model import trained_here
+from preprocess.cohort import Cohort
+from preprocess.shared.errors import SettingError
+
+
+def begin_from(method: Method, config: Config) -> str:
+    """Load and freeze as the settings say, and return a sentence on it. Raises SettingError if a setting fits nothing, an objective would have
+    nothing left to train, or the weights know the test patients; StoreError if the run has no best checkpoint."""
+    said = []
+    if config.train.init_from:
+        said = [take_over(method, config.train.init_from), *refuse_known(config, RunDirectory(config.train.init_from))]
+    if config.train.freeze:
+        said.append(freeze(method, config.train))
+    return "; ".join(said)
+
+
+def take_over(method: Method, run: str) -> str:
+    """Take the weights of a run's best checkpoint that have a place here."""
+    given, own = checkpoint.load(RunDirectory(run).checkpoints / "best.pt")["method"], method.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise SettingError(f"train.init_from={run}: none of its {len(given)} weights has a name and shape of this method's")
+    method.load_state_dict(fitting, strict=False)
+    others = sorted({name.split(".")[0] for name in own.keys() - fitting.keys()})
+    rest = f", the others, of {', '.join(others)}, begin anew" if others else ""
+    return f"{len(fitting)} of {len(own)} weights from {run}{rest}"
+
+
+def refuse_known(config: Config, run: RunDirectory) -> list[str]:
+    """Raise SettingError if the run was trained on this cohort in another fold or split: its weights may know patients that are held out here.
+    Of another cohort nobody can tell: a warning."""
+    own, state, here = configuration.load(run.config), checkpoint.load(run.checkpoints / "best.pt"), config.data
+    folds = range(len(Cohort.open(here.store).manifest["folds"]))
+    known = [fold for fold in folds if trained_here(replace(here, fold=fold), own, state)]
+    if here.fold in known:
+        return []
+    if known or Path(own.data.store).resolve() == Path(here.store).resolve():
+        raise SettingError(
+            f"train.init_from={config.train.init_from} was trained on fold {own.data.fold} of {own.data.store}, or before it was split anew, "
+            "and may know patients that are held out here: take a run of the same fold and split"
+        )
+    return [f"warning: it was trained on {own.data.store}: if patients of that are held out here, the scores mean nothing"]
+
+
+def freeze(method: Method, train: TrainSettings) -> str:
+    """Stop training the parameters whose names are, or begin with, one of `train.freeze`."""
+    names, frozen = train.freeze, 0
+    for start in names:
+        found = [p for name, p in method.named_parameters() if name == start or name.startswith(start + ".")]
+        if not found:
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in method.named_parameters()})
+            raise SettingError(f"train.freeze names {start!r}, which no weight does: there are {', '.join(parts)}")
+        for parameter in found:
+            frozen += parameter.requires_grad
+            parameter.requires_grad_(False)
+    for name in {name: None for stage in method.stages(train) for name in stage.objectives}:
+        if not any(p.requires_grad for p in method.objectives()[name].network.parameters()):
+            raise SettingError(f"train.freeze={names} leaves {name} nothing to train: freeze less")
+    return f"{frozen} weights are frozen"
+
+
+def train_but_frozen(method: Method) -> None:
+    """Training mode, but for batch norms whose weights are frozen: their statistics stay as they are too."""
+    method.train()
+    for part in method.modules():
+        if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()

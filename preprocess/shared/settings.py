@@ -1,0 +1,197 @@
+"""Settings: `key=value` words laid over typed dataclasses, the same way for every command of the project.
+
+    settings = parse(Settings, ["source=brats", "n4.iterations=50"])
+
+Each component owns a dataclass whose fields are made with `setting(default, "what it is, with its unit")`. An unknown key
+is refused with the nearest known one, an ill-typed value with the type that would do, all before any work starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import operator
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from preprocess.shared.errors import SettingError, UserError
+
+T = TypeVar("T")
+
+
+BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "most": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+}
+
+
+def setting(default: Any, doc: str, **bounds: float) -> Any:
+    """A dataclass field with its documentation, and the `least`, `above`, `most` and `below` that its value must be; a list, dict or
+    dataclass type as default is called for each instance."""
+    metadata = {"doc": doc, "bounds": bounds}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def required(doc: str) -> Any:
+    """A dataclass field that has no default: the command refuses to start without it."""
+    return setting(MISSING, doc)
+
+
+def parse(schema: type[T], words: Sequence[str]) -> T:
+    """The dataclass `schema` with the `key=value` words laid over its defaults.
+
+    Raises SettingError for a word that is not `key=value`, an unknown key, an ill-typed or a missing value.
+    """
+    return finish(merge(OmegaConf.structured(schema), dotlist(words)), schema)
+
+
+def dotlist(words: Sequence[str]) -> DictConfig:
+    """`["a.b=1", "c=[x,y]"]` as a nested config; a value that is no YAML, such as `{case}/*.nii`, is the text that it is."""
+    config = OmegaConf.create()
+    for word in words:
+        if "=" not in word or word.startswith("="):
+            raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
+        try:
+            if re.fullmatch(r"[^=]+=0\d+", word):  # a case may be named 007, which YAML would count in octal
+                OmegaConf.update(config, *word.split("=", 1))
+            else:
+                config.merge_with_dotlist([word])
+        except OmegaConfBaseException as error:
+            raise SettingError(f"cannot read the setting {word}: {first_line(error)}") from error
+        except Exception:  # YAML's
+            OmegaConf.update(config, *word.split("=", 1))
+    return config
+
+
+def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
+    """`over` laid on the typed config `base`. Raises SettingError naming the key that does not fit and what would."""
+    merged = base
+    for layer in over:
+        refuse_unknown_keys(base, layer)
+        try:
+            merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            where = error.full_key or "of " + ", ".join(map(str, layer))
+            raise SettingError(f"setting {where}: {first_line(error)}") from error
+    return merged
+
+
+def finish(config: DictConfig, schema: type[T]) -> T:
+    """The typed config as its dataclass, whose `__post_init__` checks run here. Raises SettingError if a value is missing or out of bounds."""
+    try:
+        made = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise SettingError(f"setting {key} is missing: give {key}=… ({documentation(schema, str(key))})") from error
+    except OmegaConfBaseException as error:
+        raise SettingError(f"setting {error.full_key}: {first_line(error)}") from error
+    assert isinstance(made, schema)
+    check_bounds(made)
+    return made
+
+
+def check_bounds(settings: Any, head: str = "") -> None:
+    """Raise SettingError for the first value of a dataclass, or of those in it, that is out of its bounds."""
+    for field in dataclasses.fields(settings):
+        value, bounds = getattr(settings, field.name), field.metadata.get("bounds", {})
+        if dataclasses.is_dataclass(value):
+            check_bounds(value, f"{head}{field.name}.")
+        elif not all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
+            must = " and ".join(f"{BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
+            raise SettingError(f"{head}{field.name}={value} must be {must}")
+
+
+def refuse_unknown_keys(base: DictConfig, layer: DictConfig) -> None:
+    """Raise SettingError, with the nearest known key, for the first key of `layer` that the typed `base` does not have."""
+    known = set(keys(base))
+    for key in keys(layer):
+        if key not in known and not is_free(base, key):
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or last_part_matches(key, known)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(k for k in known if '.' not in k))}"
+            raise SettingError(f"unknown setting {key}: {hint}")
+
+
+def last_part_matches(key: str, known: set[str]) -> list[str]:
+    """Known keys anywhere in the tree whose last part is nearest to `key`'s last part (`widht` finds `method.width`)."""
+    tails = {k.rsplit(".", 1)[-1]: k for k in sorted(known)}
+    return [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1, cutoff=0.7)]
+
+
+def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a nested config, inner nodes included."""
+    for name in config:
+        key = prefix + str(name)
+        yield key
+        unknown = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)  # type: ignore[arg-type]
+        if not unknown and isinstance(config[name], DictConfig):
+            yield from keys(config[name], f"{key}.")
+
+
+def is_free(base: DictConfig, key: str) -> bool:
+    """Whether `key` lies in a part of `base` whose keys are the user's own (a plain dict or an untyped node)."""
+    parts = key.split(".")
+    for depth in range(len(parts)):
+        node = OmegaConf.select(base, ".".join(parts[:depth])) if depth else base
+        if isinstance(node, DictConfig) and OmegaConf.get_type(node) in (dict, None):
+            return True
+        if not isinstance(node, DictConfig) or parts[depth] not in node:
+            return False
+    return False
+
+
+def documentation(schema: Any, key: str) -> str:
+    """The doc string of the field `key` ("a.b") of a dataclass."""
+    for field in dataclasses.fields(schema):
+        head, _, rest = key.partition(".")
+        if field.name == head:
+            inner = field.default_factory if field.default_factory is not dataclasses.MISSING else None
+            if rest and dataclasses.is_dataclass(inner):
+                return documentation(inner, rest)
+            return str(field.metadata.get("doc", ""))
+    return ""
+
+
+def describe(schema: Any, prefix: str = "") -> Iterator[str]:
+    """One line per setting, `key=default  doc`, for `--help`."""
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.default_factory):
+            yield from describe(field.default_factory, f"{prefix}{field.name}.")
+            continue
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        shown = "" if default == MISSING else str(default)
+        yield f"  {f'{prefix}{field.name}={shown}':<42} {field.metadata.get('doc', '')}"
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def command(main: Callable[[list[str]], int], doc: str | None, schema: Any = None) -> None:
+    """Run `main(words)` as a command: `--help` prints `doc` and the settings; a UserError is one sentence and exit status 2."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help", "help") for word in words):
+        print((doc or "").strip())
+        if schema is not None:
+            print("\nsettings (key=default):\n" + "\n".join(describe(schema)))
+        raise SystemExit(0)
+    try:
+        raise SystemExit(main(words))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,152 @@
+"""One file to an array, header first: no header, and no compressed file, makes a reader take more memory than its voxels need."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.shared.errors import CaseError
+
+SUFFIXES = (".nii", ".nii.gz", ".mha")
+LARGEST = 1024  # voxels along an axis: more is a lying header
+MOST = 2**28  # voxels in all: 1 GB as float32
+INFLATION = 1032  # deflate makes nothing shorter than by this factor (zlib.net/zlib_tech.html)
+SLACK = 2**20  # bytes that a file may hold after its voxels
+LONGEST_HEADER = 2**24  # bytes before the voxels, extensions included
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's millimetres to NIfTI's
+
+
+@dataclass
+class Image:
+    """A file as read."""
+
+    array: npt.NDArray[np.float32]  # (x, y, z) intensities
+    affine: npt.NDArray[np.float64]  # voxel (x, y, z) -> mm, RAS as NIfTI has it
+    dtype: str  # numpy's name of the type that the file stores voxels in
+    scaling: list[float]  # slope and intercept that turn stored voxels into intensities
+
+
+def load(case: str, path: Path) -> Image:
+    """The image of a .nii, .nii.gz or .mha file. Raises CaseError naming the file and what is wrong with it."""
+    if not path.name.lower().endswith(SUFFIXES):
+        raise CaseError(f"{case}: {path.name} is neither {', '.join(SUFFIXES[:-1])} nor {SUFFIXES[-1]}: convert it")
+    try:
+        image = load_mha(path) if path.suffix.lower() == ".mha" else load_nifti(path)
+    except CaseError as error:
+        raise CaseError(f"{case}: {path.name} {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise CaseError(f"{case}: {path.name} cannot be read ({reason}): copy it again") from error
+    if not np.isfinite(image.array).all():
+        raise CaseError(f"{case}: {path.name} holds NaN or infinite intensities: export it again")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise CaseError(f"{case}: {path.name} has no usable affine in its header")
+    return image
+
+
+def load_nifti(path: Path) -> Image:
+    """The whole file passes through the decompressor, so that its checksum is compared."""
+    import nibabel as nib
+
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        head = file.read(nib.Nifti2Header.sizeof_hdr)
+        second = nib.Nifti2Header.sizeof_hdr in (int.from_bytes(head[:4], order) for order in ("little", "big"))
+        kind = nib.Nifti2Image if second else nib.Nifti1Image
+        header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
+        if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+            raise CaseError("is no NIfTI file that holds its own voxels: convert it")
+        dtype, start = header.get_data_dtype(), int(header.get_data_offset())
+        shape = three_axes(header.get_data_shape())
+        size = start + believable(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
+        data = head + file.read(size - len(head) + SLACK + 1)
+    if len(data) < size:
+        raise CaseError(f"is cut off: it holds {len(data)} of {size} bytes: copy it again")
+    if len(data) > size + SLACK:
+        raise CaseError(f"goes on after the {size} bytes that its header tells of: export it again")
+    file = kind.from_bytes(data)
+    with np.errstate(over="ignore"):
+        array = np.asanyarray(file.dataobj).reshape(shape).astype(np.float32)
+    return Image(array, file.affine.astype(np.float64), dtype.name, [float(file.dataobj.slope), float(file.dataobj.inter)])
+
+
+def load_mha(path: Path) -> Image:
+    """MetaImage through ITK, which trusts the header and, with a line on stderr, what it could decompress: both are checked first."""
+    import SimpleITK as sitk
+
+    text, start = mha_header(path)
+    if text.get("ElementDataFile") != "LOCAL":
+        raise CaseError(f"keeps its voxels in {text.get('ElementDataFile', 'no file')}: save it as one file")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("MetaImageIO")
+    reader.ReadImageInformation()
+    shape = three_axes(reader.GetSize())
+    if reader.GetNumberOfComponents() != 1:
+        raise CaseError(f"has {reader.GetNumberOfComponents()} values a voxel: expected one")
+    packed = text.get("CompressedData", "").lower() == "true"
+    dtype = sitk.GetArrayViewFromImage(sitk.Image([1] * reader.GetDimension(), reader.GetPixelID())).dtype
+    size = believable(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
+    if packed:
+        check_stream(path, start, size, int(text.get("CompressedDataSize", 0)))
+    image = reader.Execute()
+    with np.errstate(over="ignore"):
+        array = sitk.GetArrayFromImage(image).T.reshape(shape).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] = (np.reshape(image.GetDirection(), [image.GetDimension()] * 2) * image.GetSpacing())[:3, :3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return Image(array, LPS_TO_RAS @ affine, dtype.name, [1.0, 0.0])
+
+
+def mha_header(path: Path) -> tuple[dict[str, str], int]:
+    """The `key = value` lines before the voxels, and the byte at which these begin."""
+    found: dict[str, str] = {}
+    with path.open("rb") as file:
+        while "ElementDataFile" not in found and (line := file.readline(2**12)) and file.tell() < 2**16:
+            key, _, value = line.decode("ascii", "replace").partition("=")
+            found[key.strip()] = value.strip()
+        return found, file.tell()
+
+
+def check_stream(path: Path, start: int, size: int, packed_size: int) -> None:
+    """Raise CaseError or zlib.error unless the zlib stream at byte `start` unpacks to `size` bytes, in bounded memory."""
+    stream, length = zlib.decompressobj(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while length <= size and not stream.eof and (part := stream.unconsumed_tail or file.read(2**20)):
+            length += len(stream.decompress(part, 2**20))
+    if length > size:
+        raise CaseError(f"goes on after the {size} bytes that its header tells of: export it again")
+    if length < size or not stream.eof or start + packed_size > path.stat().st_size:
+        raise CaseError(f"is cut off: it holds {length} of {size} bytes: copy it again")
+
+
+def three_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape without trailing axes of 1. Raises CaseError unless three axes are left that an MRI can have."""
+    three = tuple(shape[:3]) if set(shape[3:]) <= {1} else tuple(shape)
+    if len(three) != 3 or max(three) > LARGEST or min(three) < 1 or math.prod(three) > MOST:
+        limit = f"three axes of at most {LARGEST} voxels, {MOST // 10**6} million in all"
+        raise CaseError(f"has shape {tuple(shape)}: expected {limit}")
+    return three
+
+
+def believable(shape: Sequence[int], dtype: np.dtype[Any], room: int, start: int) -> int:
+    """The bytes of the voxels. Raises CaseError if they are no plain numbers, or if a file with room for `room` cannot hold them."""
+    if dtype.kind not in "iuf":
+        raise CaseError(f"stores voxels as {dtype.name}: expected whole or floating-point numbers")
+    if not 0 <= start <= LONGEST_HEADER:
+        raise CaseError(f"has a header that puts the voxels at byte {start}: export it again")
+    size = math.prod(shape) * dtype.itemsize
+    if start + size > room:
+        raise CaseError(f"is cut off, or its header lies: it cannot hold {shape} voxels of {dtype.name}: copy it again")
+    return size

@@ -1,0 +1,215 @@
+"""What a run is ended for, and in which words: judged from beats, and done to live processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distsynth.config import compose
+from distsynth.ranks import watchdog as module
+from distsynth.ranks.heartbeat import Heartbeat, Seen, birth, machine
+from distsynth.ranks.watchdog import Watchdog
+from distsynth.ranks.world import fetched
+from distsynth.settings import LimitSettings
+from distsynth.tracking.journal import read
+from preprocess.shared.errors import SettingError
+
+ELSEWHERE = Heartbeat(1, "node7 pid:[1]", 71, 5, phase="step", step=30)
+
+
+def seeing(beat: Heartbeat = ELSEWHERE, beaten: float = 0.0, moved: float = 0.0, step: int = 30) -> Watchdog:
+    """Rank 0 of two, at 100 s, that has seen rank 1 beat and move so many seconds ago."""
+    made = Watchdog(0, 2, LimitSettings(silence=20, step=25))
+    made.phase, made.step, made.moved = "step", step, 100.0
+    made.seen = {1: Seen(beat, 100 - beaten, 100 - moved)}
+    made.stands = lambda: ("in feed.py:7", True)  # type: ignore[method-assign]
+    return made
+
+
+def test_a_rank_without_a_sign_of_life_is_named_with_its_machine_and_step() -> None:
+    assert seeing(beaten=19).judge(100) is None
+    verdict = seeing(beaten=21).judge(100)
+    assert verdict is not None
+    assert verdict.sentence == (
+        "rank 1 (process 71 on node7) is stopped or lost at step 30: no sign of life for 20 s (train.limits.silence)"
+    )
+    assert verdict.blamed == (1,)
+
+
+def test_a_broken_connection_shortens_the_wait() -> None:
+    made = seeing(beaten=6)
+    assert made.judge(100) is None
+    made.broken = True
+    assert made.judge(100) is not None
+
+
+def test_a_process_that_is_gone_from_this_machine_is_named_at_once() -> None:
+    mine = birth(os.getpid())
+    assert mine is not None
+    assert seeing(replace(ELSEWHERE, machine=machine(), pid=os.getpid(), born=mine)).judge(100) is None
+    verdict = seeing(replace(ELSEWHERE, machine=machine(), pid=os.getpid(), born=mine - 1), step=31).judge(100)
+    assert verdict is not None
+    assert verdict.sentence == f"rank 1 has died at step 31: its process {os.getpid()} is gone"
+
+
+def test_a_rank_that_hangs_blames_itself_and_one_that_waits_does_not() -> None:
+    made = seeing()
+    made.moved = 70.0
+    assert made.judge(100) is None
+    made.stands = lambda: ("in feed.py:7", False)  # type: ignore[method-assign]
+    verdict = made.judge(100)
+    assert verdict is not None
+    assert verdict.sentence == "rank 0 hangs at step 30, in feed.py:7: no progress for 25 s (train.limits.step)"
+    assert verdict.blamed == (0,)
+
+
+def test_ranks_that_all_wait_are_told_apart_from_one_that_hangs() -> None:
+    made = seeing(moved=31)
+    made.moved = 69.0
+    verdict = made.judge(100)
+    assert verdict is not None
+    assert verdict.sentence.startswith("all 2 ranks wait for each other at step 30")
+
+
+def test_slow_updates_stretch_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    made = Watchdog(limits=LimitSettings(step=25))
+    for step in range(3):
+        made.enter("step", step)
+        clock[0] += 20
+    assert made.limit == 80
+    made.enter("validation", 3)
+    assert made.limit == 600
+
+
+def test_a_checkpoint_that_is_not_written_in_time_is_told() -> None:
+    made = seeing()
+    made.writing = 30, 100 - 301
+    verdict = made.judge(100)
+    assert verdict is not None
+    assert "the checkpoint of step 30 is not written after 300 s" in verdict.sentence
+
+
+def test_a_suspended_rank_does_not_take_its_sleep_for_the_others_silence() -> None:
+    made = seeing(beaten=0)
+    made.exchanged = made.looked = time.monotonic() - 500
+    made.seen[1].beaten = made.moved = made.looked
+    made.forgive_sleep()
+    assert made.judge(time.monotonic()) is None
+
+
+def test_a_limit_below_a_second_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"train\.limits\.step=0.5 must be at least 1"):
+        compose(["train.limits.step=.5"])
+
+
+# -- live processes: ranks started as submitit does, without torchrun to clean up after them ------------------------------
+
+HANGING = """
+import os, time
+from distsynth.methods.tcmgan import TCMGAN
+def update(self, batch, minimise, inner=TCMGAN.train_jointly, calls=[]):
+    calls.append(1)
+    if len(calls) == 3 and os.environ["RANK"] == "1":
+        {what}
+    inner(self, batch, minimise)
+TCMGAN.train_jointly = update
+"""
+LIMITS = ("train.limits.silence=4", "train.limits.step=4")
+
+
+def start(run: Path, store: Path, words: tuple[str, ...], before: str = "") -> list[subprocess.Popen[str]]:
+    """Two ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"{before}\nimport sys\nfrom distsynth.train import main\nfrom preprocess.shared.settings import command\ncommand(main, '')"
+    command = [sys.executable, "-c", code, f"run={run}", f"data.store={store}", *words]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def until(run: Path, step: int, ranks: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + 120
+    while not any(line.get("step", 0) >= step for line in read(run / "journal.jsonl")[0]):
+        assert all(rank.poll() is None for rank in ranks)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("killed 1", "rank 1 has died at step "),
+        ("stopped 0", "no sign of life for 4 s"),
+        ("hangs", "rank 1 hangs at step 6, in <string>:7: no progress for 4 s"),
+        ("fails", "rank 1 failed at step 6: ValueError: no luck"),
+    ],
+)
+def test_all_ranks_end_with_one_sentence_and_none_is_left(
+    store: Path, tiny: tuple[str, ...], tmp_path: Path, fault: str, sentence: str
+) -> None:
+    what = {"hangs": "time.sleep(1000)", "fails": "raise ValueError('no luck')"}.get(fault, "")
+    before = HANGING.format(what=what) if what else ""
+    words = (*tiny, *LIMITS, "train.epochs=1000", "evaluate.baselines=false")
+    ranks = start(tmp_path / "run", store, words, before)
+    until(tmp_path / "run", 6, ranks)
+    if not what:
+        os.kill(ranks[int(fault[-1])].pid, {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[fault.split()[0]])
+    done_at = time.monotonic()
+    errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert time.monotonic() - done_at < 30
+    assert all(rank.returncode != 0 for rank in ranks)
+    said = [line for error in errors for line in error.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, errors
+    assert sentence in said[0]
+    last = read(tmp_path / "run" / "journal.jsonl")[0][-1]
+    assert (last["kind"], last["status"], last["retry"]) == ("end", "failed", True)
+    assert f"error: {last['reason']}" == said[0]
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+
+
+def test_a_rank_that_does_not_come_is_named(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    first, second = start(tmp_path / "run", store, (*tiny, "train.limits.start=5"))
+    second.kill()
+    assert "error: rank 1 of 2 did not join within 5 s (train.limits.start)" in first.communicate(timeout=60)[1]
+    second.communicate()
+
+
+def test_a_rank_that_waits_for_its_gpu_waits_for_the_others() -> None:
+    """What the GPU has to do may be a sum over the ranks; any other place is the rank's own."""
+    arrived, over = threading.Event(), threading.Event()
+
+    class OfGPU:
+        def cpu(self) -> None:
+            arrived.set()
+            over.wait(20)
+
+    for wait, waits in ((lambda: fetched(OfGPU()), True), (OfGPU().cpu, False)):  # type: ignore[arg-type]
+        arrived.clear()
+        over.clear()
+        made = Watchdog(0, 2, LimitSettings())
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert arrived.wait(20)
+        made.main = thread.ident or 0
+        assert made.stands()[1] is waits
+        over.set()
+        thread.join()
