@@ -19,13 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from distsynth.config import Config
 from distsynth.data.batch import Batch
-from distsynth.data.cohorts import open_cohort, open_external, scored
+from distsynth.data.cohorts import Opened, scored
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import key
 from distsynth.methods import registry
 from distsynth.methods.contract import Stage
-from distsynth.preflight import check, left_out
 from distsynth.ranks.preemption import Stopped, StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
@@ -56,18 +55,16 @@ class Position:
 class Trainer:
     """One run, on one rank."""
 
-    def __init__(self, config: Config, run: RunDirectory, world: World, stop: StopRequest) -> None:
-        """Open the cohort, build the method, take up the newest checkpoint. Raises UserError before any work is done."""
+    def __init__(self, config: Config, opened: Opened, run: RunDirectory, world: World, stop: StopRequest) -> None:
+        """Build the method, take up the newest checkpoint. Raises UserError before any work is done."""
         self.config, self.run, self.world, self.stop = config, run, world, stop
-        check(config, world.size)
-        incomplete = registry.method(config.method.name).incomplete
-        self.cohort = open_cohort(config.data.store, config.variant, config.data.fold, incomplete)
-        self.say(left_out(config))
+        self.cohort = opened.cohort
+        self.say(opened.left_out)
         self.patients("gan", "training")
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan"), config.data.clip))
-        for store in config.data.external.values():
-            self.model.refuse_larger(*open_external(store, config.variant))
+        for external in opened.externals.values():
+            self.model.refuse_larger(*external)
         self.model.method.to(world.device)
         lay_out(self.model.method, config.train.channels_last)
         self.warn_of_batch_norm()
@@ -112,7 +109,7 @@ class Trainer:
         found = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
         path = self.world.gather(found[1] if found else None)[0]
         if path is None:
-            self.say(begin_from(self.model.method, self.config))
+            self.say(begin_from(self.model.method, self.config, self.cohort))
             return Position(), None, 0
         state = found[0] if found else checkpoint.load(path)
         if other := differences(state["made_from"], self.made_from):

@@ -130,10 +130,10 @@ def test_the_judge_finds_more_where_there_is_more_and_looks_inside_the_brain_alo
 ) -> None:
     """A segmentor that takes all that is bright for tumour; what lies outside the brain, where networks say anything, is not shown to it."""
     config = judging()
-    judge = Judge.of(config)
+    cohort = Cohort.open(store)
+    judge = Judge.of(config, cohort)
     assert judge is not None
     judge.method.segment = lambda image, target: (image > 0).float()  # type: ignore[method-assign]
-    cohort = Cohort.open(store)
     subject = cohort.split("test")[0]
     real = read_image(cohort, subject, ["t1c", "flair"], True)
     brain, tumour = real[0] != BACKGROUND, cohort.labels(subject) > 0
@@ -151,7 +151,7 @@ def test_the_judge_finds_more_where_there_is_more_and_looks_inside_the_brain_alo
 def test_a_judge_that_does_not_fit_is_refused_before_any_work(
     judging: Callable[..., Config], sweep: Path, store: Path, phantoms: Path, tmp_path: Path, run: Any
 ) -> None:
-    assert Judge.of(judging("evaluate.judge=''")) is None
+    assert Judge.of(judging("evaluate.judge=''"), Cohort.open(store)) is None
     other = tmp_path / "other.zarr"
     shutil.copytree(store, other)
     split = run("preprocess.to_zarr", f"source={phantoms}", f"store={other}", "recipe.n4.iterations=[5]", "split.seed=5")

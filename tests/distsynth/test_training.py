@@ -18,6 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from distsynth import config as configuration
+from distsynth import preflight
 from distsynth.ranks.preemption import Stopped, StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
@@ -42,6 +43,10 @@ def command(run: Path, store: Path, words: tuple[str, ...], ranks: int) -> list[
 def train(run: Path, store: Path, words: tuple[str, ...], ranks: int = 1) -> None:
     done = subprocess.run(command(run, store, words, ranks), capture_output=True, text=True, env=ENV, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def trainer_of(config: configuration.Config, run: RunDirectory) -> Trainer:
+    return Trainer(config, preflight.check(config, 1), run, World(0, 1, 0, torch.device("cpu")), StopRequest())
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -278,7 +283,7 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
 
     monkeypatch.setattr(module, "Patient", killed)
     with pytest.raises(KeyboardInterrupt):
-        module.evaluate(config, run, world)
+        module.evaluate(config, preflight.check(config, 1), run, world)
     kept = run.evaluation / "finished-0.jsonl"
     with kept.open("a") as file:
         file.write('["torn')
@@ -286,14 +291,14 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
     monkeypatch.setattr(module, "Patient", lambda *given: again.append(given[2]) or patient(*given))
     run.scores.unlink()
     shutil.copytree(run.path, tmp_path / "other")
-    module.evaluate(config, run, world)
+    module.evaluate(config, preflight.check(config, 1), run, world)
     assert seen[0] not in again
     assert len(again) == sum(len(cohort["subjects"]) for cohort in json.loads(scores)["cohorts"].values()) - 1
     assert run.scores.read_bytes() == scores
     assert not kept.exists()
     again.clear()
     config.evaluate.figures += 1
-    module.evaluate(config, RunDirectory(tmp_path / "other"), world)
+    module.evaluate(config, preflight.check(config, 1), RunDirectory(tmp_path / "other"), world)
     assert seen[0] in again
 
 
@@ -332,7 +337,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     config = configuration.compose([f"method={method}_small", f"data.store={store}", *words])
     run = RunDirectory(tmp_path / "run")
     monkeypatch.setattr(Trainer, "cheap", True)  # a checkpoint at each epoch's end
-    trainer = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, run)
     objectives = type(trainer.model.method).objectives
 
     def failing(own: Any) -> Any:
@@ -356,7 +361,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     assert found[0]["position"]["total"] == 4
     assert all(value.isfinite().all() for value in found[0]["method"].values())
     monkeypatch.undo()
-    again = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    again = trainer_of(config, run)
     assert again.at.total == 4
     again.fit()
     assert again.at.total == 12
@@ -364,7 +369,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
 
 def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     config = configuration.compose([f"data.store={store}", *tiny])
-    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     engine = Engine(trainer.model.method, trainer.stages[-1], config.train, trainer.world)
     next(trainer.model.method.generator.parameters()).data[0] = torch.nan
     with pytest.raises(NonFinite, match="a weight that generator of method tcmgan, stage joint, trains was not finite at step 0"):
@@ -435,7 +440,7 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     ):
         tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)
         with pytest.raises(UserError, match=sentence):
-            Trainer(configuration.typed(tree), RunDirectory(whole), World(0, 1, 0, torch.device("cpu")), StopRequest())
+            trainer_of(configuration.typed(tree), RunDirectory(whole))
     assert (whole / "journal.jsonl").read_bytes() == before
 
 
@@ -532,7 +537,7 @@ def test_every_update_that_may_compile_has_the_first_ones_time(
     """discogan's second update is another network's, and compiles again."""
     config = configuration.compose([f"data.store={store}", "variant=siso", "method=discogan_small", "train.epochs=1", "train.batch=2",
                                     "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
-    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     assert trainer.model.method.cycle == 3
     monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
     phases: list[str] = []
