@@ -112,7 +112,7 @@ def typed(tree: DictConfig) -> Config:
 @cache  # a sweep composes many runs; merging copies it
 def schema(method: str) -> DictConfig:
     """Every setting with its type and default. Raises SettingError if the method is not known."""
-    base = OmegaConf.structured(Config)
+    base: DictConfig = OmegaConf.structured(Config)
     base.variant = OmegaConf.structured(Variant)
     base.method = OmegaConf.structured(registry.method(method).Settings)
     return base

@@ -1,6 +1,7 @@
 """Patients who lack contrasts train the methods that take them: what the feed gives, who is validated and scored, and what is said of it."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,13 +229,17 @@ def test_another_cohorts_patients_are_scored_on_what_they_have(store: Path, disj
 
 
 def test_a_trained_run_is_scored_on_every_task_of_its_contrasts(
-    trained: RunDirectory, capsys: pytest.CaptureFixture[str]
+    trained: RunDirectory, capsys: pytest.CaptureFixture[str], read_files: Counter[Path]
 ) -> None:
+    """Its cohort is read once for all of them."""
     kind = configuration.load(trained.config).method.name
     words = [f"run={trained.path}", "evaluate.baselines=false", "evaluate.figures=0"]
     assert evaluate.main(words) == 0
     own = trained.scores.read_bytes()
+    read_files.clear()
     assert evaluate.main([*words, "variant=every"]) == 0
+    assert set(read_files.values()) == {1}
+    assert len(read_files) == 1 + 10
     found = {path.parent.name: json.loads(path.read_text()) for path in trained.evaluation.glob("*/scores.json")}
     tasks = {name: list(scores["cohorts"]["test"]["scores"]) for name, scores in found.items()}
     assert len(tasks) == {"stargan": 4, "mmgan": 14}[kind]

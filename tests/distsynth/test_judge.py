@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def test_the_judge_finds_more_where_there_is_more_and_looks_inside_the_brain_alo
         assert judge.dice(images, ["t1c", "flair"], brain, tumour & brain) == {"t1c": 1, "flair": 1}
     missed = np.broadcast_to(low[:, None, None, None], bright.shape).astype(np.float32)
     assert all(value < 0.01 for value in judge.dice(missed, ["t1c", "flair"], brain, tumour & brain).values())
+
+
+def test_a_run_reads_each_cohort_once(sweep: Path, store: Path, tmp_path: Path, read_files: Counter[Path]) -> None:
+    """Also for its judge, for the run that its weights come from, and for a cohort that is external too."""
+    shutil.copytree(store, other := tmp_path / "other.zarr")
+    words = [f"data.external.other={other}", f"data.external.same={store}", f"evaluate.judge={sweep / 'segmentor'}",
+             f"train.init_from={sweep / 'unet'}", "evaluate.baselines=true", "evaluate.figures=0"]  # fmt: skip
+    assert train.main([f"run={tmp_path / 'run'}", f"data.store={store}", "variant=mimo", *UNET, *words]) == 0
+    read = {
+        path / name
+        for path in (store, other)
+        for name in ("manifest.json", *(f"records/{s}.json" for s in Cohort.open(store).subjects))
+    }
+    assert read_files == dict.fromkeys(read, 1) | {store / "manifest.json": 2}  # once more here
 
 
 def test_a_judge_that_does_not_fit_is_refused_before_any_work(
