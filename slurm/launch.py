@@ -29,7 +29,6 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 try:
     from distsynth import config as configuration
     from distsynth import preflight
-    from distsynth.data.cohorts import Cohorts
     from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.shared.errors import StoreError, UserError
@@ -71,8 +70,8 @@ def main(words: Sequence[str]) -> int:
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
-    cohorts, ranks = Cohorts(), launch.cluster.nodes * launch.cluster.ranks
-    for sentence in sorted({preflight.check(run.config, ranks, cohorts).left_out for run in runs} - {""}):
+    opened = preflight.check_all([run.config for run in runs], launch.cluster.nodes * launch.cluster.ranks)
+    for sentence in sorted({each.left_out for each in opened} - {""}):
         print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)
