@@ -9,7 +9,7 @@ from distsynth.methods import registry
 from preprocess.shared.errors import SettingError
 
 
-def check(config: Config, ranks: int) -> None:
+def check(config: Config, ranks: int) -> cohorts.Opened:
     """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, none of its
     subjects has the variant's modalities, or the judge of `evaluate.judge` does not fit."""
     kind = registry.method(config.method.name)
@@ -20,11 +20,11 @@ def check(config: Config, ranks: int) -> None:
                 f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, such as "
                 f"{name}={-(-batch // ranks) * ranks}, or take {fewer} rank{'s' * (fewer > 1)}"
             )
-    cohorts.open_cohort(config.data.store, config.variant, config.data.fold, kind.incomplete)
-    for store in config.data.external.values():
-        cohorts.open_external(store, config.variant)
+    cohort = cohorts.open_cohort(config.data.store, config.variant, config.data.fold, kind.incomplete)
+    externals = {name: cohorts.open_external(store, config.variant) for name, store in config.data.external.items()}
     if config.evaluate.judge:
         Judge.of(config)
+    return cohorts.Opened(cohort, externals, left_out(config))
 
 
 def left_out(config: Config) -> str:

@@ -103,7 +103,7 @@ def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
     world.watchdog.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
     with stop_request() as stop:
         try:
-            trainer = Trainer(config, run, world, stop)
+            trainer = Trainer(config, preflight.check(config, world.size), run, world, stop)
             trainer.fit()
             world.watchdog.enter("evaluation", trainer.at.total)
             scores = evaluate(config, run, world, stop=stop)

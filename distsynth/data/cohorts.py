@@ -4,6 +4,7 @@ say."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,17 @@ import numpy.typing as npt
 from distsynth.modalities import Variant, channels
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.shared.errors import StoreError
+
+External = tuple[Cohort, list[str]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run reads, opened and checked before its work starts."""
+
+    cohort: Cohort
+    externals: dict[str, External]
+    left_out: str = ""
 
 
 def open_cohort(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> Cohort:

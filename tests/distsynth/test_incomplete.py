@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workbench import trainer_of
 
 from distsynth import config as configuration
 from distsynth import evaluate, preflight
@@ -15,6 +16,7 @@ from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.slices import SliceFeed
 from distsynth.evaluation.scoring import evaluate as score
 from distsynth.evaluation.table import write_table
+from distsynth.preflight import check
 from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
@@ -73,7 +75,7 @@ def config_for(store: Path, *words: str) -> Config:
 def train(store: Path, run: Path, *words: str) -> RunDirectory:
     config, directory = config_for(store, *words), RunDirectory(run)
     prepare(directory, config)
-    trainer = Trainer(config, directory, CPU, StopRequest())
+    trainer = trainer_of(config, directory)
     trainer.fit()
     return directory
 
@@ -139,7 +141,7 @@ def test_it_trains_and_complete_patients_alone_are_scored(
     trained: RunDirectory, gappy: Path, names: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = configuration.load(trained.config)
-    assert Trainer(config, RunDirectory(tmp_path / "again"), CPU, StopRequest()).patients("val", "validation") == [names[7]]
+    assert trainer_of(config, RunDirectory(tmp_path / "again")).patients("val", "validation") == [names[7]]
     assert "4 more lack a contrast" in capsys.readouterr().out
     scores = score(config, trained, CPU)
     assert {name: cohort["subjects"] for name, cohort in scores["cohorts"].items()} == {"val": [names[7]], "test": [names[9]]}
@@ -290,13 +292,15 @@ def test_patients_without_a_segmentation_train_no_segmentor(phantoms: Path, name
         "2 of 6 training subjects have no segmentation, from which the method learns, and are left out"
     )
     assert preflight.left_out(config_for(store, "method=unet_small")) == ""
-    trainer = Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
+    trainer = Trainer(
+        config_for(store, *words), check(config_for(store, *words), 1), RunDirectory(tmp_path / "run"), CPU, StopRequest()
+    )
     assert trainer.patients("gan", "training") == [names[i] for i in (1, 2, 4, 5)]
     assert trainer.patients("val", "validation") == [names[i] for i in (6, 7)]
     trainer.fit()
     segment = compose(["method=segment_small", "method.width=2", "variant=simo_t1", f"data.store={store}", "train.epochs=1"])
     with pytest.raises(StoreError, match=f"cohort {store} has no patients in split segmentor for stage segmentor"):
-        Trainer(segment, RunDirectory(tmp_path / "none"), CPU, StopRequest())
+        trainer_of(segment, RunDirectory(tmp_path / "none"))
     cohort = open_cohort(store, segment.variant)
     model = build(segment, cohort, IntensityMap.of(cohort, cohort.split("gan")))
     (stage,) = model.method.stages(segment.train)
@@ -309,5 +313,13 @@ def test_a_cohort_without_segmentations_trains_no_tumour_method(phantoms: Path, 
     store = cohort_without(dict.fromkeys(range(10), ("seg",)), phantoms, names, tmp_path / "none")
     words = ["method=tcmgan_small", "method.segmentor.epochs=0"]
     with pytest.raises(StoreError, match=f"cohort {store} has no patients with a segmentation in split gan for training"):
-        Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
-    Trainer(config_for(store, "method=unet_small"), RunDirectory(tmp_path / "unet"), CPU, StopRequest())
+        Trainer(
+            config_for(store, *words), check(config_for(store, *words), 1), RunDirectory(tmp_path / "run"), CPU, StopRequest()
+        )
+    Trainer(
+        config_for(store, "method=unet_small"),
+        check(config_for(store, "method=unet_small"), 1),
+        RunDirectory(tmp_path / "unet"),
+        CPU,
+        StopRequest(),
+    )

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from workbench import trainer_of
 
 from distsynth import config as configuration
+from distsynth.preflight import check
 from distsynth.ranks.preemption import Stopped, StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
@@ -332,7 +334,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     config = configuration.compose([f"method={method}_small", f"data.store={store}", *words])
     run = RunDirectory(tmp_path / "run")
     monkeypatch.setattr(Trainer, "cheap", True)  # a checkpoint at each epoch's end
-    trainer = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, run)
     objectives = type(trainer.model.method).objectives
 
     def failing(own: Any) -> Any:
@@ -356,7 +358,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     assert found[0]["position"]["total"] == 4
     assert all(value.isfinite().all() for value in found[0]["method"].values())
     monkeypatch.undo()
-    again = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    again = trainer_of(config, run)
     assert again.at.total == 4
     again.fit()
     assert again.at.total == 12
@@ -364,7 +366,9 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
 
 def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     config = configuration.compose([f"data.store={store}", *tiny])
-    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = Trainer(
+        config, check(config, 1), RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest()
+    )
     engine = Engine(trainer.model.method, trainer.stages[-1], config.train, trainer.world)
     next(trainer.model.method.generator.parameters()).data[0] = torch.nan
     with pytest.raises(NonFinite, match="a weight that generator of method tcmgan, stage joint, trains was not finite at step 0"):
@@ -435,7 +439,13 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     ):
         tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)
         with pytest.raises(UserError, match=sentence):
-            Trainer(configuration.typed(tree), RunDirectory(whole), World(0, 1, 0, torch.device("cpu")), StopRequest())
+            Trainer(
+                configuration.typed(tree),
+                check(configuration.typed(tree), 1),
+                RunDirectory(whole),
+                World(0, 1, 0, torch.device("cpu")),
+                StopRequest(),
+            )
     assert (whole / "journal.jsonl").read_bytes() == before
 
 
@@ -532,7 +542,9 @@ def test_every_update_that_may_compile_has_the_first_ones_time(
     """discogan's second update is another network's, and compiles again."""
     config = configuration.compose([f"data.store={store}", "variant=siso", "method=discogan_small", "train.epochs=1", "train.batch=2",
                                     "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
-    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = Trainer(
+        config, check(config, 1), RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest()
+    )
     assert trainer.model.method.cycle == 3
     monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
     phases: list[str] = []
