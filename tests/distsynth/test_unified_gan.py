@@ -238,7 +238,7 @@ def test_the_terms_equal_the_literal_ones(variant: str) -> None:
     method, batch = make(config), batch_for(config)
     literal = Literal(method, config)
     expected = literal.critic_terms(batch) | literal.generator_terms(batch)
-    found = {name: value for o in method.objectives().values() for name, value in o(batch)[1].items()}
+    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
     assert found.keys() == expected.keys()
     for name, value in found.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-9), name
