@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,16 @@ def groups_help(groups: Sequence[str] = GROUPS) -> str:
 
 def typed(tree: DictConfig) -> Config:
     """The tree laid over the schema of its method, checked. Raises SettingError."""
-    name = OmegaConf.select(tree, "method.name") or ""
-    base = OmegaConf.structured(Config)
+    return finish(merge(schema(OmegaConf.select(tree, "method.name") or ""), tree), Config)
+
+
+@cache  # a sweep composes many runs; merging copies it
+def schema(method: str) -> DictConfig:
+    """Every setting with its type and default. Raises SettingError if the method is not known."""
+    base: DictConfig = OmegaConf.structured(Config)
     base.variant = OmegaConf.structured(Variant)
-    base.method = OmegaConf.structured(registry.method(name).Settings)
-    return finish(merge(base, tree), Config)
+    base.method = OmegaConf.structured(registry.method(method).Settings)
+    return base
 
 
 def read_yaml(path: Path) -> DictConfig:

@@ -18,6 +18,7 @@ import json
 import subprocess
 import uuid
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
+@cache
 def code_digest() -> str:
     """sha256 over the project's Python files and configs: names the code that made a run."""
     digest = hashlib.sha256()
@@ -95,6 +97,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+@cache
 def git_commit() -> str:
     """The checkout's commit, with `+` where files differ from it; empty outside git."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,24 @@ class World:
         gathered: list[T] = [value] * self.size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def from_first(self, value: T | None) -> T:
+        """Rank 0's (picklable) value, on every rank; what the others give is not looked at."""
+        given = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(given)
+        return cast("T", given[0])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A UserError that a rank raises inside is raised on every rank, so that none waits for one that has left."""
+        failure = None
+        try:
+            yield
+        except UserError as error:
+            failure = error
+        if failures := [other for other in self.gather(failure) if other is not None]:
+            raise failures[0]
 
     def largest(self, value: Tensor) -> Tensor:
         """The elementwise largest over the ranks, on the CPU."""

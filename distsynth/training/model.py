@@ -111,10 +111,10 @@ def networks_size(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     return (max(size), max(size)) if config.data.rotate else size  # a rotation by 90 degrees needs a square
 
 
-def trained_here(data: DataSettings, own: Config, state: dict[str, Any]) -> bool:
-    """Whether the run `own`, whose checkpoint `state` is, was trained on this cohort, in this fold, as that is split now."""
-    cohort = enough(Cohort.open(data.store, data.fold), own.variant, registry.method(own.method.name).incomplete)
-    return bool(state["made_from"]["store"] == cohort.digest[:12])
+def trained_here(cohort: Cohort, own: Config, state: dict[str, Any]) -> bool:
+    """Whether the run `own`, whose checkpoint `state` is, was trained on this cohort's store, in its fold, as that is split now."""
+    taken = enough(cohort.whole, own.variant, registry.method(own.method.name).incomplete)
+    return bool(state["made_from"]["store"] == taken.digest[:12])
 
 
 def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[list[str]]:

@@ -152,7 +152,7 @@ class Trainer:
         newest = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
         path = self.world.gather(newest[1] if newest else None)[0]
         if path is None:
-            self.say(begin_from(self.model.method, self.config))
+            self.say(begin_from(self.model.method, self.config, self.cohort))
             return Position(), None, 0
         state = newest[0] if newest else checkpoint.load(path)
         if other := differences(state["made_from"], self.made_from):

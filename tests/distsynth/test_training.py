@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from workbench import trainer_of
 
 from distsynth import config as configuration
-from distsynth.preflight import check
-from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth import preflight
+from distsynth.ranks.preemption import Stopped
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
@@ -280,7 +280,7 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
 
     monkeypatch.setattr(module, "Patient", killed)
     with pytest.raises(KeyboardInterrupt):
-        module.evaluate(config, run, world)
+        module.evaluate(config, preflight.check(config, 1), run, world)
     kept = run.evaluation / "finished-0.jsonl"
     with kept.open("a") as file:
         file.write('["torn')
@@ -288,14 +288,14 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
     monkeypatch.setattr(module, "Patient", lambda *given: again.append(given[2]) or patient(*given))
     run.scores.unlink()
     shutil.copytree(run.path, tmp_path / "other")
-    module.evaluate(config, run, world)
+    module.evaluate(config, preflight.check(config, 1), run, world)
     assert seen[0] not in again
     assert len(again) == sum(len(cohort["subjects"]) for cohort in json.loads(scores)["cohorts"].values()) - 1
     assert run.scores.read_bytes() == scores
     assert not kept.exists()
     again.clear()
     config.evaluate.figures += 1
-    module.evaluate(config, RunDirectory(tmp_path / "other"), world)
+    module.evaluate(config, preflight.check(config, 1), RunDirectory(tmp_path / "other"), world)
     assert seen[0] in again
 
 
@@ -366,9 +366,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
 
 def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     config = configuration.compose([f"data.store={store}", *tiny])
-    trainer = Trainer(
-        config, check(config, 1), RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest()
-    )
+    trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     engine = Engine(trainer.model.method, trainer.stages[-1], config.train, trainer.world)
     next(trainer.model.method.generator.parameters()).data[0] = torch.nan
     with pytest.raises(NonFinite, match="a weight that generator of method tcmgan, stage joint, trains was not finite at step 0"):
@@ -439,13 +437,7 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     ):
         tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)
         with pytest.raises(UserError, match=sentence):
-            Trainer(
-                configuration.typed(tree),
-                check(configuration.typed(tree), 1),
-                RunDirectory(whole),
-                World(0, 1, 0, torch.device("cpu")),
-                StopRequest(),
-            )
+            trainer_of(configuration.typed(tree), RunDirectory(whole))
     assert (whole / "journal.jsonl").read_bytes() == before
 
 
@@ -542,9 +534,7 @@ def test_every_update_that_may_compile_has_the_first_ones_time(
     """discogan's second update is another network's, and compiles again."""
     config = configuration.compose([f"data.store={store}", "variant=siso", "method=discogan_small", "train.epochs=1", "train.batch=2",
                                     "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
-    trainer = Trainer(
-        config, check(config, 1), RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest()
-    )
+    trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     assert trainer.model.method.cycle == 3
     monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
     phases: list[str] = []
