@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from distsynth.methods import registry
 from distsynth.modalities import Variant
+from distsynth.run_directory import CONFIGS
 from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import dotlist, finish, merge, required, setting
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 GROUPS = ("variant", "method", "data")
 RENAMED = {"evaluate.floors": "evaluate.baselines", "train.insight": "train.timing"}  # since version 0.1, whose runs still load
 
@@ -39,7 +39,7 @@ class Config:
     seed: int = setting(0, "seed of initial weights, order, augmentation and sampling")
 
     def __post_init__(self) -> None:
-        registry.method(self.method.name).check(self.variant)
+        registry.check(registry.method(self.method.name), self.variant)
 
 
 def compose(words: Sequence[str]) -> Config:

@@ -26,6 +26,7 @@ from preprocess.shared.errors import UserError
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
+CONFIGS = PROJECT / "configs"  # lies beside the packages: the project runs from an editable install
 
 
 class RunDirectory:

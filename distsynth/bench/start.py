@@ -20,7 +20,7 @@ from distsynth.data.intensity_map import IntensityMap
 from distsynth.preflight import check
 from distsynth.ranks.world import World
 from distsynth.tracking.journal import read
-from distsynth.training.model import build, feed_of
+from distsynth.training.model import build
 from preprocess.shared.errors import UserError
 from preprocess.shared.settings import setting
 
@@ -62,5 +62,5 @@ def reading(words: Sequence[str]) -> float:
     subjects = cohort.split(model.method.stages(config.train)[0].split)
     share = World(0, 1, 0, torch.device("cpu")).share
     began = time.perf_counter()
-    feed_of(model.method, cohort, subjects, config.variant, model.mapping, config.data, model.size, share)
+    model.feed(cohort, subjects, config.data, share)
     return time.perf_counter() - began

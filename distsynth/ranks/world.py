@@ -137,10 +137,24 @@ def fetched(value: Tensor) -> Tensor:
     return value.cpu()
 
 
+apart = False  # see `this_rank_only`
+
+
+@contextmanager
+def this_rank_only() -> Iterator[None]:
+    """Inside, `gathered` takes this rank's part for the whole batch, and no rank waits for another."""
+    global apart
+    apart = True
+    try:
+        yield
+    finally:
+        apart = False
+
+
 def gathered(share: Tensor) -> tuple[Tensor, slice]:
     """The global batch (B, ...) of which `share` is this rank's part, without gradients, and where in it that part lies. Ranks hold parts of
     one size, in rank order; a single process holds the whole."""
-    if not dist.is_initialized():
+    if apart or not dist.is_initialized():
         return share.detach(), slice(0, len(share))
     parts = [torch.empty_like(share) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, share.detach().contiguous())

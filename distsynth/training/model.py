@@ -60,6 +60,14 @@ class Model:
         cropped = made[(..., *centre(sources.shape[-2:], self.size))]
         return self.mapping.to_z(cropped.swapaxes(0, 1), self.variant.outputs)
 
+    def feed(self, cohort: Cohort, subjects: Sequence[str], settings: DataSettings, share: Share) -> Feed:
+        """The feed of some subjects as the method wants it, slices or patches; `share` is `World.share`. Raises what `SliceFeed` and `PatchFeed`
+        raise."""
+        kind, common = self.method, (cohort, subjects, self.variant, self.mapping, settings)
+        if kind.patch:
+            return PatchFeed(*common, kind.patch, kind.patches, share)
+        return SliceFeed(*common, self.size, share, kind.paired, kind.incomplete)
+
     def refuse_larger(self, cohort: Cohort, subjects: Sequence[str]) -> None:
         """Raise StoreError if slices of one of another cohort's subjects are larger than the networks' size."""
         for subject in subjects:
@@ -78,6 +86,7 @@ class Model:
     def serving(self, variant: Variant) -> Model:
         """The same networks for another variant. Raises SettingError if they cannot."""
         if variant != self.variant:
+            registry.check_serves(self.method, variant)
             self.method.serve(variant)
         return replace(self, variant=variant)
 
@@ -126,12 +135,3 @@ def restore(config: Config, state: dict[str, Any]) -> Model:
     method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
     method.load_state_dict(state["method"])
     return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held)
-
-
-def feed_of(method: Method, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
-            size: tuple[int, int], share: Share) -> Feed:  # fmt: skip
-    """The feed of some subjects as the method wants it, slices or patches; for `size` and `share`, and for what is raised, see `SliceFeed`
-    and `PatchFeed`."""
-    if method.patch:
-        return PatchFeed(cohort, subjects, variant, mapping, settings, method.patch, method.patches, share)
-    return SliceFeed(cohort, subjects, variant, mapping, settings, size, share, method.paired, method.incomplete)

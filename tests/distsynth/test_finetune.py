@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from workbench import trainer_of
 
-from distsynth import preflight
 from distsynth.bench.synthetic import noise
 from distsynth.config import Config, compose, save
 from distsynth.data.cohorts import trained_on
 from distsynth.methods.contract import Method
 from distsynth.methods.registry import method as registered
-from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth.ranks.preemption import Stopped
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.training import checkpoint
 from distsynth.training.engine import Engine
 from distsynth.training.finetune import begin_from, train_but_frozen
-from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError, StoreError
 
@@ -179,8 +178,8 @@ def test_a_frozen_segmentor_judges_as_it_is(store: Path) -> None:
     begin_from(method, config, Cohort.open(store))
     (stage,) = method.stages(config.train)
     before = deepcopy(method.state_dict())
-    stage.update(noise(config.variant, 2, (32, 32)), engine := Engine(method, stage, config.train, ALONE))
-    engine.updated(1)
+    engine = Engine(method, stage, config.train, ALONE)
+    engine.update(noise(config.variant, 2, (32, 32)))
     assert {"g_seg", "d_loss"} <= (losses := engine.losses_since_last(1)).keys()
     assert "s_loss" not in losses
     moved = {name.split(".")[0] for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
@@ -202,7 +201,7 @@ def test_what_is_taken_over_can_be_frozen(unet: tuple[Path, dict[str, torch.Tens
 def trained(run: Path, store: Path, words: list[str], stop: int = 0) -> dict[str, torch.Tensor]:
     """The weights after training, or after the update at which it is asked to stop."""
     config = compose([*words, f"data.store={store}", "train.epochs=2", "train.steps_per_epoch=4", "train.batch=2"])
-    trainer = Trainer(config, preflight.check(config, 1), RunDirectory(run), ALONE, StopRequest())
+    trainer = trainer_of(config, RunDirectory(run))
     agree = trainer.agree
     trainer.agree = lambda number, due: agree(signal.SIGTERM if trainer.at.total == stop else number, due)  # type: ignore[method-assign]
     try:

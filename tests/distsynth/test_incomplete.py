@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workbench import trainer_of
 
 from distsynth import config as configuration
 from distsynth import evaluate, preflight
@@ -16,14 +17,12 @@ from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.slices import SliceFeed
 from distsynth.evaluation.scoring import evaluate as score
 from distsynth.evaluation.table import write_table
-from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.train import prepare
 from distsynth.training import checkpoint
 from distsynth.training.model import build, restore
-from distsynth.training.trainer import Trainer
 from distsynth.training.validation import scores_of
 from preprocess import to_zarr
 from preprocess.cohort import Cohort
@@ -76,10 +75,6 @@ def train(store: Path, run: Path, *words: str) -> RunDirectory:
     prepare(directory, config)
     trainer_of(config, directory).fit()
     return directory
-
-
-def trainer_of(config: Config, directory: RunDirectory) -> Trainer:
-    return Trainer(config, preflight.check(config, 1), directory, CPU, StopRequest())
 
 
 def left_out(config: Config) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from workbench import trainer_of
 
 from distsynth import config as configuration
 from distsynth import preflight
-from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth.ranks.preemption import Stopped
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
@@ -43,10 +44,6 @@ def command(run: Path, store: Path, words: tuple[str, ...], ranks: int) -> list[
 def train(run: Path, store: Path, words: tuple[str, ...], ranks: int = 1) -> None:
     done = subprocess.run(command(run, store, words, ranks), capture_output=True, text=True, env=ENV, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def trainer_of(config: configuration.Config, run: RunDirectory) -> Trainer:
-    return Trainer(config, preflight.check(config, 1), run, World(0, 1, 0, torch.device("cpu")), StopRequest())
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
