@@ -38,8 +38,8 @@ from distsynth.training.precision import lay_out
 from distsynth.training.profiler import profiled
 from distsynth.training.timing import Timing, seconds_since_start
 from distsynth.training.validation import validate
-from preprocess.cohort import differences
 from preprocess.shared.errors import StoreError, UserError
+from preprocess.shared.settings import differences
 
 
 @dataclass

@@ -17,7 +17,8 @@ from preprocess.bias import Mask, N4Settings, Volume, correct
 from preprocess.geometry import spacing_of, to_canonical
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.settings import setting
-from preprocess.source.brats import MODALITIES, Case
+from preprocess.source.brats import Case
+from preprocess.source.layouts import MODALITIES
 from preprocess.source.scans import read
 
 Method = Callable[[Volume, Mask, Sequence[float]], Volume]  # volume, brain mask, voxel size in mm -> corrected volume

@@ -19,9 +19,9 @@ from pathlib import Path
 from preprocess import to_zarr
 from preprocess.bench.cases import CasesSettings, folder_of_cases
 from preprocess.cohort import Cohort
+from preprocess.cohort.summary import print_seconds
 from preprocess.shared.errors import UserError
 from preprocess.shared.settings import parse, setting
-from preprocess.summary import print_seconds
 
 MEMORY_GOAL = 1.5  # GB of a worker at 240x240x155
 WORKERS_GOAL = 1.8  # times as fast with two workers

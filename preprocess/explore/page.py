@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preprocess.shared.files import write_atomically
+
 PIXELS_PER_INCH = 160 / 100  # a figure's pixels for one of the page's: sharp on a fine screen, as large as it was drawn
 
 
@@ -61,4 +63,4 @@ def write(path: Path, sections: Sequence[Section], **texts: Any) -> None:
     for number, section in enumerate((s for s in sections if s.figure), 1):
         section.number = number
     template = Environment(autoescape=True, trim_blocks=True).from_string(Path(__file__).with_name("page.html").read_text())
-    path.write_text(template.render(sections=sections, **texts), encoding="utf-8")
+    write_atomically(path, template.render(sections=sections, **texts))

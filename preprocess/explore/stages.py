@@ -13,9 +13,9 @@ from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.arrays import array_digest
 from preprocess.geometry import crop, resample, spacing_of, uncrop
 from preprocess.intensity import normalise, statistics
+from preprocess.recipe import Recipe
 from preprocess.source.brats import Case
 from preprocess.source.scans import read
-from preprocess.subject import Recipe
 
 Volumes = npt.NDArray[Any]  # (modality, z, y, x)
 

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from preprocess.phantom.fields import Grid, Volume, smooth_field, step
 from preprocess.shared.errors import UserError
 
-TISSUES = ("white", "grey", "deep_grey", "csf", "vessel", "choroid")
-
 
 @dataclass
 class Anatomy:
@@ -25,7 +23,6 @@ class Anatomy:
 
     tissue: dict[str, Volume]  # (x, y, z), summing to 1 inside the brain
     brain: npt.NDArray[np.bool_]
-    mni: tuple[Volume, Volume, Volume]  # where each voxel lies in MNI space, mm
 
 
 @cache
@@ -53,7 +50,7 @@ def anatomy(rng: np.random.Generator, grid: Grid, push: Volume) -> Anatomy:
     rim = 0.36 + 0.06 * smooth_field(rng, 18, grid)
     brain = largest_part(((grey + white + 0.5 * csf) > rim) & (grey + white + csf > 0.5))
     add_vessels(rng, grid, tissue, mni)
-    return Anatomy(tissue, brain, mni)
+    return Anatomy(tissue, brain)
 
 
 def read_maps(mni: tuple[Volume, Volume, Volume]) -> list[Volume]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from preprocess.phantom.subject import FIELD_OF_VIEW, grade_of, make
 from preprocess.shared.errors import UserError
+from preprocess.shared.files import write_atomically
 
 
 def claim(out: Path, identity: dict[str, Any]) -> None:
@@ -22,8 +23,7 @@ def claim(out: Path, identity: dict[str, Any]) -> None:
         return
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"out={out} holds other files: give an empty folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(identity))
+    write_atomically(file, json.dumps(identity))
 
 
 def write_subject(out: Path, seed: int, spacing: float, number: int) -> bool:

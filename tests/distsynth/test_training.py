@@ -426,11 +426,11 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     for change, sentence in (
         (
             {"method": {"critic": {"width": 8}}},
-            r"\(method.critic.width: 4 there, 8 here\): start a new run, or bring the old back",
+            r"\(method.critic.width: 4 before, 8 now\): start a new run, or bring the old back",
         ),
         (
             {"variant": {"outputs": ["t1", "flair"]}},
-            r"\(variant.outputs: \['t1', 't1c', 'flair'\] there, \['t1', 'flair'\] here\)",
+            r"\(variant.outputs: \['t1', 't1c', 'flair'\] before, \['t1', 'flair'\] now\)",
         ),
     ):
         tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)

@@ -24,10 +24,10 @@ import SimpleITK  # noqa: F401
 import zarr.codecs  # noqa: F401
 
 from preprocess import to_zarr
+from preprocess.recipe import Stopwatch
 from preprocess.shared.errors import UserError
 from preprocess.shared.settings import command
 from preprocess.source.brats import Case
-from preprocess.subject import Stopwatch
 
 os.environ.setdefault("COMMAND_PID", str(os.getpid()))  # of the command, in its workers too; 0: whoever is at work is killed
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")

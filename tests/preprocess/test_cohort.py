@@ -146,7 +146,7 @@ def test_another_recipe_is_refused_with_the_settings_that_differ(tmp_path: Path)
     store = make(tmp_path / "c.zarr")
     before = (store / "manifest.json").read_bytes()
     with (
-        pytest.raises(StoreError, match=r"recipe\.n4\.spacing: 6\.0 there, 4\.0 here"),
+        pytest.raises(StoreError, match=r"recipe\.n4\.spacing: 6\.0 before, 4\.0 now"),
         CohortWriter(store, {"spacing": 0.0, "n4": {"spacing": 4.0}}, MODALITIES).lock(),
     ):
         pass
@@ -188,6 +188,6 @@ def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path, name: str
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match="is no cohort"):
+    with pytest.raises(StoreError, match="is not a cohort"):
         make(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

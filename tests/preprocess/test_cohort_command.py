@@ -1,4 +1,4 @@
-"""verify finds whatever is not as it was written and names it; info and tree show what is there; ordinary viewers open a subject."""
+"""verify names every file that has changed; info and tree show what a cohort holds; ordinary viewers open a subject."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def faults(store: Path) -> list[str]:
 
 def test_a_sound_cohort_has_no_fault(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cohort_command(["verify", str(sound)]) == 0
-    assert capsys.readouterr().out == f"{sound}: 2 subjects, every byte is as it was written\n"
+    assert capsys.readouterr().out == f"{sound}: 2 subjects, no byte has changed\n"
 
 
 def test_any_changed_byte_is_found_and_its_file_or_array_named(store: Path) -> None:
@@ -110,7 +110,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "subjects/dotsa/image is not the array that the manifest names",
     ),
     "no record": (lambda s: (s / "records/dotsa.json").unlink(), "records/dotsa.json cannot be read (No such file"),
-    "another record": (retell, "records/dotsa.json is not as it was written"),
+    "another record": (retell, "records/dotsa.json has changed since it was written"),
     "no subject": (forget, "records/dotsa.json cannot be read (No such file"),
     "no metadata": (
         lambda s: (s / "subjects/dotsa/labels/zarr.json").unlink(), "subjects/dotsa/labels/zarr.json cannot be read (No such file"
@@ -119,7 +119,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a stray file": (lambda s: (s / "subjects/dotsa/notes.txt").touch(), "subjects/dotsa/notes.txt does not belong"),
     "a stray file at the top": (lambda s: (s / "notes.txt").touch(), "notes.txt does not belong"),
     "no list of those set aside": (lambda s: (s / "rejected.json").unlink(), "rejected.json cannot be read"),
-    "another list of those set aside": (lambda s: (s / "rejected.json").write_text("{}"), "rejected.json is not as it was written"),
+    "another list of those set aside": (lambda s: (s / "rejected.json").write_text("{}"), "rejected.json has changed since it was written"),
 }  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def test_parts_at_the_same_time_one_of_them_killed_give_the_same_bytes(source: P
 def test_what_a_part_set_aside_is_in_the_cohort_even_after_another_recipe_was_refused(source: Path, tmp_path: Path) -> None:
     (source / "case1" / "case1_t2.nii.gz").unlink()
     assert [make(source, tmp_path / "c.zarr", *FAST, f"part={k}/2") for k in (1, 2)] == [0, 1]
-    with pytest.raises(StoreError, match=r"recipe\.spacing: 0\.0 there, 5\.0 here"):
+    with pytest.raises(StoreError, match=r"recipe\.spacing: 0\.0 before, 5\.0 now"):
         make(source, tmp_path / "c.zarr", *FAST, "recipe.spacing=5")
     assert make(source, tmp_path / "c.zarr", *FAST, "part=finish") == 1
     assert Cohort.open(tmp_path / "c.zarr").rejected["case1"].startswith("case1: no t2 file")
@@ -168,7 +168,7 @@ def test_a_damaged_record_of_a_finished_subject_is_refused_and_made_again_once_i
     make(source, tmp_path / "c.zarr")
     whole, record = contents(tmp_path / "c.zarr"), tmp_path / "c.zarr/records/case1.json"
     record.write_text(record.read_text().replace('"patient": "case1"', '"patient": "case2"'))
-    with pytest.raises(StoreError, match=r"case1\.json is not as it was written.*remove it and run to_zarr again"):
+    with pytest.raises(StoreError, match=r"case1\.json has changed since it was written.*remove it and run to_zarr again"):
         make(source, tmp_path / "c.zarr")
     record.unlink()
     assert make(source, tmp_path / "c.zarr") == 0

@@ -99,12 +99,12 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
     reasons = json.loads((tmp_path / "c.zarr" / "rejected.json").read_text())
     wanted = {
         "cut": "cut_t2.nii.gz cannot be read", "nan": "nan_t1.nii.gz holds NaN", "lacking": "no t2 file",
-        "infinite": "infinite_t1ce.nii.gz holds NaN or infinite", "zero": "zero_t1ce.nii.gz has one intensity",
-        "endless": "endless_flair.nii.gz goes on after", "..": "..: a case cannot have this name",
+        "infinite": "infinite_t1ce.nii.gz holds NaN or infinite", "zero": "zero_t1ce.nii.gz has the same intensity",
+        "endless": "endless_flair.nii.gz is longer than", "..": "..: a case cannot have this name",
         "moved": "different affines",
-        "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has one intensity", "two_volumes": "(28, 28, 28, 2)",
+        "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has the same intensity", "two_volumes": "(28, 28, 28, 2)",
         "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape",
-        "fractions": "are no labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
+        "fractions": "are not labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
         "slice": "slice_t1.nii.gz: bias correction failed",
     }  # fmt: skip
     assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
@@ -179,7 +179,7 @@ def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> N
         (["source=scans", "layout=bids"], "images named as in brats2018"),
         (["source=scans", "pattern={case}/{modality}.nii", "names={T1: t1, gd: t1x}"], "names.gd=t1x must be one of t1"),
         (["source=scans", "store=."], "store=. cannot be a cohort"),
-        (["source=scans", "store=scans"], "is no cohort"),
+        (["source=scans", "store=scans"], "is not a cohort"),
         (["source=broken", "store=c.zarr"], "no case of broken could be used"),
     ],
 )
@@ -202,11 +202,11 @@ def test_run_again_it_keeps_what_is_finished_and_adds_what_is_new(tmp_path: Path
     before = shard.stat().st_mtime_ns
     write_case(tmp_path / "source", "b", seed=1)
     done = to_zarr(*words)
-    assert "1 subjects were finished before and kept" in done.stdout
+    assert "1 subjects were kept from an earlier run" in done.stdout
     assert Cohort.open(tmp_path / "c.zarr").subjects == ["a", "b"]
     assert shard.stat().st_mtime_ns == before
     refused = to_zarr(*words, "recipe.spacing=5")
-    assert (refused.returncode, "recipe.spacing: 0.0 there, 5.0 here" in refused.stderr) == (2, True)
+    assert (refused.returncode, "recipe.spacing: 0.0 before, 5.0 now" in refused.stderr) == (2, True)
 
 
 def test_another_source_is_refused_before_any_work(tmp_path: Path, write_case) -> None:
@@ -252,7 +252,7 @@ def test_killed_it_leaves_whole_subjects_and_no_worker_and_goes_on(tmp_path: Pat
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     done = to_zarr(*words)
     assert done.returncode == 0, done.stderr
-    assert "finished before and kept" in done.stdout
+    assert "were kept from an earlier run" in done.stdout
     cohort = Cohort.open(tmp_path / "c.zarr")
     assert len(cohort.subjects) == 6
     assert all(np.isfinite(cohort.image(subject)).all() for subject in cohort.subjects)
