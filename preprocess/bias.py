@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class N4Settings:
-    """How the bias field is fitted. The defaults take little time and leave little of the field, even of a strong one (`python -m preprocess.bench n4`)."""
+    """How the bias field is fitted. The defaults are fast and leave little of a field, even a strong one (`python -m preprocess.bench n4`)."""
 
     enabled: bool = setting(True, "correct the bias field")
     spacing: float = setting(8.0, "voxel size in mm of the copy that the field is fitted on")

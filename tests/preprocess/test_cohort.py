@@ -1,4 +1,4 @@
-"""The store gives back what was put in, or says what is wrong; it never gives anything else."""
+"""The store returns what was written, or an error; never anything else."""
 
 import json
 import shutil
@@ -54,12 +54,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cohort.labels("sub é 1"), labels)
 
 
-def test_labels_that_are_0_throughout_are_read_as_such(tmp_path: Path) -> None:
+def test_labels_of_only_0_are_read(tmp_path: Path) -> None:
     cohort = Cohort.open(make(tmp_path / "c.zarr", labels=np.zeros(SHAPE, np.uint8)))
     assert not cohort.labels("a").any()
 
 
-def test_one_shard_file_an_array_and_one_chunk_a_slice(tmp_path: Path) -> None:
+def test_one_shard_file_per_array_and_one_chunk_per_slice(tmp_path: Path) -> None:
     store = make(tmp_path / "c.zarr", ("a",))
     assert [str(p.relative_to(store / "subjects/a")) for p in sorted((store / "subjects/a").rglob("c/**/*")) if p.is_file()] == [
         "image/c/0/0/0/0",
@@ -125,7 +125,7 @@ def test_a_bad_record_is_refused(tmp_path: Path) -> None:
         Cohort.open(store).image("a")
 
 
-def test_an_absent_or_unfinished_cohort_is_told_apart(tmp_path: Path) -> None:
+def test_a_missing_and_an_unfinished_cohort_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist"):
         Cohort.open(tmp_path / "none.zarr")
     store = make(tmp_path / "c.zarr")
@@ -186,7 +186,7 @@ def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path, name: str
         make(tmp_path / "c.zarr", (name,))
 
 
-def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="is not a cohort"):
         make(tmp_path)

@@ -29,7 +29,7 @@ def make(source: Path, store: Path, *words: str) -> Path:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, write_case) -> Path:
-    """A store of two subjects, and a case that was set aside, at a path with odd characters."""
+    """A store of two subjects and a case that was set aside, at a path with special characters."""
     place = tmp_path_factory.mktemp("place") / "a [" / "b] é"
     for seed, name in enumerate(NAMES):
         write_case(place / "source" / "HGG" / "x", name, seed=seed, size=12)
@@ -54,7 +54,7 @@ def test_a_sound_cohort_has_no_fault(sound: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"{sound}: 2 subjects, no byte has changed\n"
 
 
-def test_any_changed_byte_is_found_and_its_file_or_array_named(store: Path) -> None:
+def test_any_changed_byte_is_detected_and_its_file_or_array_named(store: Path) -> None:
     rng = np.random.default_rng(0)
     files = sorted(path for path in store.rglob("*") if path.is_file())
     assert len(files) == 4 + 2 * (5 + 2 + 1)
@@ -128,10 +128,10 @@ def test_damage_is_named_with_exit_status_1(store: Path, what: str, capsys: pyte
     damage, sentence = DAMAGE[what]
     damage(store)
     assert cohort_command(["verify", str(store)]) == 1
-    *told, last = capsys.readouterr().out.splitlines()
-    assert any(sentence in line for line in told)
-    assert all("dotsa" in line or "stranger" in line or "notes" in line or "rejected" in line for line in told)
-    assert last == f"{store}: 2 subjects, {len(told)} fault{'s' * (len(told) > 1)}"
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert any(sentence in line for line in lines)
+    assert all("dotsa" in line or "stranger" in line or "notes" in line or "rejected" in line for line in lines)
+    assert last == f"{store}: 2 subjects, {len(lines)} fault{'s' * (len(lines) > 1)}"
 
 
 def test_one_damaged_record_hides_no_fault_of_another_subject(store: Path) -> None:
@@ -151,7 +151,7 @@ def test_verify_as_a_user_runs_it(store: Path, run) -> None:
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
 
-def test_info_shows_what_is_there(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_what_the_cohort_holds(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cohort_command(["info", str(sound)]) == 0
     shown = capsys.readouterr().out
     for line in (
@@ -237,7 +237,7 @@ def many(tmp_path: Path, write_case) -> Path:
     return tmp_path
 
 
-def test_folds_counts_and_an_own_list_are_in_the_manifest(many: Path) -> None:
+def test_folds_counts_and_a_users_list_are_in_the_manifest(many: Path) -> None:
     store = make(many / "source", many / "c.zarr", "require=[t1]", "split.folds=3")
     tested = [Cohort.open(store, fold).split("test") for fold in range(3)]
     assert sorted(chain(*tested)) == Cohort.open(store).subjects

@@ -1,4 +1,4 @@
-"""The first storey stands alone and starts at once."""
+"""The lowest storey needs no other storey and starts fast."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The command, as a user runs it: a folder of NIfTI files in, a cohort out, one sentence for what is wrong."""
+"""The command, as a user runs it: from a folder of NIfTI files to a cohort, with one sentence per mistake."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def test_a_folder_becomes_a_cohort(tmp_path: Path, write_case) -> None:
     mask = image[0] != BACKGROUND
     assert all(((volume != BACKGROUND) == mask).all() for volume in image)
     assert int(mask.sum()) == record.brain_voxels == int((nib.load(files["t1"]).get_fdata() != 0).sum())
-    # the lesion lies left and behind in an LPS file's positive octant, and above
+    # in an LPS file the lesion's octant is left, posterior and superior
     assert np.argwhere(labels).mean(axis=0) - np.argwhere(mask).mean(axis=0) == pytest.approx([4.2, -4.2, -4.2], abs=0.5)
     assert image[3][labels == 2].mean() > 3
     assert not (tmp_path / "my cohort.zarr.partial").exists()
@@ -122,7 +122,7 @@ def test_a_case_without_segmentation_has_labels_of_0(tmp_path: Path, write_case)
 
 
 @pytest.mark.parametrize("layout", ["brats2015", "bids"])
-def test_another_layout_is_found_and_told(tmp_path: Path, write_case, layout: str) -> None:
+def test_another_layout_is_recognised_and_reported(tmp_path: Path, write_case, layout: str) -> None:
     files = write_case(tmp_path / "source", "sub-1_ses-1", layout=layout)
     done = to_zarr(f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", "split.test=1", *FAST)
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def test_a_pattern_with_the_users_own_words(tmp_path: Path, write_case) -> None:
     assert Cohort.open(tmp_path / "c.zarr").labels("a").any()
 
 
-def test_a_case_with_what_is_required_goes_in_on_the_grid_that_is_asked_for(tmp_path: Path, write_case, save) -> None:
+def test_a_case_with_the_required_contrasts_is_resampled_to_the_given_grid(tmp_path: Path, write_case, save) -> None:
     for name, lacking in (("a", "t1"), ("b", "t2")):
         write_case(tmp_path / "source", name)[lacking].unlink()
     flair = tmp_path / "source" / "a" / "a_flair.nii.gz"
@@ -194,7 +194,7 @@ def test_a_mistake_is_one_sentence_and_exit_status_2(tmp_path: Path, write_case,
     assert sentence in done.stderr
 
 
-def test_run_again_it_keeps_what_is_finished_and_adds_what_is_new(tmp_path: Path, write_case) -> None:
+def test_run_again_it_keeps_finished_subjects_and_adds_new_ones(tmp_path: Path, write_case) -> None:
     words = (f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", *FAST)
     write_case(tmp_path / "source", "a")
     assert to_zarr(*words).returncode == 0
@@ -224,13 +224,13 @@ def descendants(pid: int) -> list[int]:
         try:
             parents[int(status.parent.name)] = int(status.read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
-            continue  # ended meanwhile
+            continue  # ended in the meantime
     children = [child for child, parent in parents.items() if parent == pid]
     return children + [g for child in children for g in descendants(child)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_killed_it_leaves_whole_subjects_and_no_worker_and_goes_on(tmp_path: Path, write_case) -> None:
+def test_killed_it_leaves_complete_subjects_and_no_worker_and_continues(tmp_path: Path, write_case) -> None:
     for i in range(6):
         write_case(tmp_path / "source", f"case{i}", seed=i, size=56)
     slow = ("recipe.n4.spacing=4", "recipe.n4.iterations=[40,40]", "workers=2")
