@@ -8,7 +8,7 @@ From top to bottom; a file imports from its own folder or from a lower row:
     recipe.py                                    the preprocessing settings, and what they make of one case
     cohort/                                      the Zarr store: its layout, reading, writing, checking and summary
     source/                                      finding and reading the cases: file names, grades, images, scans
-    splits.py  bias.py  intensity.py  geometry.py    the steps, as functions of names and arrays
-    spline.py                                    cubic B-splines, for bias fields and phantoms
+    splits.py  bias.py  intensity.py             the steps, as functions of names and arrays
+    geometry.py  spline.py                       grids: orientation, resampling, crop; cubic B-splines on them
     shared/                                      what all three storeys use: settings, errors, locks, files
 """

@@ -28,19 +28,15 @@ class N4Settings:
 
     enabled: bool = setting(True, "correct the bias field")
     spacing: float = setting(8.0, "voxel size in mm of the copy that the field is fitted on")
-    iterations: list[int] = setting([50], "most iterations at each level; each level halves the spline's pieces")
+    iterations: list[int] = setting([50], "most iterations at each level; each further level halves the spline's pieces")
     tolerance: float = setting(5e-4, "a level ends when the field changes by less than this")
-    control_points: int = setting(
-        5, "control points of the first level along each axis of the brain's box: 3 more than spline pieces"
-    )
+    control_points: int = setting(5, "along each axis of the brain's box, at the first level: 3 more than spline pieces")
 
     def __post_init__(self) -> None:
         if self.spacing <= 0:
             raise SettingError(f"n4.spacing={self.spacing} must be above 0 mm")
         if not self.iterations or min(self.iterations) < 1:
-            raise SettingError(
-                f"n4.iterations={list(self.iterations)} must give at least one level, with at least 1 iteration each"
-            )
+            raise SettingError(f"n4.iterations={list(self.iterations)} must give at least one level of at least 1 iteration")
         if self.control_points < 4:
             raise SettingError(f"n4.control_points={self.control_points} must be at least 4, as a cubic spline needs")
 

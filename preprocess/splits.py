@@ -37,9 +37,7 @@ class SplitSettings:
     test: float = setting(0.2, "share of the patients for testing; 1 for a cohort used only for testing")
     segmentor: float = setting(0.5, "share of the rest for pre-training the segmentor")
     val: float = setting(0.1, "share of what is then left for choosing checkpoints and runs")
-    counts: list[int] = setting(
-        [], "numbers of patients for segmentor, GAN (with val) and test in place of shares, e.g. [125,125,35]"
-    )
+    counts: list[int] = setting([], "patients for segmentor, GAN (with val) and test, in place of shares, e.g. [125,125,35]")
     folds: int = setting(1, "number of folds, each with other test patients; data.fold= chooses one in training")
     file: str = setting(
         "", "your own split: a CSV with the columns split and patient or subject; others are in no split (split=FILE)"
@@ -72,9 +70,7 @@ def split(members: Sequence[Member], settings: SplitSettings) -> list[Fold]:
     grades = {m.patient: m.grade for m in sorted(members, reverse=True)}  # a patient's first time point comes last and decides
     order = sorted(grades, key=lambda patient: (grades[patient], hashed(patient, settings.seed)))
     if settings.folds > max(1, len(order)):
-        raise SettingError(
-            f"split.folds={settings.folds} needs as many patients, and there are {len(order)}: give a smaller number"
-        )
+        raise SettingError(f"split.folds={settings.folds} needs as many patients, and there are {len(order)}: give fewer folds")
     return [subjects_of(members, patients) for patients in assigned(order, settings)]
 
 

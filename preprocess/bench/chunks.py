@@ -33,9 +33,7 @@ def run(settings: Settings) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "recipe.chunks", "whole subject", "an axial slice", f"a {CUBE}-cube", "MB", title="ms to read, files in the page cache"
-    )
+    table = Table("recipe.chunks", "whole subject", "an axial slice", f"a {CUBE}-cube", "MB", title="ms to read (cached files)")
     with folder_of_cases(settings) as source, tempfile.TemporaryDirectory() as scratch:
         for chunks in ("slice", "patch"):
             store = Path(scratch) / f"{chunks}.zarr"

@@ -106,7 +106,7 @@ def read_scans(cases: Sequence[Case], truth: Path) -> Iterator[Scan]:
             fields, white = np.load(truth / f"{case.name}_log_bias.npz"), np.load(truth / f"{case.name}_white.npz")["white"]
         except OSError as error:
             raise UserError(
-                f"phantoms={truth.parent} lacks the truth of {case.name}: give another folder, where new ones are made"
+                f"phantoms={truth.parent} lacks the truth of {case.name}: give another folder for new ones"
             ) from error
         for modality, volume in zip(MODALITIES, scans.volumes, strict=True):
             kind = case.files[modality].name.removeprefix(f"{case.name}_").partition(".")[0]

@@ -71,7 +71,7 @@ def flag_section(flagged: Sequence[Flag]) -> Section:
     if not flagged:
         return Section("Flags", lines=["Nothing is odd.", checked])
     rows = [(flag.subject, flag.contrast, flag.what, flag.number) for flag in flagged]
-    first = f"{len(flagged)} in {len({flag.subject for flag in flagged})} subjects or cases."
+    first = f"{len(flagged)} flags in {len({flag.subject for flag in flagged})} subjects or cases."
     return Section(
         "Flags", lines=[first, checked], tables=[Table(("subject", "contrast", "what", "number"), rows, [3], tall=True)]
     )
@@ -84,7 +84,7 @@ def contrasts(cohort: Cohort, sample: Sequence[str], out: Path) -> Section:
     if any(cohort.record(subject).label_voxels for subject in subjects):
         caption = (
             caption.replace("most brain", "most tumour")
-            + " Right: the last contrast with the outlines of the labels, by BRATS's names."
+            + " Right: the last contrast with the labels' outlines, by BRATS's names."
         )
     return Section("Contrasts and segmentation", caption, path, dark=True)
 
@@ -155,9 +155,7 @@ def crop(cohort: Cohort, out: Path) -> Section:
     worst = losses(cohort)
     path = charts.draw_losses(out / "crop.png", cohort, worst)
     size = by(cohort.recipe["crop"])
-    caption = (
-        f"Share of the brain outside the crop of {size} mm (x, y, z), which is centred on the brain; dashed: {100 * LOST:g} %."
-    )
+    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on the brain; dashed: {100 * LOST:g} %."
     if not worst:
         return Section("Brain outside the crop", caption, path, lines=["All of the brain is inside the crop."])
     rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_mm(cohort.record(s)))) for s, share in worst]
