@@ -18,6 +18,7 @@ import json
 import subprocess
 import uuid
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
+CONFIGS = PROJECT / "configs"  # lies beside the packages: the project runs from an editable install
 
 
 class RunDirectory:
@@ -72,6 +74,7 @@ class RunDirectory:
         return identity
 
 
+@cache
 def code_digest() -> str:
     """sha256 over the project's Python files and configs: names the code that made a run."""
     digest = hashlib.sha256()
@@ -86,6 +89,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+@cache
 def git_commit() -> str:
     """The checkout's commit, with `+` where files differ from it; empty outside git."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]

@@ -29,6 +29,7 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 try:
     from distsynth import config as configuration
     from distsynth import preflight
+    from distsynth.data.cohorts import Cohorts
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.shared.errors import StoreError, UserError
     from preprocess.shared.files import write_json
@@ -70,9 +71,8 @@ def main(words: Sequence[str]) -> int:
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
-    for run in runs:
-        preflight.check(run.config, launch.cluster.nodes * launch.cluster.ranks)
-    for sentence in sorted({preflight.left_out(run.config) for run in runs} - {""}):
+    cohorts, ranks = Cohorts(), launch.cluster.nodes * launch.cluster.ranks
+    for sentence in sorted({preflight.check(run.config, ranks, cohorts).left_out for run in runs} - {""}):
         print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from distsynth import config as configuration
 from distsynth.bench.words import apart
-from distsynth.config import CONFIGS, compose
+from distsynth.config import compose
 from distsynth.evaluation.scoring import best_baseline
 from distsynth.evaluation.table import Scored, beside_baseline, cell, dice, markdown, mean, number, scores_of, together
 from distsynth.methods import registry
 from distsynth.modalities import Modality, Variant
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import CONFIGS, RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
 from distsynth.training.model import restore

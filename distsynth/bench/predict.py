@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from distsynth.bench.cost_model import FABRICS, PER_NODE, Fabric, Work, communication, step, worth_it
 from distsynth.bench.flops import Counted, count
 from distsynth.bench.synthetic import shipped
-from distsynth.config import CONFIGS
+from distsynth.run_directory import CONFIGS
 
 if TYPE_CHECKING:
     from distsynth.bench.scaling import ScalingSettings

@@ -23,7 +23,7 @@ import torch
 
 from distsynth import config as configuration
 from distsynth.config import Config
-from distsynth.data.cohorts import open_cohort, open_external, read_image, scored
+from distsynth.data.cohorts import Opened, read_image, scored
 from distsynth.evaluation import baselines
 from distsynth.evaluation.finished import Finished, Row
 from distsynth.evaluation.judge import Judge
@@ -46,17 +46,22 @@ Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, t
 
 
 def evaluate(
-    config: Config, run: RunDirectory, world: World, variant: Variant | None = None, stop: StopRequest | None = None
+    config: Config,
+    opened: Opened,
+    run: RunDirectory,
+    world: World,
+    variant: Variant | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own. Raises Stopped
-    when asked to.
+    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own, for which the
+    cohorts are opened then. Raises Stopped when asked to.
 
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
     trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
     """
     allow_tf32(False)  # the same scores whether or not this process has trained
     state = checkpoint.load(run.checkpoints / "best.pt")
-    if not trained_here(config.data, config, state):
+    if not trained_here(opened.cohort, config, state):
         raise SettingError(
             f"{run.path} was not trained on data.store={config.data.store} as it is split now, so that its test patients may be ones it was "
             "trained on: give the cohort back its split, or score this one with data.external.NAME="
@@ -64,9 +69,9 @@ def evaluate(
     model = restore(config, state).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
-    cohort = open_cohort(config.data.store, config.variant, config.data.fold, model.method.incomplete)
-    tasks = list(all_tasks(config, cohort))
-    judge = Judge.of(config, world.device)
+    cohort = opened.cohort
+    tasks = list(all_tasks(opened, config.variant))
+    judge = Judge.of(config, cohort, world.device)
     for _, where, subject in tasks:
         for networks in (model, judge.model) if judge else (model,):
             networks.refuse_larger(where, [subject])
@@ -74,9 +79,9 @@ def evaluate(
     # A method that takes incomplete patients may have no complete one to fit the baselines on.
     complete = cohort.having(config.variant.modalities).split("gan")
     if config.evaluate.baselines and model.method.images and complete:
-        fitted = world.gather(
+        fitted = world.from_first(
             baselines.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
-        )[0]
+        )
     world.watchdog.move()
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
     stop = stop or StopRequest()
@@ -103,12 +108,12 @@ def evaluate(
     return scores
 
 
-def all_tasks(config: Config, cohort: Cohort) -> Iterator[Task]:
+def all_tasks(opened: Opened, variant: Variant) -> Iterator[Task]:
     """Val and test patients of the run's cohort, and those of the external ones."""
+    cohort = opened.cohort
     for split in ("val", "test"):
-        yield from ((split, cohort, subject) for subject in scored(cohort, cohort.split(split), config.variant))
-    for name, path in config.data.external.items():
-        other, subjects = open_external(path, config.variant)
+        yield from ((split, cohort, subject) for subject in scored(cohort, cohort.split(split), variant))
+    for name, (other, subjects) in opened.externals.items():
         yield from ((name, other, subject) for subject in subjects)
 
 

@@ -17,8 +17,8 @@ from preprocess.cohort import Cohort
 def validate(
     model: Model, stage: Stage, cohort: Cohort, subjects: Sequence[str], clip: bool, world: World, stop: StopRequest
 ) -> dict[str, float]:
-    """The stage's scores, `modality/region/metric`, averaged over the subjects that have the modality, the same on every rank. Raises Stopped,
-    on every rank, if one was asked to stop."""
+    """The stage's scores, `modality/region/metric`: means over the subjects that have the modality, the same on every rank. Raises Stopped on
+    every rank if one was asked to stop."""
     model.method.eval()
     mine = {}
     with torch.no_grad():
@@ -26,16 +26,16 @@ def validate(
             mine[subject] = scores_of(model, stage, cohort, subject, clip, world.device)
             world.watchdog.move()
     stop.agree(world)
-    found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
+    all_scores = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
     values: dict[str, list[float]] = {}
-    for subject in sorted(found):
-        for name, score in found[subject].items():
+    for subject in sorted(all_scores):
+        for name, score in all_scores[subject].items():
             values.setdefault(name, []).append(score)
     return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def scores_of(model: Model, stage: Stage, cohort: Cohort, subject: str, clip: bool, device: torch.device) -> dict[str, float]:
-    """A subject's scores, `modality/region/metric`, of the modalities that it has, none of the tumour where it has no segmentation. Raises
+    """A subject's scores, `modality/region/metric`, for the modalities that it has; no tumour scores where it has no segmentation. Raises
     StoreError if its image is damaged."""
     image = read_image(cohort, subject, model.variant.modalities, clip, incomplete=True)
     scores = stage.validate(model.patient(image, cohort.labels(subject)).to(device))

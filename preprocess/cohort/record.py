@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.cohort.files import REMEDY, file_digest, read_json, record_path
+from preprocess.cohort.files import REMEDY, record_path
 from preprocess.shared.errors import StoreError
 
 
@@ -51,10 +53,11 @@ def read_record(store: Path, subject: str, digest: str) -> Record:
     """Raises StoreError if the record's file is missing or its sha256 is not `digest`."""
     path = record_path(store, subject)
     try:
-        if file_digest(path) != digest:
+        written = path.read_bytes()
+        if hashlib.sha256(written).hexdigest() != digest:
             raise StoreError(f"{path} has changed since it was written: {REMEDY}")
-        return Record(**read_json(path)["record"])
+        return Record(**json.loads(written)["record"])
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is not a record of this version: remove it and run to_zarr again") from error

@@ -10,7 +10,7 @@ from distsynth.bench.__main__ import main
 from distsynth.bench.flops import count, counted
 from distsynth.bench.methods import plan
 from distsynth.bench.synthetic import shipped
-from distsynth.config import CONFIGS
+from distsynth.run_directory import CONFIGS
 from preprocess.shared.settings import command
 
 

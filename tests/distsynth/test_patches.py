@@ -12,13 +12,13 @@ from torch import Tensor
 from distsynth.config import compose
 from distsynth.data import patches
 from distsynth.data.batch import Batch
-from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.patches import AT_ONCE, PatchFeed, assembled, first_voxel, tiles
 from distsynth.data.randomness import sample_keys
+from distsynth.data.slices import SliceFeed
 from distsynth.ranks.world import World
 from distsynth.settings import DataSettings
-from distsynth.training.model import build, feed_of
+from distsynth.training.model import build
 from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError
 
@@ -147,13 +147,12 @@ def test_chunks_of_patches_are_read_alike(store: Path, phantoms: Path, tmp_path:
     assert same(slices, cubes)
 
 
-@pytest.mark.parametrize(("preset", "kind"), [("tcmgan_small", Feed), ("unified_gan_small", PatchFeed)])
+@pytest.mark.parametrize(("preset", "kind"), [("tcmgan_small", SliceFeed), ("unified_gan_small", PatchFeed)])
 def test_the_method_says_which_feed(preset: str, kind: type, store: Path) -> None:
     config = compose([f"data.store={store}", f"method={preset}"])
     cohort = Cohort.open(store)
     model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
-    args = (cohort, cohort.split("gan")[:1], config.variant, model.mapping, config.data, model.size, WORLD.share)
-    feed = feed_of(model.method, *args)
+    feed = model.feed(cohort, cohort.split("gan")[:1], config.data, WORLD.share)
     assert type(feed) is kind
     if isinstance(feed, PatchFeed):
         assert (feed.patch, len(feed)) == (config.method.patch, config.method.patches)

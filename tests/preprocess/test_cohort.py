@@ -1,14 +1,16 @@
 """The store returns what was written, or an error; never anything else."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from preprocess.cohort import BACKGROUND, Cohort, CohortWriter, Record
+from preprocess.cohort import BACKGROUND, Cohort, CohortWriter, Record, reader
 from preprocess.shared.errors import CaseError, StoreError
 
 MODALITIES = ["t1", "t1c", "t2", "flair"]
@@ -123,6 +125,59 @@ def test_a_bad_record_is_refused(tmp_path: Path) -> None:
     (store / "records" / "a.json").write_text('{"record": {}}')
     with pytest.raises(StoreError, match=r"a\.json"):
         Cohort.open(store).image("a")
+
+
+class CountedName(str):
+    """A subject's name that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_selecting_subjects_takes_time_in_proportion_to_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of n subjects is compared a few times, not n or n x n times."""
+    names = [CountedName(f"case{number:04}") for number in range(1252)]
+    read: list[str] = []
+
+    def read_record(store: Path, subject: str, digest: str) -> Record:
+        read.append(subject)
+        return replace(record(subject), modalities=MODALITIES[: 3 if subject == "case0700" else 4])
+
+    monkeypatch.setattr(reader, "read_record", read_record)
+    fold = {"segmentor": names[:500], "gan": names[500:1000], "val": names[1000:1050], "test": names[1050:]}
+    manifest = {
+        "recipe": {},
+        "modalities": MODALITIES,
+        "folds": [fold, fold],
+        "subjects": {name: {"record": ""} for name in names},
+    }
+    cohort = Cohort(tmp := Path("c.zarr"), manifest)
+    CountedName.compared = 0
+    fewer = cohort.having(MODALITIES)
+    assert len(fewer.subjects) == len(fewer.records) == 1251
+    assert cohort.in_fold(1).having(MODALITIES).subjects == fewer.subjects
+    assert fewer.whole is cohort
+    assert cohort.having(MODALITIES) is fewer
+    assert CountedName.compared < 20 * len(names)
+    assert sorted(read) == names
+    assert fewer.path == tmp
+
+
+def test_a_cohort_takes_what_it_has_read_to_another_process(tmp_path: Path) -> None:
+    cohort = Cohort.open(make(tmp_path / "c.zarr"))
+    assert cohort.having(["t1"]) is cohort
+    digest = cohort.digest
+    for name in ("manifest.json", "records/a.json", "records/b.json"):
+        (tmp_path / "c.zarr" / name).unlink()
+    taken = pickle.loads(pickle.dumps(cohort))
+    assert taken.record("a") == record("a")
+    assert (taken.whole.split("gan"), taken.digest) == (["a", "b"], digest)
+    np.testing.assert_array_equal(taken.labels("b"), arrays(1)[1])
 
 
 def test_a_missing_and_an_unfinished_cohort_have_different_errors(tmp_path: Path) -> None:

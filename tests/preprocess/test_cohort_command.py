@@ -242,7 +242,7 @@ def test_folds_counts_and_a_users_list_are_in_the_manifest(many: Path) -> None:
     tested = [Cohort.open(store, fold).split("test") for fold in range(3)]
     assert sorted(chain(*tested)) == Cohort.open(store).subjects
     assert len({Cohort.open(store, fold).digest for fold in range(3)}) == 3
-    with pytest.raises(StoreError, match="has folds 0 to 2 and fold 3 is asked for"):
+    with pytest.raises(StoreError, match="has no fold 3: its folds are 0 to 2"):
         Cohort.open(store, 3)
     make(many / "source", store, "require=[t1]", "split.counts=[1,2,1]", "split.val=0.5")
     assert [len(Cohort.open(store).split(name)) for name in ("segmentor", "gan", "val", "test")] == [1, 1, 1, 1]

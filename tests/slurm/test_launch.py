@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from mlflow import MlflowClient
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
+from preprocess.cohort import Cohort
+from slurm import launch
 from slurm.controller import ranks_of
 
 LAUNCH = str(Path(__file__).parents[2] / "slurm" / "launch.py")
@@ -116,6 +119,29 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, run: Runne
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert sentence in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_runs_read_the_cohort_once_and_are_submitted_at_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_files: Counter[Path]
+) -> None:
+    """With stand-ins for Slurm's commands and for MLflow."""
+    for name in ("sbatch", "srun", "squeue"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho $# >> {tmp_path}/{name}.calls\necho Submitted batch job 7\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(launch, "Sync", lambda folder: None)
+    monkeypatch.setattr(launch, "carry_out", lambda settings, states, dispatcher, sync: dispatcher.poll())
+    monkeypatch.setattr(launch, "conclude", lambda states, sync: 0)
+    axes = [
+        "sweep.axes.variant=[siso,simo,mimo]",
+        "sweep.axes.train.lr=[1e-3,2e-3]",
+        "sweep.axes.method=[unet_small,segment_small]",
+    ]
+    assert launch.main(["cluster=slurm", "sweep.name=many", f"data.store={store}", f"runs={tmp_path / 'runs'}", *axes]) == 0
+    assert set(read_files.values()) == {1}
+    assert len(read_files) == 1 + len(Cohort.open(store).subjects)
+    assert len(list((tmp_path / "runs" / "many").glob("*/job.json"))) == 12
+    assert (tmp_path / "sbatch.calls").read_text().count("\n") == 1
 
 
 def alive(folder: Path) -> list[str]:
