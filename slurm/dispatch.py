@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, read, write_end
 from preprocess.shared.errors import SettingError, StoreError
+from preprocess.shared.files import write_json
 from slurm import controller, squeue
 from slurm.cluster import ClusterSettings, submit
 from slurm.job import TrainJob

@@ -29,9 +29,9 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 try:
     from distsynth import config as configuration
     from distsynth import preflight
-    from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.shared.errors import StoreError, UserError
+    from preprocess.shared.files import write_json
     from preprocess.shared.locks import only_one
     from preprocess.shared.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings

@@ -15,9 +15,9 @@ from typing import Any
 
 from preprocess import to_zarr
 from preprocess.cohort import Cohort, CohortWriter
+from preprocess.cohort.summary import summarise
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.settings import parse
-from preprocess.summary import summarise
 from slurm import squeue
 from slurm.cluster import ClusterSettings, submit
 from slurm.dispatch import last_words

@@ -11,9 +11,8 @@ from typing import Any
 from distsynth import config as configuration
 from distsynth.config import Config, compose
 from distsynth.run_directory import RunDirectory
-from preprocess.cohort import differences
 from preprocess.shared.errors import SettingError
-from preprocess.shared.settings import dotlist, setting
+from preprocess.shared.settings import differences, dotlist, flatten, setting
 
 
 @dataclass
@@ -68,15 +67,6 @@ def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             raise SettingError(f"sweep.axes.{key}={values} must be a list of values, for example [1e-4,2e-4]")
     for values in itertools.product(*flat.values()):
         yield {key: shown(value) for key, value in zip(flat, values, strict=True)}
-
-
-def flatten(axes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{train: {lr: [...]}} as ("train.lr", [...])."""
-    for key, value in axes.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def shown(value: Any) -> str:

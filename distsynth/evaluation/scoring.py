@@ -31,7 +31,7 @@ from distsynth.evaluation.metrics import CARD, score, summarise
 from distsynth.modalities import Variant
 from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.model import Model, restore, trained_here
@@ -40,6 +40,7 @@ from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.files import json_digest
 from preprocess.shared.errors import SettingError, StoreError
+from preprocess.shared.files import write_json
 
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 

@@ -37,8 +37,8 @@ from distsynth.training.profiler import profiled
 from distsynth.training.rehearsal import warm_up
 from distsynth.training.timing import Timing, seconds_since_start
 from distsynth.training.validation import validate
-from preprocess.cohort import differences
 from preprocess.shared.errors import UserError
+from preprocess.shared.settings import differences
 
 
 @dataclass

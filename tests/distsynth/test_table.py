@@ -10,7 +10,8 @@ from distsynth import config as configuration
 from distsynth.config import compose
 from distsynth.evaluation.metrics import summarise
 from distsynth.evaluation.table import write_table
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
+from preprocess.shared.files import write_json
 
 
 def cells(psnr: float, baseline: float) -> dict[str, Any]:
