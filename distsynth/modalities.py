@@ -10,6 +10,10 @@ from preprocess.shared.errors import SettingError, StoreError
 from preprocess.shared.settings import required
 
 
+class UnservedVariant(SettingError):
+    """A method does not serve a variant."""
+
+
 class Modality(StrEnum):
     """One MRI contrast. `T1C` is T1 after gadolinium. The label map is not a modality."""
 

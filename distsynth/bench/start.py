@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distsynth import metric_names
 from distsynth.bench.words import apart
 from distsynth.tracking.journal import read
 from preprocess.shared.errors import UserError
 from preprocess.shared.settings import setting
 
 GOAL = 10.0  # seconds
+FIRST_STEP = metric_names.seconds("first_step")
 
 
 @dataclass
@@ -40,9 +42,5 @@ def first_step(words: Sequence[str]) -> float:
         done = subprocess.run([sys.executable, "-m", "distsynth.train", f"run={run}", *words], capture_output=True, text=True)
         if done.returncode:
             raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
-        found = [
-            line["values"]["time/first_step_s"]
-            for line in read(run / "journal.jsonl")[0]
-            if "time/first_step_s" in line.get("values", {})
-        ]
-    return float(found[0])
+        values = [line["values"] for line in read(run / "journal.jsonl")[0] if line["kind"] == "metrics"]
+    return float(next(each[FIRST_STEP] for each in values if FIRST_STEP in each))

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.methods import registry
-from distsynth.modalities import Variant
+from distsynth.modalities import UnservedVariant, Variant
 from distsynth.settings import ScheduleSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 
@@ -96,10 +97,10 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def check(cls, variant: Variant) -> None:
-        """Raise SettingError, with what would do, if the method does not serve the variant."""
+        """Raise UnservedVariant, with what would do, if the method does not serve the variant."""
         if variant.kind not in cls.kinds:
             able = [name for name in registry.METHODS if variant.kind in registry.method(name).kinds]
-            raise SettingError(
+            raise UnservedVariant(
                 f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}: choose such a variant, "
                 f"for example variant={cls.kinds[0]}, or one of the methods {', '.join(able)}"
             )
@@ -168,7 +169,9 @@ class Method(nn.Module, ABC):
         scores = {}
         for index, name in enumerate(self.variant.outputs):
             truth, error = patient.targets[:, index][inside], (made - patient.targets)[:, index][inside]
-            scores[f"{name}/brain/psnr"] = float(20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10())
+            scores[metric_names.score(name, "brain", "psnr")] = float(
+                20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10()
+            )
         return scores
 
 

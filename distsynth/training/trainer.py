@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distsynth import metric_names
 from distsynth.config import Config
 from distsynth.data.batch import Batch
 from distsynth.data.cohorts import open_cohort, open_external, scored
@@ -205,7 +206,7 @@ class Trainer:
             self.world.watchdog.enter("first_step" if self.firsts > 0 else "step", self.at.total)
             if not self.stepped:
                 self.stepped = True
-                self.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
+                self.note("metrics", step=self.at.total, values={metric_names.seconds("first_step"): seconds_since_start()})
             self.after_update()
             if self.logs(self.at.step, steps):
                 self.log(stage, engine, lr, steps)
@@ -232,7 +233,9 @@ class Trainer:
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
         """Losses to the journal, and at the epoch's end to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
-        curves = {f"{stage.name}/{k}": v for k, v in [*losses.items(), *engine.gradient_norms().items(), ("lr", lr)]}
+        curves = {
+            metric_names.in_stage(stage.name, k): v for k, v in [*losses.items(), *engine.gradient_norms().items(), ("lr", lr)]
+        }
         self.note("metrics", step=self.at.total, values=curves | self.timing.values())
         at = {
             "epoch": self.at.epoch + 1,
@@ -256,7 +259,9 @@ class Trainer:
             self.leave(engine, stopped)
         if not scores:  # a stage that scores tumours, and no val patient has a segmentation
             return
-        self.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
+        self.note(
+            "metrics", step=self.at.total, values={metric_names.at_validation(name): value for name, value in scores.items()}
+        )
         self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)
         if stage is self.stages[-1] and (self.at.best is None or mean > self.at.best):
@@ -288,7 +293,7 @@ class Trainer:
         self.improved = False
         self.saved, self.stall = time.monotonic(), time.perf_counter() - began
         self.timing.seconds["checkpoint"] += self.stall
-        self.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": self.stall})
+        self.note("metrics", step=self.at.total, values={metric_names.seconds("checkpoint_stall"): self.stall})
 
     @property
     def cheap(self) -> bool:

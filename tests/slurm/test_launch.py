@@ -86,7 +86,7 @@ def test_a_run_that_fails_is_told_and_lets_the_others_go_on(
     assert done.returncode == 1
     assert "lr-0.001: finished" in done.stdout
     assert "was not finite at step" in done.stderr
-    assert "1 of 2 runs did not finish; the same command goes on with them" in done.stderr
+    assert "1 of 2 runs did not finish; the same command continues them" in done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     states = {
         r.info.run_name: r.info.status for r in client.search_runs([client.get_experiment_by_name("distsynth").experiment_id])
@@ -148,7 +148,7 @@ def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "the runs stopped; the same command goes on watching" in out
+    assert "the runs stopped; watch them again with the same command" in out
     deadline = time.monotonic() + 10
     while alive(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
