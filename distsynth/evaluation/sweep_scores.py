@@ -61,10 +61,11 @@ class Scored:
         """Updates, seconds of training (mean over the runs) and parameters, as far as the runs' files still show them."""
         journals = [read(run.journal)[0] for run in self.directories]
         updates = max((line["step"] for line in journals[0] if line["kind"] == "metrics"), default=0)
+        time = mean(map(seconds, journals))
         count = parameters(self.directories[0].checkpoints / "best.pt")
         known = {
             "updates": str(updates) if updates else "",
-            "seconds": f"{mean(map(seconds, journals)):.0f}" if all(journals) else "",
+            "seconds": f"{time:.0f}" if time else "",
             "parameters": f"{count / 1e6:.2f} M" if count else "",
         }
         return {name: value for name, value in known.items() if value}

@@ -94,6 +94,38 @@ def test_a_run_that_fails_is_told_and_lets_the_others_go_on(
     assert (states["lr-1e+30"], states["lr-0.001"], states["sweep small"]) == ("FAILED", "FINISHED", "FAILED")
 
 
+def test_a_sweep_over_methods_trains_what_goes_together_with_each_seed(store: Path, tmp_path: Path, run: Runner) -> None:
+    axes = ("method=[segment_small,unet_small,unit_small]", "variant=[mimo]", "seed=[0,1]")
+    given = [
+        *(f"sweep.axes.{axis}" for axis in axes),
+        f"data.store={store}",
+        "train.epochs=1",
+        "train.steps_per_epoch=3",
+        "poll_seconds=0.3",
+    ]
+    done = run(LAUNCH, "sweep=methods", "cluster=local", "cluster.ranks=1", "cluster.parallel=2", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sweep methods: 4 runs on local" in done.stdout
+    assert "left out, since the method does not serve the variant: unit_small with mimo\n" in done.stdout
+    with (tmp_path / "runs" / "methods" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["output"], row["tumour in"]) for row in rows] == [
+        ("mimo", "T1c", "-"), ("mimo", "FLAIR", "-"), ("mimo", "-", "T1c"), ("mimo", "-", "FLAIR")
+    ]  # fmt: skip
+    for row in rows[:2]:
+        assert row["best run"] == "unet_small_mimo_fold-0 (2 runs)"
+        mean, (first, second) = float(row["beats it"].split()[1]), map(float, row["of each"].split())
+        assert first != second
+        assert mean == pytest.approx((first + second) / 2, abs=0.011)
+        assert row["NMAE beyond"].endswith("%")
+    for row in rows:
+        assert (row["updates"], row["parameters"][-2:]) == ("3", " M")
+        assert float(row["parameters"][:-2]) > 0.01
+        assert int(row["seconds"]) >= 0
+    for row in rows[2:]:
+        assert 0 <= float(row["test: Dice"]) <= 1
+
+
 def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path: Path, run: Runner) -> None:
     done = run(LAUNCH, "sweep=lr", "dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

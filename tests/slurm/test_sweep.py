@@ -56,7 +56,7 @@ def test_a_pair_that_does_not_go_together_is_left_out_only_of_a_sweep_over_both(
     assert left_out(settings, runs) == {"unit_small": ["mimo"]}
     for axes, words in (({"method": ["unet_small", "unit_small"]}, ["variant=mimo"]), ({"variant": ["siso", "mimo"]}, ["method=unit_small"]),
                         ({}, ["method=unit_small", "variant=mimo"]),
-                        ({"method": {"width": [4, 8]}, "variant": ["siso", "mimo"]}, ["method=unit_small"])):  # fmt: skip
+                        ({"method": {"generator": {"width": [4, 8]}}, "variant": ["siso", "mimo"]}, ["method=unit_small"])):  # fmt: skip
         with pytest.raises(SettingError, match="method unit serves siso and variant mimo is mimo"):
             plan(SweepSettings(name="s", axes=axes), words, tmp_path)
 
@@ -109,7 +109,7 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
             ["sweep=methods", "sweep.axes.method=[unet_small,tcmgan_small]", "method.weights.gp=1"],
             "unknown setting method.weights",
         ),
-        (["sweep=methods", "sweep.axes.variant=[{name: odd, inputs: [t1]}]"], "setting variant.outputs is missing"),
+        (["sweep=methods", "sweep.axes.variant=[{name: odd, inputs: [t1], outputs: [t1]}]"], "t1 is both an input and an output"),
         (["sweep=methods", "seed=5"], r"seed is an axis of sweep methods: give sweep.axes.seed=\[5\] in place of seed=5"),
         (["sweep=methods", "data.fold=2"], r"give sweep.axes.data.fold=\[2\] in place of data.fold=2"),
         (["sweep=methods", "sweep.axes.seed=[]"], r"sweep.axes.seed=\[\] must be a list of values"),
