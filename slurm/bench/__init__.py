@@ -1,6 +1,6 @@
-"""How the launcher bears faults, measured on real processes.
+"""Measurements of the launcher on real processes.
 
-    python -m slurm.bench.faults store=data/phantom.zarr      a table of faults: how soon noticed, updates repeated, result equal? (--help)
+    python -m slurm.bench.faults store=data/phantom.zarr      what each fault does to a run (--help lists the settings)
 
 faults   the faults and the table
 trial    the small training run that each fault is done to
