@@ -15,7 +15,7 @@ Volume = npt.NDArray[np.float32]
 
 def draw(path: Path, title: str, variant: Variant, sources: Volume, truth: Volume, made: Volume,
          brain: npt.NDArray[np.bool_], labels: npt.NDArray[np.uint8]) -> None:  # fmt: skip
-    """One row per output modality, in the axial slice with most tumour (most brain, where there is none).
+    """One row per output modality, in the axial slice with the largest area of tumour (of brain, where there is no tumour).
 
     sources, truth, made: (modality, z, y, x) z-scores; brain, labels: (z, y, x). Truth and synthesised share one grey window; the
     difference is synthesised - truth in z-scores. The tumour's outline is drawn on the truth.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.methods.contract import Made, Method, Objective, Stage, Terms
 from distsynth.ranks.world import World
@@ -150,7 +151,7 @@ class Engine:
 
     def gradient_norms(self) -> dict[str, float]:
         """Of the last update that was looked at, by objective; not those that fp16's scaler skips, which overflow on purpose."""
-        found = {f"grad_norm/{name}": float(norm) for name, norm in self.norms.items() if norm.isfinite()}
+        found = {metric_names.gradient_norm(name): float(norm) for name, norm in self.norms.items() if norm.isfinite()}
         self.norms = {}
         return found
 
