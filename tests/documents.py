@@ -54,6 +54,11 @@ class Page:
         return [Block(found["note"] or "", found["language"], found["body"]) for found in BLOCK.finditer(self.text)]
 
     @property
+    def commands(self) -> list[list[str]]:
+        """Those of all blocks of commands without a note."""
+        return [words for block in self.blocks if block.language == "sh" and not block.note for words in block.commands]
+
+    @property
     def prose(self) -> str:
         """The text without its blocks."""
         return BLOCK.sub("", self.text)

@@ -1,8 +1,8 @@
-"""The pages: the README is short, links and paths lead somewhere, and every command runs, here or in a test that is named, or says why not.
+"""The pages: the README is short, links and paths are right, and every command is run, here or by a test that a note names, or a note says why not.
 
-Commands without a note (see documents.py) are run in the order of their page, in a folder of its own with a cohort of ten phantoms on a 5 mm grid.
-They are those of the page but for these: SMALLER settings are appended, a method's small preset is taken in place of the published size, and the
-launcher plans its runs without training them (`dry_run=true`; tests/slurm/test_launch.py trains sweeps).
+Commands without a note (see documents.py) are run in the order of their page, in a folder of their own with a cohort of ten phantoms on a 5 mm grid.
+Three things differ from the page: SMALLER settings are appended, a small preset replaces the published size, and the launcher only plans its runs
+(`dry_run=true`; tests/slurm/test_launch.py trains sweeps).
 """
 
 import re
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +42,6 @@ SMALLER = {
         "tolerances=[1e-3]",
         "control_points=[4]",
     ],
-    "distsynth.train": FEW,
     "distsynth.evaluate": ["evaluate.baselines=false", "evaluate.figures=0"],
     "slurm.launch": ["dry_run=true"],
 }
@@ -53,7 +53,7 @@ def test_the_readme_fits_into_ten_kilobytes() -> None:
 
 
 @for_each_page
-def test_links_and_paths_lead_somewhere(page: Page) -> None:
+def test_links_and_paths_are_right(page: Page) -> None:
     for link in page.links:
         path, _, anchor = link.partition("#")
         target = page.path.parent / path if path else page.path
@@ -65,7 +65,7 @@ def test_links_and_paths_lead_somewhere(page: Page) -> None:
 
 @for_each_page
 def test_every_command_can_be_checked(page: Page) -> None:
-    """It stands in a block of commands; a note on it gives a reason, or names tests that there are."""
+    """Each is in a block of commands, and a note above that gives a reason or names tests that exist."""
     for block in page.blocks:
         if block.language != "sh":
             assert not block.note
@@ -91,49 +91,62 @@ def test_modules_and_targets_that_are_named_exist(page: Page) -> None:
 # -- the commands ----------------------------------------------------------------------------------------------------------
 
 
-def smaller(words: list[str], phantoms: Path, subject: str) -> list[str]:
-    """The command as it is run here: our folder of cases for the reader's, our subject, small presets, and what SMALLER appends."""
-    words = [re.sub(r"=/data/.*", f"={phantoms}", word).replace("=NAME", f"={subject}") for word in words]
-    words = [f"{word}_small" if (ROOT / "configs" / f"{word.replace('=', '/')}_small.yaml").is_file() else word for word in words]
-    module = "slurm.launch" if words[1] == "slurm/launch.py" else words[words.index("-m") + 1]
-    resumed = module == "distsynth.train" and words[-1].startswith("run=") and words[-2] == module
-    named = " ".join([module, *words[words.index("-m") + 2 : words.index("-m") + 3]]) if "-m" in words else module
-    given = SMALLER.get(module, SMALLER.get(named, []))
-    if module == "distsynth.train" and not any(word.startswith("method=") for word in words):
-        given = ["method=tcmgan_small", *given]
-    return words if resumed else [*words, *given]
+@dataclass(frozen=True)
+class Command:
+    """A module of ours and its words."""
+
+    module: str
+    words: list[str]
+    torchrun: bool = False
+
+    @classmethod
+    def of(cls, words: list[str]) -> "Command":
+        if words[0] == "torchrun":
+            at = words.index("-m")
+            return cls(words[at + 1], words[at + 2 :], torchrun=True)
+        if words[:2] == ["python", "slurm/launch.py"]:
+            return cls("slurm.launch", words[2:])
+        assert words[:2] == ["python", "-m"], f"no test knows how to run {words[0]}: explain in a note above its block"
+        return cls(words[2], words[3:])
+
+    def smaller(self, phantoms: Path, subject: str) -> "Command":
+        """With our cases for the reader's folder, our subject for NAME, small presets, and what SMALLER has for the module."""
+        words = [small(re.sub(r"=/data/.*", f"={phantoms}", word).replace("=NAME", f"={subject}")) for word in self.words]
+        if self.module == "distsynth.train" and len(words) > 1:  # a run that is resumed has its settings
+            words = ["method=tcmgan_small", *words, *FEW]
+        return replace(self, words=[*words, *SMALLER.get(self.module, SMALLER.get(f"{self.module} {words[0]}", []))])
+
+    def carry_out(self, run: Runner) -> None:
+        """Through the command's `main` in this process, which spares the imports; torchrun in processes of its own, with two ranks."""
+        if self.torchrun:
+            done = run("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", self.module, *self.words)
+            assert done.returncode == 0, done.stderr
+            return
+        spec = find_spec(self.module)
+        assert spec is not None, self.module
+        main = import_module(f"{self.module}.__main__" if spec.submodule_search_locations else self.module).main
+        assert main(self.words) == 0
 
 
-def carry_out(words: list[str], run: Runner) -> None:
-    """Through the command's `main` in this process, which spares the imports; torchrun as it is, with two ranks."""
-    if words[0] == "torchrun":
-        done = run("torch.distributed.run", "--standalone", "--nproc-per-node=2", *words[2:])
-        assert done.returncode == 0, done.stderr
-        return
-    assert words[0] == "python", f"no test knows how to run {words[0]}: say so in a note"
-    module, rest = ("slurm.launch", words[2:]) if words[1] == "slurm/launch.py" else (words[2], words[3:])
-    spec = find_spec(module)
-    assert spec is not None, module
-    main = import_module(f"{module}.__main__" if spec.submodule_search_locations else module).main
-    assert main(rest) == 0
+def small(word: str) -> str:
+    """`method=NAME` as `method=NAME_small`."""
+    is_published = (ROOT / "configs" / f"{word.replace('=', '/')}_small.yaml").is_file()
+    return f"{word}_small" if is_published else word
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if any(b.language == "sh" and not b.note for b in p.blocks)], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.commands], ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(
     page: Page, phantoms: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     monkeypatch.chdir(tmp_path)
     subject = next(iter(Cohort.open(store).records))
     np.save("made.npy", np.zeros(Cohort.open(store).image(subject).shape[1:], np.float32))
-    commands = [words for block in page.blocks if block.language == "sh" and not block.note for words in block.commands]
     for name in ("brats", "phantom", "clinic"):
-        if not any(f"store=data/{name}.zarr" in words for words in commands):  # else the page makes it
+        if not any(f"store=data/{name}.zarr" in words for words in page.commands):  # else the page makes it
             shutil.copytree(store, tmp_path / "data" / f"{name}.zarr")
-    for words in commands:
-        print("$", *words)  # pytest shows the last of these where one fails
-        carry_out(smaller(words, phantoms, subject), run)
+    for words in page.commands:
+        print("$", *words)  # where one fails, pytest shows which
+        Command.of(words).smaller(phantoms, subject).carry_out(run)
 
 
 def test_the_readmes_method_runs_as_printed(store: Path, tmp_path: Path) -> None:
