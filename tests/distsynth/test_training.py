@@ -420,7 +420,7 @@ def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
     config.write_text(config.read_text().replace(str(store), str(other)))
     done = run("distsynth.train", f"run={tmp_path / 'run'}")
     assert done.returncode == 2
-    assert "was made from something else (recipe.n4.enabled:" in done.stderr
+    assert "does not match the run (recipe.n4.enabled:" in done.stderr
 
 
 def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     for change, sentence in (
         (
             {"method": {"critic": {"width": 8}}},
-            r"\(method.critic.width: 4 before, 8 now\): start a new run, or bring the old back",
+            r"\(method.critic.width: 4 before, 8 now\): start a new run, or restore that setting or cohort",
         ),
         (
             {"variant": {"outputs": ["t1", "flair"]}},
