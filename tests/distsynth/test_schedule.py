@@ -42,7 +42,7 @@ def test_linear_without_a_flat_part_or_without_a_fall() -> None:
 
 
 def test_epochs_without_any_learning_are_refused() -> None:
-    sentence = r"train\.epochs=400 is longer than the schedule, which ends at a learning rate of 0: train\.schedule\.flat=100 and train\.schedule\.decay=100 must"
+    sentence = r"train\.epochs=400 is longer than the schedule, which ends at a learning rate of 0: train\.schedule\.flat=100 and train.schedule.decay=100"
     with pytest.raises(SettingError, match=sentence):
         compose(["method=pix2pix", "train.epochs=400"])
     compose(["method=pix2pix", "train.epochs=400", "train.schedule.decay=300"])
