@@ -1,4 +1,4 @@
-"""Seconds from the start of a training process to the end of its first update, imports and opening the cohort included."""
+"""Seconds from the start of a training process to the end of its first update, including imports and opening the cohort."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GOAL = 10.0  # seconds
 
 @dataclass
 class StartSettings:
-    repeats: int = setting(5, "fresh processes", least=1)
+    repeats: int = setting(5, "number of fresh processes", least=1)
 
 
 def main(words: Sequence[str]) -> int:
-    """Train one update in fresh processes, a few times; print median and spread."""
+    """Train one update in each of a few fresh processes; print the median and the range."""
     settings, given = apart(StartSettings, words)
     one = ["train.epochs=1", "train.steps_per_epoch=1", "evaluate.baselines=false", *given]
     seconds = [first_step(one) for _ in range(settings.repeats)]
@@ -34,15 +34,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def first_step(words: Sequence[str]) -> float:
-    """Seconds, as the run's own journal has them. Raises UserError if the training fails."""
+    """The seconds that the run's own journal states. Raises UserError if the training fails."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         done = subprocess.run([sys.executable, "-m", "distsynth.train", f"run={run}", *words], capture_output=True, text=True)
         if done.returncode:
             raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
-        found = [
-            line["values"]["time/first_step_s"]
-            for line in read(run / "journal.jsonl")[0]
-            if "time/first_step_s" in line.get("values", {})
-        ]
-    return float(found[0])
+        values = [line.get("values", {}) for line in read(run / "journal.jsonl")[0]]
+    return next(float(v["time/first_step_s"]) for v in values if "time/first_step_s" in v)
