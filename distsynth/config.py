@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from distsynth.methods import registry
 from distsynth.modalities import Variant
+from distsynth.run_directory import CONFIGS
 from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
+from preprocess.shared.files import write_atomically
 from preprocess.shared.settings import dotlist, finish, merge, required, setting
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 GROUPS = ("variant", "method", "data")
 RENAMED = {"evaluate.floors": "evaluate.baselines", "train.insight": "train.timing"}  # since version 0.1, whose runs still load
 
@@ -38,7 +40,7 @@ class Config:
     seed: int = setting(0, "seed of initial weights, order, augmentation and sampling")
 
     def __post_init__(self) -> None:
-        registry.method(self.method.name).check(self.variant)
+        registry.check(registry.method(self.method.name), self.variant)
 
 
 def compose(words: Sequence[str]) -> Config:
@@ -105,11 +107,16 @@ def groups_help(groups: Sequence[str] = GROUPS) -> str:
 
 def typed(tree: DictConfig) -> Config:
     """The tree laid over the schema of its method, checked. Raises SettingError."""
-    name = OmegaConf.select(tree, "method.name") or ""
-    base = OmegaConf.structured(Config)
+    return finish(merge(schema(OmegaConf.select(tree, "method.name") or ""), tree), Config)
+
+
+@cache  # a sweep composes many runs; merging copies it
+def schema(method: str) -> DictConfig:
+    """Every setting with its type and default. Raises SettingError if the method is not known."""
+    base: DictConfig = OmegaConf.structured(Config)
     base.variant = OmegaConf.structured(Variant)
-    base.method = OmegaConf.structured(registry.method(name).Settings)
-    return finish(merge(base, tree), Config)
+    base.method = OmegaConf.structured(registry.method(method).Settings)
+    return base
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -129,10 +136,7 @@ def to_yaml(config: Config) -> str:
 
 def save(config: Config, path: Path) -> None:
     """Write the resolved config atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(to_yaml(config))
-    partial.replace(path)
+    write_atomically(path, to_yaml(config))
 
 
 def load(path: Path) -> Config:

@@ -15,6 +15,7 @@ and figures stand beside the run's own, in evaluation/VARIANT and figures/VARIAN
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from omegaconf import OmegaConf
 
 from distsynth import config as configuration
 from distsynth.config import Config
+from distsynth.data.cohorts import Cohorts
 from distsynth.evaluation.scoring import evaluate, flat
 from distsynth.methods import registry
 from distsynth.modalities import Variant
+from distsynth.preflight import open_cohorts
 from distsynth.ranks.world import World, choose_device
 from distsynth.run_directory import RunDirectory
 from preprocess.shared.errors import SettingError
@@ -50,15 +53,17 @@ def main(words: Sequence[str]) -> int:
     config = load_with(run, others)
     variants = list(every_task(config)) if task == [EVERY] else [variant_with(config, task)]
     with run.lock():
+        cohorts = Cohorts()
         for variant in variants:
-            score(config, run, variant)
+            score(config, cohorts, run, variant)
     return 0
 
 
-def score(config: Config, run: RunDirectory, variant: Variant) -> None:
-    """Evaluate on a variant, and print what was found."""
+def score(config: Config, cohorts: Cohorts, run: RunDirectory, variant: Variant) -> None:
+    """Evaluate on a variant, and print the scores."""
     place = run if variant == config.variant else run.beside(variant.name)
-    scores = evaluate(config, place, World(0, 1, 0, choose_device("auto", 0)), variant)
+    opened = open_cohorts(replace(config, variant=variant), cohorts)
+    scores = evaluate(config, opened, place, World(0, 1, 0, choose_device("auto", 0)), variant)
     if variant != config.variant:
         print(f"{variant.name}: {variant.title}")
     for name, value in flat(scores).items():

@@ -1,33 +1,67 @@
-"""What is checked before any work starts: batches, cohorts, the judge."""
+"""What is checked before any work starts: batches, cohorts, the judge. What it opens, training and evaluation take over."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distsynth.config import Config
-from distsynth.data import cohorts
+from distsynth.data.cohorts import Cohorts, Opened, external, left_out, trained_on
 from distsynth.evaluation.judge import Judge
 from distsynth.methods import registry
+from distsynth.ranks.world import World
+from distsynth.training.precision import resolve
 from preprocess.shared.errors import SettingError
 
 
-def check(config: Config, ranks: int) -> None:
-    """Raise UserError, before any work, if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, none of its
-    subjects has the variant's modalities, or the judge of `evaluate.judge` does not fit."""
-    kind = registry.method(config.method.name)
-    for name, batch in kind.batches(config.method, config.train).items():
+def on_one_rank(config: Config, world: World) -> Opened:
+    """Check a run and open its cohorts, on rank 0 for all of them. Raises UserError (see `check` and `resolve`) on every rank."""
+    opened = None
+    with world.together():
+        resolve(config.train.precision, world.device)
+        if world.leads:
+            opened = check(config, world.size)
+    return world.from_first(opened)
+
+
+def check(config: Config, ranks: int) -> Opened:
+    """Check a run and open its cohorts. Raises UserError (see `check_all`)."""
+    return check_all([config], ranks)[0]
+
+
+def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
+    """Check many runs on so many ranks each; what several of them name is opened once.
+
+    Raises UserError if a batch cannot be shared out evenly to the ranks, a cohort cannot be opened, none of its subjects has the variant's
+    modalities, or the judge of `evaluate.judge` does not fit.
+    """
+    cohorts, judged, opened = Cohorts(), set(), []
+    for config in configs:
+        share_out(config, ranks)
+        opened.append(open_cohorts(config, cohorts))
+        question = (config.evaluate.judge, config.method.name, *config.variant.outputs, config.data.store, config.data.fold)
+        if question not in judged:
+            Judge.of(config, opened[-1].cohort)
+            judged.add(question)
+    return opened
+
+
+def share_out(config: Config, ranks: int) -> None:
+    """Raise SettingError if a batch cannot be shared out evenly to so many ranks."""
+    for name, batch in registry.method(config.method.name).batches(config.method, config.train).items():
         if batch % ranks:
             fewer = max(n for n in range(1, ranks) if batch % n == 0)
             raise SettingError(
                 f"{name}={batch} cannot be shared by {ranks} ranks: give a multiple of {ranks}, such as "
                 f"{name}={-(-batch // ranks) * ranks}, or take {fewer} rank{'s' * (fewer > 1)}"
             )
-    cohorts.open_cohort(config.data.store, config.variant, config.data.fold, kind.incomplete)
-    for store in config.data.external.values():
-        cohorts.open_external(store, config.variant)
-    if config.evaluate.judge:
-        Judge.of(config)
 
 
-def left_out(config: Config) -> str:
-    """One sentence on the subjects that a training leaves out, or nothing."""
-    kind = registry.method(config.method.name)
-    return cohorts.left_out(config.data.store, config.variant, config.data.fold, kind.incomplete, kind.tumours)
+def open_cohorts(config: Config, cohorts: Cohorts) -> Opened:
+    """The run's cohort and its external ones. Raises StoreError if one cannot be opened, or has no subject for the variant."""
+    kind, variant = registry.method(config.method.name), config.variant
+    whole = cohorts.open(config.data.store, config.data.fold)
+    return Opened(
+        trained_on(whole, variant, kind.incomplete),
+        {name: external(cohorts.open(store), variant) for name, store in config.data.external.items()},
+        left_out(whole, variant, kind.incomplete, kind.tumours),
+    )

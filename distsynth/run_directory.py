@@ -18,13 +18,16 @@ import json
 import subprocess
 import uuid
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from preprocess.shared.errors import UserError
+from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
+CONFIGS = PROJECT / "configs"  # lies beside the packages: the project runs from an editable install
 
 
 class RunDirectory:
@@ -53,7 +56,6 @@ class RunDirectory:
         """Create the directory and run.json; an existing run.json is kept."""
         if self.identity.is_file():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.identity, {"uid": uuid.uuid4().hex, "name": name, "sweep": sweep, "code": code_digest(), "commit": git_commit()}
         )
@@ -72,14 +74,7 @@ class RunDirectory:
         return identity
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write atomically, creating the folder. Raises ValueError for NaN and infinity, which JSON does not have."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
-
-
+@cache
 def code_digest() -> str:
     """sha256 over the project's Python files and configs: identifies the code that a run was started with."""
     digest = hashlib.sha256()
@@ -94,6 +89,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+@cache
 def git_commit() -> str:
     """The checkout's commit, followed by `+` if files differ from it; empty outside git."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]

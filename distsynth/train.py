@@ -23,13 +23,13 @@ import torch
 from distsynth import config as configuration
 from distsynth import preflight
 from distsynth.config import Config, compose
+from distsynth.data.cohorts import Opened
 from distsynth.evaluation.scoring import evaluate, journal_scores
 from distsynth.ranks.preemption import Stopped, stop_request
-from distsynth.ranks.world import World, choose_device, lost_peer
+from distsynth.ranks.world import World, lost_peer
 from distsynth.ranks.world import world as join
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import write_end
-from distsynth.training.precision import resolve
 from distsynth.training.trainer import Trainer
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.settings import command
@@ -41,14 +41,15 @@ class RunLost(UserError):
 
 def main(words: Sequence[str]) -> int:
     run, settings = run_of(words)
-    if not run.config.is_file():
-        config = compose(settings)
-        preflight.check(config, int(os.environ.get("WORLD_SIZE", 1)))
-        resolve(config.train.precision, choose_device(config.train.device, int(os.environ.get("LOCAL_RANK", 0))))
-        prepare(run, config)
-    elif settings and compose(settings) != configuration.load(run.config):
-        raise SettingError(f"run={run.path} holds another configuration: give another run=, or run= alone to go on with it")
-    train(run.path)
+    begun = run.config.is_file()
+    config = configuration.load(run.config) if begun else compose(settings)
+    if begun and settings and compose(settings) != config:
+        raise SettingError(f"run={run.path} holds another configuration: give another run=, or only run= to resume it")
+    with join(config.train.device, config.train.limits) as world:
+        config, begun = world.from_first((config, begun))  # another node may see an older folder
+        opened = None if begun else begin(config, run, world)
+        with alone(run, world):
+            train_or_tell(config, run, world, opened)
     return 0
 
 
@@ -62,11 +63,21 @@ def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
     return RunDirectory(Path("runs") / "alone" / f"{config.variant.name}_{config.method.name}"), settings
 
 
+def begin(config: Config, run: RunDirectory, world: World) -> Opened:
+    """Check a new run and open what it reads; then only write its directory. Raises UserError, and leaves no directory."""
+    try:
+        opened = preflight.on_one_rank(config, world)
+    except Exception as error:
+        give_up(error, run, world)
+    if world.leads:
+        prepare(run, config)
+    return opened
+
+
 def prepare(run: RunDirectory, config: Config) -> None:
-    """Write a run's identity and configuration; ranks that do so at once write the same."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        run.create(run.path.name, run.path.parent.name)
-        configuration.save(config, run.config)
+    """Write a run's identity and configuration."""
+    run.create(run.path.name, run.path.parent.name)
+    configuration.save(config, run.config)
 
 
 def train(path: Path) -> None:
@@ -84,29 +95,25 @@ def train(path: Path) -> None:
 
 @contextmanager
 def alone(run: RunDirectory, world: World) -> Iterator[None]:
-    """Hold the run's lock, on rank 0. Raises StoreError on every rank, so that none waits for the others, if another process trains it."""
-    failure = None
+    """Hold the run's lock, on rank 0. Raises StoreError on every rank if another process trains it."""
     with ExitStack() as held:
-        if world.leads:
-            try:
+        with world.together():
+            if world.leads:
                 held.enter_context(run.lock())
-            except StoreError as error:
-                failure = error
-        for found in world.gather(failure):
-            if found is not None:
-                raise found
         yield
 
 
-def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
-    """Train and evaluate; one rank leaves the journal's last line, whatever happens. All ranks end with the same sentence."""
+def train_or_tell(config: Config, run: RunDirectory, world: World, opened: Opened | None = None) -> None:
+    """Train and evaluate on what is `opened`, or is opened here; one rank writes the journal's last line, whatever happens. All ranks end
+    with the same sentence."""
     world.watchdog.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
     with stop_request() as stop:
         try:
-            trainer = Trainer(config, run, world, stop)
+            opened = opened or preflight.on_one_rank(config, world)
+            trainer = Trainer(config, opened, run, world, stop)
             trainer.fit()
             world.watchdog.enter("evaluation", trainer.at.total)
-            scores = evaluate(config, run, world, stop=stop)
+            scores = evaluate(config, opened, run, world, stop=stop)
             if world.leads:
                 journal_scores(run, scores, trainer.at.total)
             world.barrier()
@@ -121,7 +128,8 @@ def train_or_tell(config: Config, run: RunDirectory, world: World) -> None:
 
 
 def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
-    """Agree with the other ranks on the sentence that the run ends with, and end with it; one rank says and writes it."""
+    """Agree with the other ranks on the sentence that the run ends with, and end with it; one rank prints it and, where the run has begun,
+    writes it."""
     if lost_peer(error):
         verdict = world.watchdog.blame(error)
     else:
@@ -133,7 +141,8 @@ def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
             traceback.print_exception(error)  # a fault of the program: where it is must be seen
     if not world.watchdog.speaks(verdict):
         raise SystemExit(2) from None
-    end(run, "failed", verdict.sentence, world, verdict.retry)
+    if run.config.is_file():
+        end(run, "failed", verdict.sentence, world, verdict.retry)
     raise RunLost(verdict.sentence) from None
 
 

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -75,6 +77,28 @@ def phantoms(made: Callable[..., Path]) -> Path:
 def store(phantoms: Path, made: Callable[..., Path]) -> Path:
     """Their cohort."""
     return made("phantom.zarr", "preprocess.to_zarr", f"source={phantoms}", "store={}", "recipe.n4.iterations=[5]")
+
+
+@pytest.fixture
+def read_files(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often this process reads each cohort's manifest and each record."""
+    from preprocess.cohort import reader
+    from preprocess.cohort.files import record_path
+
+    counts: Counter[Path] = Counter()
+    manifest, record = reader.read_sealed, reader.read_record
+
+    def read_manifest(path: Path) -> dict[str, Any]:
+        counts[path] += 1
+        return manifest(path)
+
+    def read_record(store: Path, subject: str, digest: str) -> Any:
+        counts[record_path(store, subject)] += 1
+        return record(store, subject, digest)
+
+    monkeypatch.setattr(reader, "read_sealed", read_manifest)
+    monkeypatch.setattr(reader, "read_record", read_record)
+    return counts
 
 
 @pytest.fixture

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from distsynth.config import Config
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
-from distsynth.methods.contract import Method
+from distsynth.methods.contract import Made, Method, Terms
+from distsynth.preflight import check
+from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
+from distsynth.run_directory import RunDirectory
 from distsynth.settings import TrainSettings
-from distsynth.training.engine import Engine
+from distsynth.training.engine import Engine, joined
+from distsynth.training.trainer import Trainer
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 
@@ -23,6 +28,42 @@ CPU = World(0, 1, 0, torch.device("cpu"))
 def engine_for(method: Method, train: TrainSettings) -> Engine:
     """Of the method's last stage, on one rank."""
     return Engine(method, method.stages(train)[-1], train, CPU)
+
+
+class Unmoved:
+    """A `Step` that moves no weight and keeps each objective's loss and terms, with their graphs."""
+
+    def __init__(self, method: Method) -> None:
+        self.objectives = method.objectives()
+        self.made: dict[str, Made] = {}
+        self.losses: dict[str, tuple[Tensor, Terms]] = {}
+
+    def make(self, name: str, batch: Batch) -> Made:
+        make = self.objectives[name].make
+        assert make is not None
+        self.made[name] = make(batch)
+        return joined([self.made[name]])
+
+    def minimise(self, name: str, batch: Batch) -> Made:
+        objective = self.objectives[name]
+        made = self.made.pop(name, None) or (objective.make(batch) if objective.make else {})
+        self.losses[name] = objective.loss(batch.having(**made))
+        return joined([made])
+
+
+def losses_of(method: Method, batch: Batch) -> dict[str, tuple[Tensor, Terms]]:
+    """Every objective's loss and terms, as the updates of the method's stages call them."""
+    step = Unmoved(method)
+    for stage in method.stages(TrainSettings()):
+        for update in reversed(range(method.cycle)):
+            if not step.losses.keys() >= set(stage.objectives):
+                stage.update(replace(batch, update=update), step)
+    return step.losses
+
+
+def trainer_of(config: Config, run: RunDirectory) -> Trainer:
+    """Of a run on this rank, whose cohorts are checked and opened."""
+    return Trainer(config, check(config, 1), run, CPU, StopRequest())
 
 
 def paired(method: Method, n: int = 3, seed: int = 0) -> Batch:

@@ -6,7 +6,6 @@
     python -m distsynth.bench memory
     python -m distsynth.bench scaling method=tcmgan_small
     python -m distsynth.bench speed method=tcmgan
-    python -m distsynth.bench methods data.store=data/phantom.zarr data.rotate=false
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that a checkpoint pauses training, as a share of the seconds between two checkpoints
@@ -14,9 +13,9 @@ overhead   what the journal, the timing and the gradient norms cost, as a share 
 memory     the memory that each method takes, and the largest batch that fits on GPUs of 6, 8, 16, 24 and 80 GB
 scaling    updates on 1, 2 and 4 ranks here, what their communication costs, and predictions of a cost model for 8 to 1,024 GPUs
 speed      an update compared with the published procedure, on the same networks
-methods    every method trained and scored on a cohort, compared with the baselines
 
 Training settings (method=, variant=, train.…) select what is measured; each benchmark's own settings are at the top of its file.
+Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from importlib import import_module
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import command
 
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "methods")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed")
 
 
 def main(words: Sequence[str]) -> int:

@@ -11,8 +11,8 @@ from typing import Literal
 
 from distsynth.bench.synthetic import method_of, noise, shipped
 from distsynth.bench.words import apart
-from distsynth.config import CONFIGS
 from distsynth.ranks.world import world
+from distsynth.run_directory import CONFIGS
 from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
 from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, plan

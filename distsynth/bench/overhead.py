@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -72,12 +72,11 @@ class Stretch:
         start = self.clock()
         timing.begin()
         for index, batch in enumerate(timing.waiting_for([self.batch] * self.updates)):
-            engine.look = on and index == self.updates - 1
+            engine.keep_norms = on and index == self.updates - 1
             for name in () if work else engine.losses:
                 engine.after_backward(name)
             if work:
-                self.stage.update(batch, engine)
-                engine.updated(index + 1)
+                engine.update(replace(batch, update=index), norms=engine.keep_norms)
         losses = engine.losses_since_last(self.updates) if work else {}
         if on:
             self.journal.write("metrics", step=self.updates, values=losses | engine.gradient_norms() | timing.values())

@@ -8,7 +8,7 @@ from typing import Literal
 from distsynth.bench.cost_model import FABRICS, PER_NODE, Fabric, Work, communication, most_useful, step
 from distsynth.bench.flops import Counted, count
 from distsynth.bench.synthetic import shipped
-from distsynth.config import CONFIGS
+from distsynth.run_directory import CONFIGS
 from preprocess.shared.settings import setting
 
 COUNTS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)

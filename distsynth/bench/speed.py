@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from distsynth.ranks.world import World, world
 from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
 from distsynth.training.precision import lay_out
+from distsynth.training.rehearsal import warm_up
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import setting
 
@@ -122,9 +122,7 @@ class Ours(Plain):
         super().__init__(config, settings, ranks)
         engine = Engine(self.method, self.stage, config.train, ranks)
         self.tf32 = torch.backends.cudnn.allow_tf32  # as the engine sets it
-        before = deepcopy(self.method.state_dict())
-        engine.warm_up(self.batch)
-        self.method.load_state_dict(before)
+        warm_up(engine, self.batch)
         self.update = lambda number: self.stage.update(replace(self.batch, update=number), engine)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from distsynth.config import CONFIGS, Config, compose, fragment, read_yaml
+from distsynth.config import Config, compose, fragment, read_yaml
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
 from distsynth.methods import registry
 from distsynth.methods.contract import Method
 from distsynth.modalities import Variant
+from distsynth.run_directory import CONFIGS
 from distsynth.training.model import networks_size
-from preprocess.shared.errors import SettingError
 
 
 def shipped(preset: str, *words: str) -> Config:
@@ -20,16 +20,8 @@ def shipped(preset: str, *words: str) -> Config:
     kind = registry.method(fragment("method", preset)["method"]["name"])
     default = read_yaml(CONFIGS / "train.yaml")["groups"]["variant"]
     names = [default, *sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))]
-    serving = [name for name in names if serves(kind, Variant(**fragment("variant", name)["variant"]))]
+    serving = [name for name in names if Variant(**fragment("variant", name)["variant"]).kind in kind.kinds]
     return compose([f"variant={serving[0]}", f"method={preset}", *words])
-
-
-def serves(kind: type[Method], variant: Variant) -> bool:
-    try:
-        kind.check(variant)
-    except SettingError:
-        return False
-    return True
 
 
 def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:

@@ -4,6 +4,9 @@ say."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +16,48 @@ from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.shared.errors import StoreError
 
 
-def open_cohort(store: str, variant: Variant, fold: int = 0, incomplete: bool = False) -> Cohort:
-    """The subjects of a store that have every contrast of the variant, or where `incomplete` subjects will do at least two of them.
+class External(NamedTuple):
+    """A cohort that a model was not trained on, and its subjects that the model is scored on."""
+
+    cohort: Cohort
+    subjects: list[str]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run reads, opened and checked before its work starts (see `distsynth.preflight`). It can be pickled."""
+
+    cohort: Cohort  # the subjects that the training takes
+    externals: dict[str, External]  # by their names in `data.external`
+    left_out: str = ""  # one sentence on the subjects that the training does not take, or nothing
+
+
+class Cohorts:
+    """Cohorts that are opened once, however many runs, folds and variants ask for them."""
+
+    def __init__(self) -> None:
+        self.opened: dict[Path, Cohort] = {}
+
+    def open(self, store: str, fold: int = 0) -> Cohort:
+        """All subjects of a store. Raises StoreError (see `Cohort.open`)."""
+        place = Path(store).resolve()
+        if place not in self.opened:
+            self.opened[place] = Cohort.open(store, fold)
+        return self.opened[place].in_fold(fold)
+
+
+def trained_on(cohort: Cohort, variant: Variant, incomplete: bool = False) -> Cohort:
+    """The subjects that a training takes: those that have every contrast of the variant, or where `incomplete` ones will do at least two.
 
     Raises StoreError if there is none.
     """
-    cohort = enough(Cohort.open(store, fold), variant, incomplete)
-    if not cohort.subjects:
+    chosen = enough(cohort, variant, incomplete)
+    if not chosen.subjects:
         raise StoreError(
-            f"no subject of cohort {store} has {'two' if incomplete else 'all'} of {', '.join(variant.modalities)}: "
+            f"no subject of cohort {cohort.path} has {'two' if incomplete else 'all'} of {', '.join(variant.modalities)}: "
             "choose another variant or cohort"
         )
-    return cohort
+    return chosen
 
 
 def enough(cohort: Cohort, variant: Variant, incomplete: bool) -> Cohort:
@@ -33,46 +66,44 @@ def enough(cohort: Cohort, variant: Variant, incomplete: bool) -> Cohort:
 
 
 def scored(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[str]:
-    """Those of the subjects whom a model is scored on: who have every contrast of the variant, the same for all methods; or where nobody has,
-    as in cohorts that lack different contrasts, who have its inputs and some of its outputs, on those."""
+    """Those of the subjects that a model is scored on: the ones with every contrast of the variant, the same for all methods; where none has,
+    as in cohorts that lack different contrasts, the ones with its inputs and some of its outputs, on those outputs."""
     have = {subject: set(cohort.record(subject).modalities) for subject in subjects}
     complete = [subject for subject in subjects if have[subject] >= set(variant.modalities)]
     return complete or [s for s in subjects if have[s] >= set(variant.inputs) and have[s] & set(variant.outputs)]
 
 
-def open_external(store: str, variant: Variant) -> tuple[Cohort, list[str]]:
-    """A cohort that a model was not trained on, and whom of it the model is scored on. Raises StoreError if there is nobody."""
-    cohort = Cohort.open(store)
+def external(cohort: Cohort, variant: Variant) -> External:
+    """A cohort with its subjects that a model is scored on. Raises StoreError if there is none."""
     if subjects := scored(cohort, cohort.subjects, variant):
-        return cohort, subjects
+        return External(cohort, subjects)
     raise StoreError(
-        f"no subject of cohort {store} has {', '.join(variant.inputs)} and one of {', '.join(variant.outputs)}: "
+        f"no subject of cohort {cohort.path} has {', '.join(variant.inputs)} and one of {', '.join(variant.outputs)}: "
         "choose another variant or cohort"
     )
 
 
-def left_out(store: str, variant: Variant, fold: int = 0, incomplete: bool = False, tumours: bool = False) -> str:
-    """One sentence on the subjects that `open_cohort` leaves out, on those who lack a contrast and are taken, and where the method learns from
-    `tumours` on those who have no segmentation; nothing if there are none."""
-    whole = Cohort.open(store, fold)
-    taken, complete = enough(whole, variant, incomplete), enough(whole, variant, incomplete=False)
-    lacking, partial = len(whole.subjects) - len(taken.subjects), len(taken.subjects) - len(complete.subjects)
-    said = f"{len(whole.subjects)} subjects of {store}"
-    told = []
+def left_out(cohort: Cohort, variant: Variant, incomplete: bool = False, tumours: bool = False) -> str:
+    """One sentence on the subjects that `trained_on` leaves out, on those that lack a contrast and are taken, and where the method learns from
+    `tumours` on those that have no segmentation; nothing if there are none."""
+    used, complete = enough(cohort, variant, incomplete), enough(cohort, variant, incomplete=False)
+    lacking, partial = len(cohort.subjects) - len(used.subjects), len(used.subjects) - len(complete.subjects)
+    of_all = f"{len(cohort.subjects)} subjects of {cohort.path}"
+    parts = []
     if lacking:
         what = "have fewer than two contrasts" if incomplete else "lack a contrast"
-        told.append(f"{lacking} of {said} {what} of variant {variant.name} and are left out")
+        parts.append(f"{lacking} of {of_all} {what} of variant {variant.name} and are left out")
     if partial:
-        among = f"{partial} more lack" if lacking else f"{partial} of {said} lack"
-        told.append(
+        among = f"{partial} more lack" if lacking else f"{partial} of {of_all} lack"
+        parts.append(
             f"{among} a contrast of variant {variant.name}: what they have is trained on, and they are scored only in a split that has no others"
         )
-    training = [*taken.split("segmentor"), *taken.split("gan")] if tumours else []
-    if unlabelled := sum(not taken.record(subject).has_labels for subject in training):
-        told.append(
+    training = [*used.split("segmentor"), *used.split("gan")] if tumours else []
+    if unlabelled := sum(not used.record(subject).has_labels for subject in training):
+        parts.append(
             f"{unlabelled} of {len(training)} training subjects have no segmentation, from which the method learns, and are left out"
         )
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def read_image(

@@ -20,6 +20,7 @@ from distsynth.methods.segment import TumourFinder
 from distsynth.run_directory import RunDirectory
 from distsynth.training import checkpoint
 from distsynth.training.model import Model, Volume, restore, trained_here
+from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError
 
 
@@ -31,9 +32,9 @@ class Judge:
         self.model, self.method, self.device = model, model.method.to(device).eval(), device
 
     @classmethod
-    def of(cls, config: Config, device: torch.device | None = None) -> Judge | None:
+    def of(cls, config: Config, cohort: Cohort, device: torch.device | None = None) -> Judge | None:
         """The judge that `evaluate.judge` names, if it names one. Raises UserError if the run has no segmentor or no best checkpoint, its
-        segmentor was not trained on these contrasts, or not on this cohort and split."""
+        segmentor was not trained on these contrasts, or not on the run's `cohort` as it is split."""
         if not config.evaluate.judge:
             return None
         run = RunDirectory(config.evaluate.judge)
@@ -51,7 +52,7 @@ class Judge:
                 f"{named} knows {', '.join(own.variant.outputs)} and not {', '.join(lacking)}: take a run whose variant puts them out"
             )
         state = checkpoint.load(run.checkpoints / "best.pt")
-        if not trained_here(config.data, own, state):
+        if not trained_here(cohort, own, state):
             raise SettingError(
                 f"{named} was not trained on {config.data.store} as it is split here: it may know the patients it is to judge"
             )

@@ -22,8 +22,9 @@ import numpy.typing as npt
 import torch
 
 from distsynth import config as configuration
+from distsynth import metric_names
 from distsynth.config import Config
-from distsynth.data.cohorts import open_cohort, open_external, read_image, scored
+from distsynth.data.cohorts import Opened, read_image, scored
 from distsynth.evaluation import baselines
 from distsynth.evaluation.finished import Finished, Row
 from distsynth.evaluation.judge import Judge
@@ -31,7 +32,7 @@ from distsynth.evaluation.metrics import CARD, score, summarise
 from distsynth.modalities import Variant
 from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.model import Model, restore, trained_here
@@ -40,22 +41,28 @@ from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.files import json_digest
 from preprocess.shared.errors import SettingError, StoreError
+from preprocess.shared.files import write_json
 
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 
 
 def evaluate(
-    config: Config, run: RunDirectory, world: World, variant: Variant | None = None, stop: StopRequest | None = None
+    config: Config,
+    opened: Opened,
+    run: RunDirectory,
+    world: World,
+    variant: Variant | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own. Raises Stopped
-    when asked to.
+    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own, for which the
+    cohorts are opened then. Raises Stopped when asked to.
 
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
     trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
     """
     allow_tf32(False)  # the same scores whether or not this process has trained
     state = checkpoint.load(run.checkpoints / "best.pt")
-    if not trained_here(config.data, config, state):
+    if not trained_here(opened.cohort, config, state):
         raise SettingError(
             f"{run.path} was not trained on data.store={config.data.store} as it is split now, so that its test patients may be ones it was "
             "trained on: give the cohort back its split, or score this one with data.external.NAME="
@@ -63,9 +70,9 @@ def evaluate(
     model = restore(config, state).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
-    cohort = open_cohort(config.data.store, config.variant, config.data.fold, model.method.incomplete)
-    tasks = list(all_tasks(config, cohort))
-    judge = Judge.of(config, world.device)
+    cohort = opened.cohort
+    tasks = list(all_tasks(opened, config.variant))
+    judge = Judge.of(config, cohort, world.device)
     for _, where, subject in tasks:
         for networks in (model, judge.model) if judge else (model,):
             networks.refuse_larger(where, [subject])
@@ -73,9 +80,9 @@ def evaluate(
     # A method that takes incomplete patients may have no complete one to fit the baselines on.
     complete = cohort.having(config.variant.modalities).split("gan")
     if config.evaluate.baselines and model.method.images and complete:
-        fitted = world.gather(
+        fitted = world.from_first(
             baselines.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
-        )[0]
+        )
     world.watchdog.move()
     pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
     stop = stop or StopRequest()
@@ -102,12 +109,12 @@ def evaluate(
     return scores
 
 
-def all_tasks(config: Config, cohort: Cohort) -> Iterator[Task]:
+def all_tasks(opened: Opened, variant: Variant) -> Iterator[Task]:
     """Val and test patients of the run's cohort, and those of the external ones."""
+    cohort = opened.cohort
     for split in ("val", "test"):
-        yield from ((split, cohort, subject) for subject in scored(cohort, cohort.split(split), config.variant))
-    for name, path in config.data.external.items():
-        other, subjects = open_external(path, config.variant)
+        yield from ((split, cohort, subject) for subject in scored(cohort, cohort.split(split), variant))
+    for name, (other, subjects) in opened.externals.items():
         yield from ((name, other, subject) for subject in subjects)
 
 
@@ -124,7 +131,7 @@ def validated(config: Config, cohort: Cohort, subject: str, model: Model, device
     model.method.eval()
     stage = model.method.stages(config.train)[-1]
     for name, value in scores_of(model, stage, cohort, subject, config.data.clip, device).items():
-        modality, region, metric = name.split("/")
+        modality, region, metric = metric_names.score_parts(name)
         yield {"modality": modality, "model": "segmentor", "region": region, metric: value}
 
 
@@ -208,12 +215,12 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
             for region, models in regions.items():
                 for model, suffix in (("synthesised", ""), ("segmentor", ""), ("real", "_real")):
                     for metric, value in models.get(model, {}).items():
-                        values[f"{name}/{modality}/{region}/{metric}{suffix}"] = value["mean"]
+                        score_name = metric_names.score(modality, region, metric + suffix)
+                        values[metric_names.on_cohort(name, score_name)] = value["mean"]
             baseline = best_baseline(regions.get("brain", {}), scores["beaten_against"])
             if baseline:
-                values[f"{name}/{modality}/brain/psnr_over_best_baseline"] = (
-                    regions["brain"]["synthesised"]["psnr"]["mean"] - baseline[1]
-                )
+                over = metric_names.score(modality, "brain", metric_names.OVER_BASELINE)
+                values[metric_names.on_cohort(name, over)] = regions["brain"]["synthesised"]["psnr"]["mean"] - baseline[1]
     return values
 
 
@@ -226,5 +233,5 @@ def best_baseline(models: dict[str, Any], names: list[str]) -> tuple[str, float]
 def journal_scores(run: RunDirectory, scores: dict[str, Any], step: int) -> None:
     """The scores as a metrics line, so that MLflow gets them."""
     journal = Journal(run.journal)
-    journal.write("metrics", step=step, values={f"best/{name}": value for name, value in flat(scores).items()})
+    journal.write("metrics", step=step, values={metric_names.of_best(name): value for name, value in flat(scores).items()})
     journal.close()

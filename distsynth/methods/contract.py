@@ -1,8 +1,8 @@
 """What a method is: networks, losses and update. The engine owns devices, ranks, precision, accumulation, optimisers and checkpoints.
 
 A method declares its networks, one objective per optimiser (a network to train and the loss that trains it), and stages, whose
-`update` reads like the paper's algorithm: `step.minimise("critic", batch)`, then `step.minimise("generator", batch)`. To add one, write one
-file, one line in `registry.py` and one yaml in `configs/method/`.
+`update` reads like the paper's algorithm: `step.minimise("critic", batch)`, then `step.minimise("generator", batch)`. To add one, write
+`distsynth/methods/NAME.py` and `configs/method/NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
-from distsynth.methods import registry
 from distsynth.modalities import Variant
 from distsynth.settings import ScheduleSettings, TrainSettings
 from preprocess.shared.errors import SettingError
@@ -54,10 +54,6 @@ class Objective:
     make: Callable[[Batch], Made] | None = None
     penalised: bool = False
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Terms]:
-        """The loss of a batch, whole."""
-        return self.loss(batch.having(**self.make(batch)) if self.make else batch)
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -73,15 +69,26 @@ class Stage:
     lr: float
     schedule: ScheduleSettings
 
+    @classmethod
+    def main(
+        cls,
+        train: TrainSettings,
+        name: str,
+        objectives: tuple[str, ...],
+        update: Callable[[Batch, Step], None],
+        validate: Validation,
+    ) -> Stage:
+        """The stage that `train` describes, on the GAN's part of the patients."""
+        return cls(name, "gan", objectives, update, validate, train.epochs, train.batch, train.lr, train.schedule)
+
 
 class Method(nn.Module, ABC):
     """The base of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's.
 
     A run is resumed from `state_dict` alone: what changes in training besides parameters (moving averages, image pools) is a buffer, or goes
     through `get_extra_state`; phases and curricula are functions of `Batch.epoch` and `Batch.update`. What is drawn at random is keyed by
-    sample (`Batch.uniform`, `Batch.seeds`), so that it is the same on any number of ranks. A loss may be asked for at any time, on one slice
-    and before the first update too, when `batch.more` holds nothing that an update put there: memory is planned, and DDP's buckets are laid
-    out, with calls that leave no trace in the state.
+    sample (`Batch.uniform`, `Batch.seeds`), so that it is the same on any number of ranks. An update may be called before the first one, on one
+    slice and with a `Step` that moves no weight, to plan memory and to lay out DDP's buckets; the state is restored afterwards.
     """
 
     Settings: ClassVar[type[Any]]
@@ -89,20 +96,11 @@ class Method(nn.Module, ABC):
     paired: ClassVar[bool] = True  # False: targets are slices of another patient than the sources', and `target_brain` is theirs
     images: ClassVar[bool] = True  # False: it makes none, and is scored by what its last stage's `validate` says
     tumours: ClassVar[bool] = False  # True: it learns from tumour masks, and patients without a segmentation are not trained on
+    any_to_any: ClassVar[bool] = False  # True: one training makes any of the variant's contrasts from any others (see `serve`)
     incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts, and `present` says which they have
     cycle: int = 1  # updates after which its steps repeat; the last of them has the most
     patch: int = 0  # voxels along each side of the 3-D patches that it trains on, in place of slices; 0: it takes slices
     patches: int = 0  # of them per subject and epoch
-
-    @classmethod
-    def check(cls, variant: Variant) -> None:
-        """Raise SettingError, with what would do, if the method does not serve the variant."""
-        if variant.kind not in cls.kinds:
-            able = [name for name in registry.METHODS if variant.kind in registry.method(name).kinds]
-            raise SettingError(
-                f"method {cls.Settings.name} serves {', '.join(cls.kinds)} and variant {variant.name} is {variant.kind}: choose such a variant, "
-                f"for example variant={cls.kinds[0]}, or one of the methods {', '.join(able)}"
-            )
 
     @classmethod
     def settled(cls, settings: Any, held: Sequence[Sequence[str]]) -> Any:
@@ -125,6 +123,7 @@ class Method(nn.Module, ABC):
         """Networks for slices of H x W pixels, with the initial weights of the seed."""
         super().__init__()
         self.variant = variant
+        self.modalities = list(variant.modalities)  # that it is trained with
 
     @abstractmethod
     def objectives(self) -> dict[str, Objective]:
@@ -139,19 +138,11 @@ class Method(nn.Module, ABC):
         """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain; of patches likewise."""
 
     def serve(self, variant: Variant) -> None:
-        """From now on synthesise for another variant than the trained one. Raises SettingError if that is not what was learnt."""
-        able = [name for name in registry.METHODS if registry.method(name).serve is not Method.serve]
-        raise SettingError(
-            f"method {self.Settings.name} makes what it was trained for, variant {self.variant.name}, alone: "
-            f"{', '.join(able[:-1])} and {able[-1]} can, over the contrasts that they were trained with"
-        )
-
-    def serve_any(self, variant: Variant, modalities: Sequence[str]) -> None:
-        """`serve` of methods that make any of these contrasts from any others."""
-        if unknown := [name for name in variant.modalities if name not in modalities]:
-            raise SettingError(
-                f"the run was trained with {', '.join(modalities)}, and variant {variant.name} has {', '.join(unknown)}"
-            )
+        """From now on synthesise for another variant than the trained one, of methods that are `any_to_any`. Raises SettingError if the variant
+        has contrasts that were not trained with."""
+        if unknown := [name for name in variant.modalities if name not in self.modalities]:
+            known = ", ".join(self.modalities)
+            raise SettingError(f"the run was trained with {known}, and variant {variant.name} has {', '.join(unknown)}")
         self.variant = variant
 
     def synthesise_volume(self, sources: Tensor, brain: Tensor) -> Tensor:
@@ -168,8 +159,15 @@ class Method(nn.Module, ABC):
         scores = {}
         for index, name in enumerate(self.variant.outputs):
             truth, error = patient.targets[:, index][inside], (made - patient.targets)[:, index][inside]
-            scores[f"{name}/brain/psnr"] = float(20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10())
+            scores[metric_names.score(name, "brain", "psnr")] = float(
+                20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10()
+            )
         return scores
+
+
+def confined(made: Tensor, brain: Tensor) -> Tensor:
+    """Images (B, C, ...) inside the brain (B, 1, ...), and -1, the background, outside."""
+    return made * brain + brain - 1
 
 
 def in_chunks(network: Callable[..., Tensor], *stacks: Tensor, size: int = 16) -> Tensor:

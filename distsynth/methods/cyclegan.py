@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, confined, frozen
 from distsynth.methods.pool import Pool
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
@@ -99,8 +99,7 @@ class CycleGAN(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("unpaired", "gan", ("generators", "discriminators"), self.update, self.compare, *main)]
+        return [Stage.main(train, "unpaired", ("generators", "discriminators"), self.update, self.compare)]
 
     def update(self, batch: Batch, step: Step) -> None:
         made = step.minimise("generators", batch)
@@ -140,30 +139,19 @@ class CycleGAN(Method):
         return loss, {"g_loss": loss, **terms}
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        shown = self.shown(batch)
         terms = {}
         for side, real in (("target", batch.targets), ("source", batch.sources)):
-            on_real, on_fake = self.discriminators[side](torch.cat([real, shown[side]])).chunk(2)
+            on_real, on_fake = self.discriminators[side](torch.cat([real, batch.more[f"shown_{side}"]])).chunk(2)
             terms[f"d_{side}"] = self.weights.discriminator * ((on_real - 1).square().mean() + on_fake.square().mean())
         loss = terms["d_target"] + terms["d_source"]
         return loss, {"d_loss": loss, **terms}
-
-    @torch.no_grad()
-    def shown(self, batch: Batch) -> dict[str, Tensor]:
-        """The fakes that an update has put there, or the generators' own."""
-        if "shown_target" in batch.more:
-            return {side: batch.more[f"shown_{side}"] for side in ("target", "source")}
-        (target,) = self.generate("target", (batch.sources, batch.brain))
-        (source,) = self.generate("source", (batch.targets, batch.more["target_brain"]))
-        return {"target": target, "source": source}
 
     # -- the networks on images ----------------------------------------------------------------------------------------
 
     def generate(self, side: str, *given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Images (B, 1, H, W) in [-1, 1] with their brains, several as one batch, as images of a kind, -1 outside the brains."""
         image, brain = (torch.cat(parts) for parts in zip(*given, strict=True))
-        made: Tensor = self.generators[side](image) * brain + brain - 1
-        return made.chunk(len(given))
+        return confined(self.generators[side](image), brain).chunk(len(given))
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:

@@ -115,8 +115,7 @@ class DiscoGAN(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("unpaired", "gan", ("discriminators", "generators"), self.update, self.compare, *main)]
+        return [Stage.main(train, "unpaired", ("discriminators", "generators"), self.update, self.compare)]
 
     def update(self, batch: Batch, step: Step) -> None:
         if batch.update % self.settings.every == 0:
@@ -140,9 +139,8 @@ class DiscoGAN(Method):
         return made
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        """Of a part of the global batch, whose features' gaps an update has put there, or else of a batch of its own."""
-        made, w = batch.more if "r" in batch.more else {**self.gaps(batch), **batch.more}, self.weights
-        r = made.get("r", torch.full_like(batch.sources[:, 0, 0, 0], w.first))
+        """Of a part of the global batch, whose features' gaps the update has put there."""
+        made, r, w = batch.more, batch.more["r"], self.weights
         terms: Terms = {}
         total = torch.zeros_like(r)
         for side, real in (("target", batch.targets), ("source", batch.sources)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Judged(NamedTuple):
+class CriticTerms(NamedTuple):
     """What a critic's loss is made of."""
 
     real: Tensor  # (B,) the critic on real images
@@ -18,7 +18,7 @@ class Judged(NamedTuple):
     penalty: Tensor
 
 
-def judged(critic: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, epsilon: Tensor) -> Judged:
+def critic_terms(critic: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, epsilon: Tensor) -> CriticTerms:
     """The critic (N, C, ...) -> (N,), (N, classes) on real and fake images (B, C, ...) of one batch, and its gradient penalty.
 
     Real and fake go through as one batch of N = 2 B, real first, which changes nothing in a critic without batch statistics. What lies between
@@ -27,7 +27,7 @@ def judged(critic: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, fake
     value, classes = critic(torch.cat([real, fake]))
     on_real, on_fake = value.chunk(2)
     penalty = gradient_penalty(lambda image: critic(image)[0], real, fake, epsilon)
-    return Judged(on_real, on_fake, classes[: len(real)], penalty)
+    return CriticTerms(on_real, on_fake, classes[: len(real)], penalty)
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:

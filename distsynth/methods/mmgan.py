@@ -32,7 +32,7 @@ from torch import Tensor
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Method, Objective, Stage, Step, Terms, confined, frozen
 from distsynth.methods.contrasts import choose, images_of, present_of
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal
@@ -94,6 +94,7 @@ class MMGAN(Method):
 
     Settings = MMGANSettings
     incomplete = True
+    any_to_any = True
     subsets: Tensor  # (subsets, modalities) bool: each thing that can be given
 
     @classmethod
@@ -103,7 +104,6 @@ class MMGAN(Method):
     def __init__(self, settings: MMGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.settings = settings
-        self.modalities = list(variant.modalities)
         count, g, d = len(self.modalities), settings.generator, settings.discriminator
         check_layers(d.layers, size)
         self.generator = UNet(count, count, g.width, depth_of(g.depth, size, 8), g.direct, dropout=g.dropout)
@@ -122,8 +122,7 @@ class MMGAN(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("synthesis", "gan", ("generator", "discriminator"), self.train_both, self.compare, *main)]
+        return [Stage.main(train, "synthesis", ("generator", "discriminator"), self.train_both, self.compare)]
 
     def train_both(self, batch: Batch, step: Step) -> None:
         fewest, most = self.missing_in(batch.epoch)
@@ -147,7 +146,7 @@ class MMGAN(Method):
         given = self.draw(batch)
         filled = self.fill(images, given, batch.brain, batch.seeds("dropout"))
         with frozen(self.discriminator):
-            said = self.judge(filled, images, present)
+            said = self.discriminate(filled, images, present)
         terms = {
             "g_gan": over(present, (said - 1).square()),
             "g_l1": over(present & ~given, (images - filled).abs()),
@@ -161,7 +160,7 @@ class MMGAN(Method):
         given = self.draw(batch)
         with torch.no_grad():
             filled = self.fill(images, given, batch.brain, batch.seeds("dropout"))
-        both = self.judge(torch.cat([images, filled]), torch.cat([images, images]), torch.cat([present, present]))
+        both = self.discriminate(torch.cat([images, filled]), torch.cat([images, images]), torch.cat([present, present]))
         on_real, on_filled = both.chunk(2)
         terms = {
             "d_real": over(present, (on_real - 1).square()),
@@ -177,8 +176,7 @@ class MMGAN(Method):
         as likely as the others."""
         present = present_of(batch)[:, None]
         spare = (present.sum(2) - 1).clamp(min=0)  # (B, 1): one has to be given
-        wanted = batch.more["missing"] if "missing" in batch.more else torch.tensor([[1, len(self.modalities)]]).to(spare)
-        fewest, most = (torch.minimum(column, spare) for column in wanted.chunk(2, dim=1))
+        fewest, most = (torch.minimum(column, spare) for column in batch.more["missing"].chunk(2, dim=1))
         missing = (present & ~self.subsets).sum(2)  # (B, subsets)
         allowed = (present | ~self.subsets).all(2) & (missing >= fewest) & (missing <= most)
         return self.subsets[choose(allowed, batch.uniform("scenario"))]
@@ -186,19 +184,15 @@ class MMGAN(Method):
     def fill(self, images: Tensor, given: Tensor, brain: Tensor, seeds: Tensor | None = None) -> Tensor:
         """(B, modalities, H, W) with what is not given (B, modalities) made from what is."""
         known = given[:, :, None, None]
-        made = self.generator(images.where(known, BLANK), seeds)
-        return images.where(known, made * brain + brain - 1)
+        return images.where(known, confined(self.generator(images.where(known, BLANK), seeds), brain))
 
-    def judge(self, filled: Tensor, images: Tensor, present: Tensor) -> Tensor:
+    def discriminate(self, filled: Tensor, images: Tensor, present: Tensor) -> Tensor:
         """(B, modalities, h, w) of the discriminator; contrasts that the patient lacks are blank."""
         seen = filled.where(present[:, :, None, None], BLANK)
         said: Tensor = self.discriminator(torch.cat([seen, images], dim=1) if self.settings.discriminator.sees_real else seen)
         return said
 
     # -- using ---------------------------------------------------------------------------------------------------------
-
-    def serve(self, variant: Variant) -> None:
-        self.serve_any(variant, self.modalities)
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen, in_chunks
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, confined, frozen, in_chunks
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
 from distsynth.networks.keyed import splitmix
@@ -103,8 +103,7 @@ class Pix2Pix(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("gan", "gan", ("discriminator", "generator"), self.update, self.compare, *main)]
+        return [Stage.main(train, "gan", ("discriminator", "generator"), self.update, self.compare)]
 
     def update(self, batch: Batch, step: Step) -> None:
         made = step.make("generator", batch)
@@ -117,23 +116,20 @@ class Pix2Pix(Method):
         return {"fake": self.generate(batch.sources, batch.brain, batch.seeds("dropout"))}
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        fake = batch.more.get("fake")
-        if fake is None:
-            with torch.no_grad():
-                fake = self.make(batch)["fake"]
-        terms = {"d_real": self.verdict(batch.targets, batch, real=True), "d_fake": self.verdict(fake, batch, real=False)}
+        on_real = self.criterion(batch.targets, batch, real=True)
+        terms = {"d_real": on_real, "d_fake": self.criterion(batch.more["fake"], batch, real=False)}
         loss = self.settings.weights.discriminator * (terms["d_real"] + terms["d_fake"])
         return loss, {"d_loss": loss, **terms}
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         fake = batch.more["fake"]
         with frozen(self.discriminator):
-            fooled = self.verdict(fake, batch, real=True)
+            fooled = self.criterion(fake, batch, real=True)
         terms = {"g_gan": fooled, "g_l1": (batch.targets - fake).abs().mean()}
         loss = terms["g_gan"] + self.settings.weights.l1 * terms["g_l1"]
         return loss, {"g_loss": loss, **terms}
 
-    def verdict(self, images: Tensor, batch: Batch, real: bool) -> Tensor:
+    def criterion(self, images: Tensor, batch: Batch, real: bool) -> Tensor:
         """How far the discriminator is from calling these images (B, outputs, H, W) real, or fake: a mean over patches and samples."""
         logits = self.discriminator(torch.cat([batch.sources, images], dim=1))
         return CRITERIA[self.settings.gan](logits, torch.full_like(logits, float(real)))
@@ -142,8 +138,7 @@ class Pix2Pix(Method):
 
     def generate(self, sources: Tensor, brain: Tensor, seeds: Tensor | None) -> Tensor:
         """(B, inputs, H, W), (B, 1, H, W), (B,) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain."""
-        made: Tensor = self.generator(sources, seeds)
-        return made * brain + brain - 1
+        return confined(self.generator(sources, seeds), brain)
 
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         if not self.settings.noise_at_test:

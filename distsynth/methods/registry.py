@@ -1,37 +1,60 @@
-"""The methods by name: the only place that knows them all."""
+"""The methods by name: each `distsynth/methods/NAME.py` with a `configs/method/NAME.yaml` is one. What compares methods is here too."""
 
 from __future__ import annotations
 
 import difflib
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distsynth.modalities import Variant
+from distsynth.run_directory import CONFIGS
 from preprocess.shared.errors import SettingError
 
 if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help stays instant
     from distsynth.methods.contract import Method
 
-METHODS = {
-    "tcmgan": "distsynth.methods.tcmgan:TCMGAN",
-    "cyclegan": "distsynth.methods.cyclegan:CycleGAN",
-    "discogan": "distsynth.methods.discogan:DiscoGAN",
-    "unit": "distsynth.methods.unit:UNIT",
-    "unified_gan": "distsynth.methods.unified_gan:UnifiedGAN",
-    "stargan": "distsynth.methods.stargan:StarGAN",
-    "mmgan": "distsynth.methods.mmgan:MMGAN",
-    "pix2pix": "distsynth.methods.pix2pix:Pix2Pix",
-    "unet": "distsynth.methods.unet:UNetRegression",
-    "segment": "distsynth.methods.segment:Segment",
-}
+
+class UnservedVariant(SettingError):
+    """A method does not serve a variant."""
+
+
+def names() -> list[str]:
+    """The names of all methods. None is imported."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return [path.stem for path in files if (CONFIGS / "method" / f"{path.stem}.yaml").is_file()]
 
 
 def method(name: str) -> type[Method]:
-    """The class of a method. Raises SettingError with the known names."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        raise SettingError(
-            f"method.name={name!r} is not known: {'did you mean ' + near[0] + '? ' if near else ''}known are {', '.join(METHODS)}"
+    """The class of a method. Raises SettingError naming the known ones."""
+    from distsynth.methods.contract import Method
+
+    if name not in (known := names()):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SettingError(f"method.name={name!r} is not known: {hint}choose from {', '.join(known)}")
+    for kind in vars(import_module(f"distsynth.methods.{name}")).values():
+        if isinstance(kind, type) and issubclass(kind, Method) and getattr(kind, "Settings", None) and kind.Settings.name == name:
+            return kind
+    raise SettingError(f"distsynth/methods/{name}.py has no Method whose Settings have the name {name!r}: add one")
+
+
+def check(kind: type[Method], variant: Variant) -> None:
+    """Raise UnservedVariant, naming alternatives, if the method cannot be trained for the variant."""
+    if variant.kind not in kind.kinds:
+        able = [name for name in names() if variant.kind in method(name).kinds]
+        raise UnservedVariant(
+            f"method {kind.Settings.name} serves {', '.join(kind.kinds)} and variant {variant.name} is {variant.kind}: choose such a variant, "
+            f"for example variant={kind.kinds[0]}, or one of the methods {', '.join(able)}"
         )
-    module, _, attribute = METHODS[name].partition(":")
-    found: type[Method] = getattr(import_module(module), attribute)
-    return found
+
+
+def check_serves(trained: Method, variant: Variant) -> None:
+    """Raise SettingError, naming alternatives, if a trained method cannot be used for another variant than its own."""
+    if not trained.any_to_any:
+        able = [name for name in names() if method(name).any_to_any]
+        raise SettingError(
+            f"method {trained.Settings.name} only makes what it was trained for, variant {trained.variant.name}: "
+            f"{', '.join(able[:-1])} and {able[-1]} make any of the contrasts they were trained with from any others"
+        )
+    check(type(trained), variant)

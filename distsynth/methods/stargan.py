@@ -32,9 +32,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, confined, frozen
 from distsynth.methods.contrasts import choose, images_of, present_of
-from distsynth.methods.losses import judged
+from distsynth.methods.losses import critic_terms
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.initialise import uniform
@@ -97,6 +97,7 @@ class StarGAN(Method):
     Settings = StarGANSettings
     kinds = ("siso", "simo")
     incomplete = True
+    any_to_any = True
     held: Tensor  # (groups, modalities) bool
     slot: Tensor  # (groups, modalities) the place of a contrast in the labels and in the critic's logits
     own: Tensor  # (groups, places) bool
@@ -120,7 +121,6 @@ class StarGAN(Method):
     def __init__(self, settings: StarGANSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.weights, self.settings, self.cycle = settings.weights, settings, settings.n_critic
-        self.modalities = list(variant.modalities)
         groups = self.groups = groups_of(settings.groups, self.modalities)
         places, held = sum(map(sum, groups)), torch.tensor(groups)
         self.register_buffer("held", held, persistent=False)
@@ -145,8 +145,7 @@ class StarGAN(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("translation", "gan", ("critic", "generator"), self.train_both, self.compare, *main)]
+        return [Stage.main(train, "translation", ("critic", "generator"), self.train_both, self.compare)]
 
     def train_both(self, batch: Batch, step: Step) -> None:
         """The critic, and every n_critic-th time the generator, which then makes its images once for both."""
@@ -164,7 +163,7 @@ class StarGAN(Method):
         if (fake := batch.more.get("fake")) is None:
             with torch.no_grad():
                 fake = self.generate(drawn.real, drawn.group, drawn.target, batch.brain)
-        found = judged(self.critic, drawn.real, fake, batch.uniform("penalty"))
+        found = critic_terms(self.critic, drawn.real, fake, batch.uniform("penalty"))
         terms = {
             "d_real": -found.real.mean() / self.critic.places,
             "d_fake": found.fake.mean() / self.critic.places,
@@ -215,8 +214,7 @@ class StarGAN(Method):
         maps = self.label(group, modality).to(image)[:, :, None, None].expand(-1, -1, *image.shape[-2:])
         if self.settings.generator.labels == "brain":
             maps = maps * brain
-        made: Tensor = self.generator(torch.cat([image, maps], dim=1))
-        return made * brain + brain - 1
+        return confined(self.generator(torch.cat([image, maps], dim=1)), brain)
 
     def label(self, group: Tensor, modality: Tensor) -> Tensor:
         """(B,) and (B,) -> (B, labels): the contrast's place among all groups', and behind that the mask vector."""
@@ -225,10 +223,6 @@ class StarGAN(Method):
         return torch.cat([label, one_hot(group, groups)], dim=1) if groups > 1 else label
 
     # -- using ---------------------------------------------------------------------------------------------------------
-
-    def serve(self, variant: Variant) -> None:
-        self.check(variant)
-        self.serve_any(variant, self.modalities)
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:

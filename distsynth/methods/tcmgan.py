@@ -32,8 +32,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Made, Objective, Stage, Step, Terms, frozen
-from distsynth.methods.losses import dice_loss, judged, per_sample_sum
+from distsynth.methods.contract import Made, Objective, Stage, Step, Terms, confined, frozen
+from distsynth.methods.losses import critic_terms, dice_loss, per_sample_sum
 from distsynth.methods.segment import TumourFinder, begin, label_maps
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
@@ -136,8 +136,7 @@ class TCMGAN(TumourFinder):
         steady = ScheduleSettings(name="constant")
         pretraining = self.pretraining(s.epochs, s.batch, s.lr, steady)
         objectives = ("critic", "generator", "segmentor") if self.segmentor_learns else ("critic", "generator")
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        joint = Stage("joint", "gan", objectives, self.train_jointly, self.compare, *main)
+        joint = Stage.main(train, "joint", objectives, self.train_jointly, self.compare)
         return [pretraining, joint] if s.epochs else [joint]
 
     @property
@@ -156,7 +155,8 @@ class TCMGAN(TumourFinder):
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
-        found = judged(lambda image: self.judge(image, pairs), real, self.fakes(batch), pairs.uniform("penalty"))
+        fake = as_pairs(batch.more["fake"])
+        found = critic_terms(lambda image: self.criticise(image, pairs), real, fake, pairs.uniform("penalty"))
         terms = {
             "d_real": -found.real.mean(),
             "d_fake": found.fake.mean(),
@@ -170,8 +170,8 @@ class TCMGAN(TumourFinder):
         pairs, real, target = self.pairs(batch)
         fake = as_pairs(batch.more["fake"])
         with frozen(self.critic, self.segmentor):
-            on_fake, classes = self.judge(fake, pairs)
-            tumour = self.segment_as_judge(fake, target)
+            on_fake, classes = self.criticise(fake, pairs)
+            tumour = self.segment_in_eval(fake, target)
         terms = {
             "g_fake": -on_fake.mean(),
             "g_cls": classification(classes, target),
@@ -185,7 +185,8 @@ class TCMGAN(TumourFinder):
     def segmentor_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
         s = self.settings.segmentor
-        fake = self.fakes(batch)
+        with torch.no_grad():  # the generator has moved since
+            fake = as_pairs(self.make(batch)["fake"])
         if s.norm == "batch":  # as published, the statistics are each kind's own
             on_fake, on_real = self.segment(fake, target), self.segment(real, target)
         else:
@@ -209,18 +210,12 @@ class TCMGAN(TumourFinder):
         target = None if self.settings.targets == "all" else self.pairs(batch)[2]
         return {"fake": self.generate(batch.sources, target, batch.brain)}
 
-    def fakes(self, batch: Batch) -> Tensor:
-        """The images (P, 1, H, W) of `pairs`, without gradients: made already, or now."""
-        with torch.no_grad():
-            return as_pairs(batch.more["fake"] if "fake" in batch.more else self.make(batch)["fake"])
-
     def generate(self, sources: Tensor, target: Tensor | None, brain: Tensor) -> Tensor:
         """(B, inputs, H, W), labels (B, outputs) or None for all outputs, (B, 1, H, W) -> images in [-1, 1], -1 outside the brain."""
         given = sources if target is None else torch.cat([sources, label_maps(target, sources)], dim=1)
-        made: Tensor = self.generator(given)
-        return made * brain + brain - 1
+        return confined(self.generator(given), brain)
 
-    def judge(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def criticise(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The critic on targets and sources stacked: its map summed (N,), class logits (N, outputs). The N images may be those of the B slices
         several times over."""
         beside = [batch.sources, batch.tumour] if self.settings.critic.sees_tumour else [batch.sources]
@@ -228,7 +223,7 @@ class TCMGAN(TumourFinder):
         value, classes = self.critic(torch.cat([image, torch.cat(beside, dim=1).repeat(times, 1, 1, 1)], dim=1))
         return value, classes
 
-    def segment_as_judge(self, image: Tensor, target: Tensor) -> Tensor:
+    def segment_in_eval(self, image: Tensor, target: Tensor) -> Tensor:
         """`segment` with batch statistics fixed: the published code judges in training mode and so lets G move S's statistics."""
         training = self.segmentor.training
         self.segmentor.eval()

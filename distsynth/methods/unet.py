@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Method, Objective, Stage, Step, Terms
+from distsynth.methods.contract import Method, Objective, Stage, Step, Terms, confined
 from distsynth.modalities import Variant
 from distsynth.networks.initialise import normal, normal_norms
 from distsynth.networks.unet import UNet, depth_of, stride_of
@@ -56,8 +56,7 @@ class UNetRegression(Method):
         return {"generator": Objective(self.generator, self.loss)}
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("regression", "gan", ("generator",), self.update, self.compare, *main)]
+        return [Stage.main(train, "regression", ("generator",), self.update, self.compare)]
 
     def update(self, batch: Batch, step: Step) -> None:
         step.minimise("generator", batch)
@@ -67,5 +66,4 @@ class UNetRegression(Method):
         return loss, {"l1": loss}
 
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        made: Tensor = self.generator(sources)
-        return made * brain + brain - 1
+        return confined(self.generator(sources), brain)

@@ -28,7 +28,7 @@ modalities, and can be used from any of them to the others (`directions=all`); t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from distsynth.data.batch import Batch
 from distsynth.data.patches import assembled
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
-from distsynth.methods.losses import judged
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, confined, frozen
+from distsynth.methods.losses import critic_terms
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic, stargan_depth
 from distsynth.networks.initialise import uniform
@@ -118,7 +118,8 @@ class UnifiedGAN(Method):
     """See the file's head."""
 
     Settings = UnifiedGANSettings
-    kinds: ClassVar[tuple[str, ...]] = ("siso", "simo")
+    kinds = ("siso", "simo")
+    any_to_any = True
 
     @classmethod
     def stride(cls, settings: UnifiedGANSettings, size: tuple[int, int]) -> int:
@@ -128,7 +129,6 @@ class UnifiedGAN(Method):
         super().__init__(settings, variant, size, seed)
         self.settings, self.weights = settings, settings.weights
         self.patch, self.patches, self.cycle = settings.patch, settings.patches, settings.n_critic
-        self.modalities = list(variant.modalities)
         self.classes = len(self.modalities)
         g = settings.generator
         self.generator = Generator(1 + self.classes, 1, g.width, g.downs, g.blocks, g.kernel, g.direct, 3, self.classes)
@@ -147,9 +147,7 @@ class UnifiedGAN(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        both = ("critic", "generator")
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("joint", "gan", both, self.train_jointly, self.compare, *main)]
+        return [Stage.main(train, "joint", ("critic", "generator"), self.train_jointly, self.compare)]
 
     def train_jointly(self, batch: Batch, step: Step) -> None:
         if (batch.update + 1) % self.settings.n_critic:
@@ -170,7 +168,7 @@ class UnifiedGAN(Method):
         (x, _), (y, c) = self.draw(batch)
         with torch.no_grad():
             fake = batch.more["fake"] if "fake" in batch.more else self.generate(x, c, batch.brain)
-        found = judged(self.critic, y, fake, batch.uniform("penalty"))
+        found = critic_terms(self.critic, y, fake, batch.uniform("penalty"))
         terms = {
             "d_real": -found.real.mean() / self.critic.places,
             "d_fake": found.fake.mean() / self.critic.places,
@@ -211,19 +209,17 @@ class UnifiedGAN(Method):
     def generate(self, image: Tensor, modality: Tensor, brain: Tensor) -> Tensor:
         """(B, 1, D, H, W), (B,), (B, 1, D, H, W) -> (B, 1, D, H, W) in [-1, 1], -1 outside the brain."""
         label = one_hot(modality, self.classes).to(image)[:, :, None, None, None].expand(-1, -1, *image.shape[2:])
-        made: Tensor = self.generator(torch.cat([image, label], dim=1))
-        return made * brain + brain - 1
+        return confined(self.generator(torch.cat([image, label], dim=1)), brain)
 
     # -- using -----------------------------------------------------------------------------------------------------------
 
     def serve(self, variant: Variant) -> None:
-        self.check(variant)
         if self.settings.directions == "given":
             raise SettingError(
                 f"the run learnt variant {self.variant.name} alone (method.directions=given): train one with directions=all, which makes any "
                 "contrast from any other"
             )
-        self.serve_any(variant, self.modalities)
+        super().serve(variant)
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from torch.nn.functional import softplus
 
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
-from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, frozen
+from distsynth.methods.contract import Made, Method, Objective, Stage, Step, Terms, confined, frozen
 from distsynth.modalities import Variant
 from distsynth.networks import keyed
 from distsynth.networks.initialise import kaiming, normal
@@ -119,8 +119,7 @@ class UNIT(Method):
         }
 
     def stages(self, train: TrainSettings) -> list[Stage]:
-        main = (train.epochs, train.batch, train.lr, train.schedule)
-        return [Stage("unpaired", "gan", ("discriminators", "generators"), self.update, self.compare, *main)]
+        return [Stage.main(train, "unpaired", ("discriminators", "generators"), self.update, self.compare)]
 
     def update(self, batch: Batch, step: Step) -> None:
         step.minimise("discriminators", batch.having(**step.make("generators", batch)))
@@ -162,10 +161,9 @@ class UNIT(Method):
         return total, {"g_loss": total, **terms}
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        fakes = batch.more if "fake_target" in batch.more else self.fakes(batch)
         terms = {}
         for side, real in (("source", batch.sources), ("target", batch.targets)):
-            both = [scale.chunk(2) for scale in self.discriminators[side](torch.cat([real, fakes[f"fake_{side}"]]))]
+            both = [scale.chunk(2) for scale in self.discriminators[side](torch.cat([real, batch.more[f"fake_{side}"]]))]
             terms[f"d_{side}"] = torch.stack([self.real(on_real) + self.fake(on_fake) for on_real, on_fake in both]).sum()
         loss = self.weights.gan * (terms["d_source"] + terms["d_target"])
         return loss, {"d_loss": loss, **terms}
@@ -192,15 +190,7 @@ class UNIT(Method):
     def decode(self, side: str, *given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Codes with the brains that they come from, several as one batch, as images of a kind, -1 outside the brains."""
         code, brain = (torch.cat(parts) for parts in zip(*given, strict=True))
-        return (self.generators.decode(side, code) * brain + brain - 1).chunk(len(given))
-
-    @torch.no_grad()
-    def fakes(self, batch: Batch) -> Made:
-        """The translations alone."""
-        code = {side: self.noisy(mean, batch, f"code/{side}") for side, mean in self.encoded(batch).items()}
-        (target,) = self.decode("target", (code["source"], batch.brain))
-        (source,) = self.decode("source", (code["target"], batch.more["target_brain"]))
-        return {"fake_target": target, "fake_source": source}
+        return confined(self.generators.decode(side, code), brain).chunk(len(given))
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,24 @@ class World:
         gathered: list[T] = [value] * self.size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def from_first(self, value: T | None) -> T:
+        """Rank 0's (picklable) value, on every rank; what the others give is not looked at."""
+        given = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(given)
+        return cast("T", given[0])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A UserError that a rank raises inside is raised on every rank, so that none waits for one that has left."""
+        failure = None
+        try:
+            yield
+        except UserError as error:
+            failure = error
+        if failures := [other for other in self.gather(failure) if other is not None]:
+            raise failures[0]
 
     def largest(self, value: Tensor) -> Tensor:
         """The elementwise largest over the ranks, on the CPU."""
@@ -120,10 +138,24 @@ def fetched(value: Tensor) -> Tensor:
     return value.cpu()
 
 
+apart = False  # see `this_rank_only`
+
+
+@contextmanager
+def this_rank_only() -> Iterator[None]:
+    """Inside, `gathered` takes this rank's part for the whole batch, and no rank waits for another."""
+    global apart
+    apart = True
+    try:
+        yield
+    finally:
+        apart = False
+
+
 def gathered(share: Tensor) -> tuple[Tensor, slice]:
     """The global batch (B, ...) of which `share` is this rank's part, without gradients, and the slice of it that is this part. All ranks hold
     parts of the same size, in rank order; a single process holds the whole batch."""
-    if not dist.is_initialized():
+    if apart or not dist.is_initialized():
         return share.detach(), slice(0, len(share))
     parts = [torch.empty_like(share) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, share.detach().contiguous())

@@ -3,7 +3,7 @@
 checkpoints/step-0000001200.pt   the newest two: method, average, engine, counters, journal offset, and what it was made from
 checkpoints/best.pt              the weights, or their average, with the best validation so far, and the intensity map
 
-Training waits for a copy in memory alone; a thread writes it.
+Training only waits for a copy in memory; a thread writes it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,74 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distsynth.ranks.watchdog import Watchdog
+from distsynth.tracking.journal import Journal
 from preprocess.shared.errors import StoreError
+from preprocess.shared.files import write_atomically
 
 KEEP = 2
 
 
+class Saver:
+    """Saves checkpoints beside the training. On the ranks that do not write, `journal` is None and it only keeps the time.
+
+    The journal holds its lines back while a checkpoint is being written: a line that a resumed run would repeat must not come before the
+    checkpoint's own.
+    """
+
+    def __init__(self, folder: Path, journal: Journal | None, watchdog: Watchdog) -> None:
+        self.folder, self.journal, self.writer = folder, journal, Writer(watchdog)
+        self.saved, self.stall = (
+            time.monotonic(),
+            0.0,
+        )  # when training last stood still for a checkpoint, and for how long (seconds)
+
+    def save(self, state: Callable[[], dict[str, Any]], step: int, best: bool) -> None:
+        """Start to write `state()`, which every rank is asked for, as the checkpoint of a step, and as best.pt too where it is the `best` so
+        far. Training only waits for the copy in memory, and for the checkpoint before. Raises StoreError if that one could not be written."""
+        began, now = time.perf_counter(), state()
+        if self.journal is not None:
+            self.finish()
+            copied = snapshot({**now, "journal": self.journal.hold()})
+            self.writer.start(partial(write, copied, self.folder, step, best, self.journal.file.fileno()), step)
+        self.saved, self.stall = time.monotonic(), time.perf_counter() - began
+
+    def due(self, minutes: float) -> bool:
+        """Whether the last checkpoint is older than that."""
+        return time.monotonic() - self.saved > 60 * minutes
+
+    @property
+    def cheap(self) -> bool:
+        """Whether another checkpoint would hold up training by less than a hundredth of the time since the last one, as the writing rank sees
+        it."""
+        return self.journal is not None and not self.writer.busy and self.due(100 * self.stall / 60)
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being written is durable, and write its line in the journal. Raises StoreError."""
+        if self.journal is not None and (step := self.writer.finish()) is not None:
+            self.journal.release(step)
+
+    def note(self, kind: str, **fields: Any) -> None:
+        """Write a line into the journal, on the writing rank."""
+        if self.journal is not None:
+            if not self.writer.busy:
+                self.finish()
+            self.journal.write(kind, **fields)
+
+
 class Writer:
-    """Writes one checkpoint at a time, beside the training."""
+    """Writes one checkpoint at a time, in a thread."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self.watchdog = watchdog
         self.thread: threading.Thread | None = None
+        self.step: int | None = None  # of the checkpoint that `finish` has not seen yet
         self.error: BaseException | None = None
 
     @property
@@ -39,6 +90,7 @@ class Writer:
     def start(self, write: Callable[[], None], step: int) -> None:
         """Call `write` in a thread. The one before must have been finished."""
         self.watchdog.writing = step, time.monotonic()
+        self.step = step
         self.thread = threading.Thread(target=self.run, args=(write,), daemon=True, name="checkpoint")
         self.thread.start()
 
@@ -49,13 +101,16 @@ class Writer:
             self.error = error
         self.watchdog.writing = None
 
-    def finish(self) -> None:
-        """Wait for what is being written. Raises what went wrong, StoreError above all."""
+    def finish(self) -> int | None:
+        """Wait for what is being written; its step, the first time that it is asked. Raises what went wrong, mostly StoreError."""
         if self.thread is not None:
-            self.thread.join()
+            with self.watchdog.during("checkpoint"):
+                self.thread.join()
         self.thread = None
         if self.error is not None:
             raise self.error
+        step, self.step = self.step, None
+        return step
 
 
 def snapshot(value: Any) -> Any:
@@ -68,30 +123,13 @@ def snapshot(value: Any) -> Any:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write atomically: a temporary file, fsync, rename, fsync of the folder. Raises StoreError if the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    """Write atomically, and durably. Raises StoreError if the disk is full."""
     try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
+        write_atomically(path, lambda file: torch.save(state, file), sync_folder=True)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write the checkpoint {path}: {str(error).splitlines()[0]}; free some space and start the run again"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journal: int) -> None:
@@ -113,8 +151,8 @@ def save_step(state: dict[str, Any], folder: Path, step: int) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed writer has left."""
-    for partial in folder.glob("*.partial"):
-        partial.unlink(missing_ok=True)
+    for leftover in folder.glob("*.partial"):
+        leftover.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

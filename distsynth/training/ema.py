@@ -1,8 +1,8 @@
-"""The running average of the weights that `train.ema` asks for: it is validated, kept as the best checkpoint and scored in their place.
+"""`train.ema`: an exponential moving average of the weights, which is validated, saved as the best checkpoint and scored in their place.
 
 With w(t) the weights after update t, a(0) = w(0) and a(t) = d a(t-1) + (1 - d) w(t), where d = min(ema, t / (t + 9)), so that the first weights are
-soon forgotten. A network whose losses pull it to and fro, as an adversary's do, is better at the middle of where it goes than at any place of
-it (Yazici et al., "The unusual effectiveness of averaging in GAN training", ICLR 2019). Training itself does not see the average.
+soon forgotten. Adversarial losses make a network oscillate, and the mean of its path is better than any point on it (Yazici et al., "The unusual
+effectiveness of averaging in GAN training", ICLR 2019). Training itself does not see the average.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Of all parameters of a module; buffers (statistics of batch norms) are not averaged. With `decay` 0 there is none, and the weights
-    stand for it."""
+    """The average of all parameters of a module; buffers (statistics of batch norms) are not averaged. With `decay` 0 there is no average and the
+    weights themselves are used."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -24,14 +24,14 @@ class EMA:
         self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self.trained.items()}
 
     def update(self, t: int) -> None:
-        """Take in the weights after update t, from 1."""
+        """Include the weights after update t, counted from 1."""
         if self.weights:
             share = 1 - min(self.decay, t / (t + 9))
             torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self.trained.values()], share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Meanwhile the module's parameters hold the average."""
+        """Inside, the module's parameters hold the average."""
         self.swap()
         try:
             yield
@@ -43,6 +43,6 @@ class EMA:
             parameter.data, self.weights[name] = self.weights[name], parameter.data
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's; what it lacks begins with the weights as they are now."""
+        """Continue from a checkpoint's average; what it lacks starts from the current weights."""
         for name, own in self.weights.items():
             own.copy_(weights.get(name, self.trained[name].detach()))

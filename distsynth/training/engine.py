@@ -7,18 +7,17 @@ network it trains. So the critic's several passes and the penalty's double backw
 from __future__ import annotations
 
 from contextlib import nullcontext
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.methods.contract import Made, Method, Objective, Stage, Terms
 from distsynth.ranks.world import World
 from distsynth.settings import TrainSettings
-from distsynth.training.compiled import compiled, failure
 from distsynth.training.ema import EMA
 from distsynth.training.precision import full_products, resolve
 from distsynth.training.running_losses import RunningLosses
@@ -50,7 +49,7 @@ class Engine:
     def __init__(self, method: Method, stage: Stage, train: TrainSettings, world: World, timing: Timing | None = None) -> None:
         self.method, self.stage, self.train, self.world = method, stage, train, world
         self.timing = timing or Timing(world, enabled=False)
-        self.look = False  # whether the update under way is one whose gradient norms are kept
+        self.keep_norms, self.made = False, 0  # whether this update's gradient norms are kept; updates made here
         self.norms: dict[str, Tensor] = {}
         self.dtype = agreed(resolve(train.precision, world.device), world)
         chosen = self.objectives = {name: method.objectives()[name] for name in stage.objectives}
@@ -91,6 +90,10 @@ class Engine:
             assert make is not None
             with torch.no_grad(), self.autocast():
                 return joined([make(part) for part in parts])
+        return self.make_ahead(name, batch)
+
+    def make_ahead(self, name: str, batch: Batch) -> Made:
+        """Keep what the objective's network makes, with its graph, for `evaluate` of the same batch."""
         with self.autocast():
             self.kept[name] = self.losses[name](batch)
         return joined([self.kept[name]])
@@ -126,60 +129,31 @@ class Engine:
         """The micro-batches of this rank's share of a batch."""
         return batch.split(self.train.micro_batch or len(batch))
 
-    def updated(self, count: int) -> None:
-        """The stage's update number `count`, from 1, is made."""
+    def update(self, batch: Batch, norms: bool = False) -> None:
+        """The stage's update number `batch.update`; with `norms` the gradients' norms are kept (see `gradient_norms`)."""
+        self.keep_norms = norms
+        self.stage.update(batch, self)
+        self.made += 1
         self.running_losses.updates += 1
-        self.ema.update(count)
+        self.ema.update(batch.update + 1)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to compile, so that further updates take as long as the last ones."""
+        return self.made >= (self.method.cycle if self.train.compile else 1)
 
     def after_backward(self, name: str) -> None:
         """Tell the clock, and where the update is looked at keep the norm of the gradient, fp16's scale taken off it."""
         self.timing.backward_ended()
-        if self.look:
+        if self.keep_norms:
             self.scalers[name].unscale_(self.optimisers[name])
             self.norms[name] = gradient_norm(self.objectives[name].network)
 
     def gradient_norms(self) -> dict[str, float]:
         """Of the last update that was looked at, by objective; not those that fp16's scaler skips, which overflow on purpose."""
-        found = {f"grad_norm/{name}": float(norm) for name, norm in self.norms.items() if norm.isfinite()}
+        found = {metric_names.gradient_norm(name): float(norm) for name, norm in self.norms.items() if norm.isfinite()}
         self.norms = {}
         return found
-
-    def warm_up(self, batch: Batch) -> None:
-        """Compile where asked to, then two passes of each loss; all of it leaves no trace. DDP lays out its buckets anew after its first pass
-        and then sums over more than two ranks in another order, so that without these the first update of a resumed run would differ from
-        the undisturbed run's."""
-        if self.world.size == 1 and not self.train.compile:
-            return
-        before = deepcopy(self.method.state_dict())
-        part = self.parts(batch)[0]
-        if self.train.compile:
-            self.compile(part)
-        if self.world.size > 1:
-            self.pass_once(part)
-            self.pass_once(part)
-        self.method.load_state_dict(before)  # batch statistics, image pools
-
-    def pass_once(self, part: Batch) -> None:
-        for name in self.losses:
-            self.evaluate(name, part)[1].backward()  # type: ignore[no-untyped-call]
-            self.optimisers[name].zero_grad(set_to_none=True)
-
-    def compile(self, part: Batch) -> None:
-        """Compile the losses, or say on rank 0 why not and leave all of them as they are, on every rank alike."""
-        bare = {name: unwrapped(module) for name, module in self.losses.items()}
-        plain, rest = {name: module.run for name, module in bare.items()}, self.rest
-        for module in bare.values():
-            module.run = compiled(module.run)
-        self.rest = {name: compiled(loss) for name, loss in rest.items()}
-        wrapped, self.losses = self.losses, dict(bare)  # one pass of each loss, of this rank alone
-        found = failure(lambda: self.pass_once(part))
-        self.losses = wrapped
-        if whys := [why for why in self.world.gather(found) if why]:
-            self.rest = rest
-            for name, module in bare.items():
-                module.run = plain[name]
-            if self.world.leads:
-                print(f"warning: train.compile=true does not work here, training goes on without it ({whys[0]})", flush=True)
 
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,12 +17,12 @@ from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError
 
 
-def begin_from(method: Method, config: Config) -> str:
+def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
     """Load and freeze as the settings say, and return a sentence on it. Raises SettingError if a setting fits nothing, an objective would have
     nothing left to train, or the weights know the test patients; StoreError if the run has no best checkpoint."""
     said = []
     if config.train.init_from:
-        said = [take_over(method, config.train.init_from), *refuse_known(config, RunDirectory(config.train.init_from))]
+        said = [take_over(method, config.train.init_from), *refuse_known(config, cohort)]
     if config.train.freeze:
         said.append(freeze(method, config.train))
     return "; ".join(said)
@@ -41,15 +40,16 @@ def take_over(method: Method, run: str) -> str:
     return f"{len(fitting)} of {len(own)} weights from {run}{rest}"
 
 
-def refuse_known(config: Config, run: RunDirectory) -> list[str]:
+def refuse_known(config: Config, cohort: Cohort) -> list[str]:
     """Raise SettingError if the run was trained on this cohort in another fold or split: its weights may know patients that are held out here.
     Of another cohort nobody can tell: a warning."""
-    own, state, here = configuration.load(run.config), checkpoint.load(run.checkpoints / "best.pt"), config.data
-    folds = range(len(Cohort.open(here.store).manifest["folds"]))
-    known = [fold for fold in folds if trained_here(replace(here, fold=fold), own, state)]
-    if here.fold in known:
+    run = RunDirectory(config.train.init_from)
+    own, state = configuration.load(run.config), checkpoint.load(run.checkpoints / "best.pt")
+    folds = range(len(cohort.manifest["folds"]))
+    known = [fold for fold in folds if trained_here(cohort.in_fold(fold), own, state)]
+    if cohort.fold in known:
         return []
-    if known or Path(own.data.store).resolve() == Path(here.store).resolve():
+    if known or Path(own.data.store).resolve() == Path(config.data.store).resolve():
         raise SettingError(
             f"train.init_from={config.train.init_from} was trained on fold {own.data.fold} of {own.data.store}, or before it was split anew, "
             "and may know patients that are held out here: take a run of the same fold and split"

@@ -1,15 +1,16 @@
-"""The memory plan: what a stage will take on a rank, before it does, and how many slices the GPU at hand holds at once.
+"""The memory plan: how much memory a stage will take on a rank, and how many slices this GPU holds at once.
 
     total = parameters (and their average) + gradients + Adam's two moments + activations(slices) + overhead
 
-Activations are counted, not timed or guessed: each loss runs forward on one slice and on two, in the run's own precision, and what autograd
-keeps for the backward pass is added up; the difference is a slice's, the rest is fixed (weights cast to half precision). The backward pass
-holds about two of the largest on top. The losses of a stage come one after another, so the hungriest counts.
+Activations are counted, not guessed: an update is rehearsed on one slice and on two, in the run's own precision, and what autograd keeps for the
+backward pass is added up, loss by loss; the difference belongs to a slice, the rest is fixed (weights cast to half precision). The backward pass
+holds about two more of the largest tensor. The losses of a stage run one after another, so the largest one counts.
 """
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections import defaultdict
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from distsynth.data.batch import Batch
+from distsynth.methods.contract import Made
 from distsynth.training.engine import Engine
+from distsynth.training.rehearsal import Rehearsal, no_trace, outside_ddp
 
 OVERHEAD = 0.8e9  # bytes of a GPU that CUDA's context, its libraries and cuDNN's workspace take; an assumption
 USABLE = 0.92  # of what is left: the allocator's blocks do not fit each other exactly; an assumption
@@ -40,7 +43,7 @@ class MemoryPlan:
         return self.parameters + self.gradients + self.optimiser + self.fixed
 
     def total(self, slices: int) -> int:
-        """Without the overhead of a GPU."""
+        """Bytes for so many slices at once, without the overhead of a GPU."""
         return self.static + slices * self.per_slice
 
     def fits(self, card: float) -> int:
@@ -48,39 +51,52 @@ class MemoryPlan:
         return max(0, int(((card - OVERHEAD) * USABLE - self.static) / self.per_slice))
 
     def line(self) -> dict[str, Any]:
-        """As the journal has it."""
+        """The journal's line."""
         return asdict(self)
 
 
 def plan(engine: Engine, batch: Batch) -> MemoryPlan:
     """The stage's plan, counted on slices like those of `batch`, on its device. Leaves no trace in the method."""
-    before = deepcopy(engine.method.state_dict())
-    one, two = (held(engine, repeated(batch, count)) for count in (1, 2))
-    engine.method.load_state_dict(before)  # batch statistics, image pools
+    with no_trace(engine), outside_ddp(engine):
+        one, two = (kept_bytes(engine, repeated(batch, count)) for count in (1, 2))
     networks = {id(o.network): o.network for o in engine.objectives.values()}
     trained = sum(size_of(p) for network in networks.values() for p in network.parameters() if p.requires_grad)
-    held_whole = [*engine.method.parameters(), *engine.method.buffers(), *engine.ema.weights.values()]
-    parameters = sum(size_of(t) for t in held_whole)
+    resident = [*engine.method.parameters(), *engine.method.buffers(), *engine.ema.weights.values()]
+    parameters = sum(size_of(t) for t in resident)
     return MemoryPlan(engine.stage.name, parameters, trained, 2 * trained, max(0, 2 * one - two), max(1, two - one))
 
 
-def held(engine: Engine, batch: Batch) -> int:
-    """Bytes that the hungriest loss of the stage holds in its backward pass, weights apart."""
-    found = []
-    for objective in engine.objectives.values():
-        kept: dict[int, Tensor] = {}  # by storage: what several operations keep is there once
+class Weighing(Rehearsal):
+    """A rehearsal without the backward pass that counts the bytes each objective keeps for it, without the weights."""
 
-        def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.kept: dict[str, dict[int, Tensor]] = defaultdict(dict)  # by storage: what several operations keep exists once
+        self.bytes: dict[str, int] = {}
+
+    def around(self, name: str) -> AbstractContextManager[None]:
+        def keep(tensor: Tensor) -> Tensor:
+            self.kept[name][tensor.untyped_storage().data_ptr()] = tensor.detach()
             return tensor
 
-        with engine.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss, _ = objective(batch)
-        weights = {p.untyped_storage().data_ptr() for p in engine.method.parameters()}
-        sizes = [kept[place].untyped_storage().nbytes() for place in kept.keys() - weights]
-        found.append(sum(sizes) + 2 * max(sizes, default=0))
-        del loss
-    return max(found)
+        return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+
+    def backward(self, loss: Tensor) -> None:
+        """Is left out."""
+
+    def minimise(self, name: str, batch: Batch) -> Made:
+        made, weights = super().minimise(name, batch), {p.untyped_storage().data_ptr() for p in self.engine.method.parameters()}
+        kept = self.kept.pop(name)
+        sizes = [tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights]
+        self.bytes[name] = sum(sizes) + 2 * max(sizes, default=0)
+        return made
+
+
+def kept_bytes(engine: Engine, batch: Batch) -> int:
+    """What the hungriest loss of the stage holds in its backward pass."""
+    weighing = Weighing(engine)
+    weighing.run(batch)
+    return max(weighing.bytes.values())
 
 
 def repeated(batch: Batch, count: int) -> Batch:
@@ -92,7 +108,7 @@ def size_of(tensor: Tensor | nn.Parameter) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def told(plan: MemoryPlan, slices: int, card: int | None) -> str:
+def sentence(plan: MemoryPlan, slices: int, card: int | None) -> str:
     """The plan in a sentence, for a rank that takes so many slices at once, on a GPU of `card` bytes or on a CPU."""
     parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimiser": plan.optimiser}
     parts["activations"] = plan.fixed + slices * plan.per_slice

@@ -60,6 +60,14 @@ class Model:
         cropped = made[(..., *centre(sources.shape[-2:], self.size))]
         return self.mapping.to_z(cropped.swapaxes(0, 1), self.variant.outputs)
 
+    def feed(self, cohort: Cohort, subjects: Sequence[str], settings: DataSettings, share: Share) -> Feed:
+        """The feed of some subjects as the method wants it, slices or patches; `share` is `World.share`. Raises what `SliceFeed` and `PatchFeed`
+        raise."""
+        kind, common = self.method, (cohort, subjects, self.variant, self.mapping, settings)
+        if kind.patch:
+            return PatchFeed(*common, kind.patch, kind.patches, share)
+        return SliceFeed(*common, self.size, share, kind.paired, kind.incomplete)
+
     def refuse_larger(self, cohort: Cohort, subjects: Sequence[str]) -> None:
         """Raise StoreError if slices of one of another cohort's subjects are larger than the networks' size."""
         for subject in subjects:
@@ -78,6 +86,7 @@ class Model:
     def serving(self, variant: Variant) -> Model:
         """The same networks for another variant. Raises SettingError if they cannot."""
         if variant != self.variant:
+            registry.check_serves(self.method, variant)
             self.method.serve(variant)
         return replace(self, variant=variant)
 
@@ -102,10 +111,10 @@ def networks_size(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     return (max(size), max(size)) if config.data.rotate else size  # a rotation by 90 degrees needs a square
 
 
-def trained_here(data: DataSettings, own: Config, state: dict[str, Any]) -> bool:
-    """Whether the run `own`, whose checkpoint `state` is, was trained on this cohort, in this fold, as that is split now."""
-    cohort = enough(Cohort.open(data.store, data.fold), own.variant, registry.method(own.method.name).incomplete)
-    return bool(state["made_from"]["store"] == cohort.digest[:12])
+def trained_here(cohort: Cohort, own: Config, state: dict[str, Any]) -> bool:
+    """Whether the run `own`, whose checkpoint `state` is, was trained on this cohort's store, in its fold, as that is split now."""
+    taken = enough(cohort.whole, own.variant, registry.method(own.method.name).incomplete)
+    return bool(state["made_from"]["store"] == taken.digest[:12])
 
 
 def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) -> list[list[str]]:
@@ -126,12 +135,3 @@ def restore(config: Config, state: dict[str, Any]) -> Model:
     method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
     method.load_state_dict(state["method"])
     return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held)
-
-
-def feed_of(method: Method, cohort: Cohort, subjects: Sequence[str], variant: Variant, mapping: IntensityMap, settings: DataSettings,
-            size: tuple[int, int], share: Share) -> Feed:  # fmt: skip
-    """The feed of some subjects as the method wants it, slices or patches; for `size` and `share`, and for what is raised, see `SliceFeed`
-    and `PatchFeed`."""
-    if method.patch:
-        return PatchFeed(cohort, subjects, variant, mapping, settings, method.patch, method.patches, share)
-    return SliceFeed(cohort, subjects, variant, mapping, settings, size, share, method.paired, method.incomplete)

@@ -1,4 +1,4 @@
-"""Which arithmetic a device gets, and the memory layout of the weights."""
+"""The arithmetic for a device, and the memory layout of the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
     Raises SettingError for what the device cannot do.
     """
     chosen = choose(precision, torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
-    # torch lets convolutions take TF32 unless told not to: then neither fp32 nor the penalty under bf16 would be what they say.
+    # torch lets convolutions take TF32 by default: then neither fp32 nor the penalty under bf16 would really be float32.
     allow_tf32(chosen == "tf32")
     return DTYPES[chosen]
 
@@ -29,14 +29,14 @@ def resolve(precision: Precision, device: torch.device) -> torch.dtype:
 def allow_tf32(allowed: bool) -> None:
     """Whether the GPU may multiply float32 with TF32's 10 bits of mantissa, or has to take all 23.
 
-    By torch's older names: what the newer ones (`fp32_precision`) set can't be read by these any more, and torch.compile reads these (as of 2.10:
-    pytorch issue 166387)."""
+    Uses torch's older names: once the newer ones (`fp32_precision`) are set, the older can no longer be read, and torch.compile reads them (as of
+    2.10: pytorch issue 166387)."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @contextmanager
 def full_products(wanted: bool) -> Iterator[None]:
-    """Inside, where `wanted`, float32 products take all bits, whatever the precision chosen."""
+    """Inside, where `wanted`, float32 products use all bits, whatever the chosen precision."""
     if not (wanted and torch.backends.cuda.matmul.allow_tf32):
         yield
         return

@@ -1,4 +1,4 @@
-"""`train.profile=true`: what torch's profiler saw of a few updates, as a trace for https://ui.perfetto.dev or chrome://tracing."""
+"""`train.profile=true`: a trace of a few updates by torch's profiler, for https://ui.perfetto.dev or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SKIPPED, WARMING, TRACED = 2, 1, 3  # updates; the first ones choose algorithms 
 
 @contextmanager
 def profiled(folder: Path, wanted: bool) -> Iterator[Callable[[], None]]:
-    """Gives what to call after each update. The trace of the first few lands in folder/updates.json.gz; later ones cost nothing."""
+    """Yields what to call after each update. The trace of the first few is written to folder/updates.json.gz; later updates cost nothing."""
     if not wanted:
         yield lambda: None
         return

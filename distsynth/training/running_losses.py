@@ -1,4 +1,4 @@
-"""The sums of the losses since the last look at them, kept on the device so that no update waits for a number."""
+"""Running sums of the losses since they were last logged, kept on the device so that no update waits for a number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEVER = 1 << 62
 
 
 class RunningLosses:
-    """Per objective one vector: a sum for each of its terms, and the update in which that sum first was not finite."""
+    """Per objective one vector: the sum of each term, and the update in which that sum first was not finite."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -25,10 +25,10 @@ class RunningLosses:
         self.sums: dict[str, Tensor] = {}
         self.calls: dict[str, float] = {}
         self.bad_in: dict[str, Tensor] = {}
-        self.updates = 0  # ended since the last look
+        self.updates = 0  # made since the last call of `take`
 
     def add(self, objective: str, terms: Terms, weight: float) -> None:
-        """The terms of a micro-batch that is `weight` of the batch."""
+        """Add the terms of a micro-batch whose share of the batch is `weight`."""
         values = torch.stack([value.detach().float() for value in terms.values()]) * weight
         if objective not in self.sums:
             self.open(objective, list(terms), torch.zeros_like(values), 0.0)
@@ -43,14 +43,14 @@ class RunningLosses:
         self.bad_in[objective] = torch.full_like(sums, NEVER, dtype=torch.int64)
 
     def take(self) -> dict[str, float]:
-        """The mean of every term over the ranks and the calls; then it starts anew."""
+        """The mean of every term over the ranks and the calls; resets the sums."""
         names = [name for terms in self.names.values() for name in terms]
         means = self.world.mean(torch.cat([total / self.calls[objective] for objective, total in self.sums.items()]))
         self.clear()
         return dict(zip(names, means.tolist(), strict=True))
 
     def first_bad(self) -> tuple[int, int, str] | None:
-        """The update since the last look, the rank and the term that first was not finite; the same on every rank."""
+        """The update since the last `take`, the rank and the term that was not finite first; the same on every rank."""
         if not self.sums:
             return None
         earliest = torch.cat(list(self.bad_in.values()))
@@ -59,16 +59,16 @@ class RunningLosses:
         names = [name for terms in self.names.values() for name in terms]
         update, index = min((value, index) for index, value in enumerate(earliest.tolist()))
         # In order of update, then of the losses, then of rank: the critic's NaN comes before the generator's that follows from it.
-        found, index, rank = min((at, i, rank) for rank, (at, i) in enumerate(self.world.gather((update, index))))
-        return found, rank, names[index]
+        update, index, rank = min((at, i, rank) for rank, (at, i) in enumerate(self.world.gather((update, index))))
+        return update, rank, names[index]
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of every rank, on every rank: a resumed run then logs the same numbers, bit for bit."""
+        """The sums of all ranks, on every rank: a resumed run then logs the same numbers, bit for bit."""
         mine = {name: (self.names[name], total.tolist(), self.calls[name]) for name, total in self.sums.items()}
         return self.world.gather({"sums": mine, "updates": self.updates})
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up this rank's sums, or where the number of ranks has changed the mean of all."""
+        """Load this rank's sums, or the mean of all where the number of ranks has changed."""
         self.clear()
         chosen = [states[self.world.rank]] if len(states) == self.world.size else states
         self.updates = chosen[0]["updates"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from distsynth import metric_names
 from distsynth.data.cohorts import read_image
 from distsynth.methods.contract import Stage
 from distsynth.ranks.preemption import StopRequest
@@ -17,8 +18,8 @@ from preprocess.cohort import Cohort
 def validate(
     model: Model, stage: Stage, cohort: Cohort, subjects: Sequence[str], clip: bool, world: World, stop: StopRequest
 ) -> dict[str, float]:
-    """The stage's scores, `modality/region/metric`, averaged over the subjects that have the modality, the same on every rank. Raises Stopped,
-    on every rank, if one was asked to stop."""
+    """The stage's scores, `modality/region/metric`: means over the subjects that have the modality, the same on every rank. Raises Stopped on
+    every rank if one was asked to stop."""
     model.method.eval()
     mine = {}
     with torch.no_grad():
@@ -26,19 +27,22 @@ def validate(
             mine[subject] = scores_of(model, stage, cohort, subject, clip, world.device)
             world.watchdog.move()
     stop.agree(world)
-    found = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
+    all_scores = {subject: scores for part in world.gather(mine) for subject, scores in part.items()}
     values: dict[str, list[float]] = {}
-    for subject in sorted(found):
-        for name, score in found[subject].items():
+    for subject in sorted(all_scores):
+        for name, score in all_scores[subject].items():
             values.setdefault(name, []).append(score)
     return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def scores_of(model: Model, stage: Stage, cohort: Cohort, subject: str, clip: bool, device: torch.device) -> dict[str, float]:
-    """A subject's scores, `modality/region/metric`, of the modalities that it has, none of the tumour where it has no segmentation. Raises
+    """A subject's scores, `modality/region/metric`, for the modalities that it has; no tumour scores where it has no segmentation. Raises
     StoreError if its image is damaged."""
     image = read_image(cohort, subject, model.variant.modalities, clip, incomplete=True)
     scores = stage.validate(model.patient(image, cohort.labels(subject)).to(device))
     record = cohort.record(subject)
     regions = {"brain", "tumour"} if record.has_labels else {"brain"}
-    return {name: score for name, score in scores.items() if (at := name.split("/"))[0] in record.modalities and at[1] in regions}
+    parts = {name: metric_names.score_parts(name) for name in scores}
+    return {
+        name: scores[name] for name, (modality, region, _) in parts.items() if modality in record.modalities and region in regions
+    }

@@ -16,14 +16,15 @@ import torch
 from omegaconf import OmegaConf
 
 from distsynth.bench.synthetic import shipped
-from distsynth.config import CONFIGS, Config, typed
+from distsynth.config import Config, typed
 from distsynth.data.feed import Feed
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.methods.contract import Method
 from distsynth.ranks.world import World, world
+from distsynth.run_directory import CONFIGS
 from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
-from distsynth.training.model import Model, build, feed_of
+from distsynth.training.model import Model, build
 from preprocess.cohort import Cohort
 
 STEPS = 20
@@ -70,9 +71,7 @@ class Material:
         kind = f"{split, method.patch, method.patches, method.paired, method.incomplete, config.variant, config.data, model.size}"
         if kind not in self.feeds:
             subjects = self.cohort.split(split)
-            self.feeds[kind] = feed_of(
-                method, self.cohort, subjects, config.variant, self.mapping, config.data, model.size, ALONE.share
-            )
+            self.feeds[kind] = model.feed(self.cohort, subjects, config.data, ALONE.share)
         return self.feeds[kind]
 
 

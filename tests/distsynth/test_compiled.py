@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distsynth.methods.registry import METHODS
+from distsynth.methods.registry import names
 
 UPDATES = """
 import sys, torch
@@ -20,6 +20,7 @@ from distsynth.config import typed
 from distsynth.networks import keyed
 from distsynth.ranks.world import World
 from distsynth.training.engine import Engine
+from distsynth.training.rehearsal import warm_up
 
 torch.set_num_threads(1)
 # Noise is float32 in any run, and a compiled logarithm or cosine rounds its last bit otherwise: all else is compared.
@@ -43,7 +44,7 @@ for compiling in (False, True):
     engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
     batch = noise(config.variant, 2, size, kind=method)
     batch = batch.map(lambda tensor: tensor.double(), batch.keys)
-    engine.warm_up(batch)
+    warm_up(engine, batch)
     for update in range(5):
         stage.update(replace(batch, update=update), engine)
     weights.append(method.state_dict())
@@ -55,7 +56,7 @@ print(graphs, len(engine.losses), max(float((weights[0][name] - weights[1][name]
 full = pytest.mark.full
 
 
-@pytest.mark.parametrize("method", ["unet", *(pytest.param(name, marks=full) for name in sorted(METHODS) if name != "unet")])
+@pytest.mark.parametrize("method", ["unet", *(pytest.param(name, marks=full) for name in names() if name != "unet")])
 def test_a_compiled_method_gets_the_same_weights(method: str, tmp_path: Path) -> None:
     """Five updates in float64, of all networks, the penalties' second derivatives included."""
     (tmp_path / "updates.py").write_text(UPDATES)

@@ -7,11 +7,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from distsynth import config as configuration
-from distsynth.config import CONFIGS, GROUPS, compose, layers, load, save
+from distsynth.config import GROUPS, compose, layers, load, save
+from distsynth.methods import registry
 from distsynth.methods.contract import Method
-from distsynth.methods.registry import METHODS as METHOD_NAMES
 from distsynth.methods.tcmgan import TCMGANSettings
 from distsynth.modalities import Variant
+from distsynth.run_directory import CONFIGS
 from preprocess.shared.errors import SettingError
 
 VARIANTS = sorted(p.stem for p in (CONFIGS / "variant").glob("*.yaml"))
@@ -36,7 +37,7 @@ def test_every_shipped_variant_and_preset_composes(variant: str, preset: str) ->
     if kind in served:
         compose(words)
     else:
-        able = ", ".join(other for other in METHOD_NAMES if kind in SERVED.get(other, ALL))
+        able = ", ".join(other for other in registry.names() if kind in SERVED.get(other, ALL))
         said = f"method {name} serves {', '.join(served)} and variant {variant} is {kind}: choose such a variant, for example variant=siso, or"
         with pytest.raises(SettingError, match=f"{said} one of the methods {able}$"):
             compose(words)
@@ -82,9 +83,9 @@ def test_a_method_refuses_a_variant_it_does_not_serve() -> None:
         Settings = TCMGANSettings
         kinds = ("siso",)
 
-    Single.check(compose(["variant=siso"]).variant)
+    registry.check(Single, compose(["variant=siso"]).variant)
     with pytest.raises(SettingError, match="serves siso and variant mimo is mimo"):
-        Single.check(compose(["variant=mimo"]).variant)
+        registry.check(Single, compose(["variant=mimo"]).variant)
 
 
 def test_the_saved_config_repeats_the_run_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

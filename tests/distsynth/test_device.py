@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from distsynth.bench.synthetic import method_of, noise, shipped
-from distsynth.config import CONFIGS
 from distsynth.data.batch import Batch
 from distsynth.methods.contract import Made, Method
+from distsynth.run_directory import CONFIGS
 
 META = torch.device("meta")
 

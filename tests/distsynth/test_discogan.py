@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from workbench import count, engine_for, leaves, unpaired
+from workbench import count, engine_for, leaves, losses_of, unpaired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
@@ -182,7 +182,7 @@ def test_no_setting_is_left_out() -> None:
 def test_the_losses_equal_the_literal_rule() -> None:
     method, batch = make(), batch_for(5)
     expected = Literal(method, 1e-3, (0.5, 0.999), 0).terms(batch, 0)
-    found = {name: value for objective in method.objectives().values() for name, value in objective(batch)[1].items()}
+    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
     assert set(found) == set(expected)
     for name, value in found.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-10), name
@@ -200,7 +200,7 @@ def test_the_gradient_of_feature_matching_is_that_of_the_batch_means() -> None:
 def test_a_loss_reaches_its_own_networks_alone_and_all_of_them() -> None:
     for objective in ("generators", "discriminators"):
         method = make()
-        method.objectives()[objective](batch_for())[0].backward()
+        losses_of(method, batch_for())[objective][0].backward()
         for name, value in method.named_parameters():
             reached = value.grad is not None and bool(value.grad.abs().sum() > 0)
             assert reached == name.startswith(objective), f"{objective} on {name}"

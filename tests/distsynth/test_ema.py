@@ -25,10 +25,8 @@ def test_the_average_is_the_recursion_written_out(ema: float) -> None:
     method = registry.method("pix2pix")(config.method, config.variant, (32, 32), 0).double()
     engine, batch = engine_for(method, config.train), paired(method)
     wanted = {name: p.detach().clone() for name, p in method.named_parameters()}
-    stage = method.stages(config.train)[-1]
     for t in range(1, UPDATES + 1):
-        stage.update(replace(batch, update=t - 1), engine)
-        engine.updated(t)
+        engine.update(replace(batch, update=t - 1))
         d = min(ema, t / (9 + t))
         wanted = {name: d * wanted[name] + (1 - d) * p.detach() for name, p in method.named_parameters()}
     assert wanted.keys() == engine.ema.weights.keys()
@@ -45,8 +43,8 @@ def test_a_stage_before_the_last_is_not_averaged() -> None:
     config = compose(["method=tcmgan_small", "train.ema=0.9"])
     method = registry.method("tcmgan")(config.method, config.variant, (64, 64), 0)
     first, last = (Engine(method, stage, config.train, CPU) for stage in method.stages(config.train))
-    assert not first.average.weights
-    assert len(last.average.weights) == len(list(method.parameters()))
+    assert not first.ema.weights
+    assert len(last.ema.weights) == len(list(method.parameters()))
 
 
 def test_the_memory_plan_counts_it() -> None:

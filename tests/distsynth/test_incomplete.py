@@ -1,28 +1,28 @@
 """Patients who lack contrasts train the methods that take them: what the feed gives, who is validated and scored, and what is said of it."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from workbench import trainer_of
 
 from distsynth import config as configuration
 from distsynth import evaluate, preflight
 from distsynth.config import Config, compose
-from distsynth.data.cohorts import open_cohort
+from distsynth.data.cohorts import trained_on
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.slices import SliceFeed
 from distsynth.evaluation.scoring import evaluate as score
 from distsynth.evaluation.table import write_table
-from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.train import prepare
 from distsynth.training import checkpoint
 from distsynth.training.model import build, restore
-from distsynth.training.trainer import Trainer
 from distsynth.training.validation import scores_of
 from preprocess import to_zarr
 from preprocess.cohort import Cohort
@@ -73,9 +73,12 @@ def config_for(store: Path, *words: str) -> Config:
 def train(store: Path, run: Path, *words: str) -> RunDirectory:
     config, directory = config_for(store, *words), RunDirectory(run)
     prepare(directory, config)
-    trainer = Trainer(config, directory, CPU, StopRequest())
-    trainer.fit()
+    trainer_of(config, directory).fit()
     return directory
+
+
+def left_out(config: Config) -> str:
+    return preflight.check(config, 1).left_out
 
 
 @pytest.fixture(scope="module", params=["stargan", "mmgan"])
@@ -88,7 +91,7 @@ def trained(request: pytest.FixtureRequest, gappy: Path, tmp_path_factory: pytes
 
 def test_the_feed_says_what_each_slices_patient_has(gappy: Path, names: list[str]) -> None:
     config = config_for(gappy, "method=mmgan")
-    cohort = open_cohort(gappy, config.variant, incomplete=True)
+    cohort = trained_on(Cohort.open(gappy), config.variant, incomplete=True)
     taken = cohort.split("gan")
     assert taken == [names[i] for i in (0, 1, 3, 4, 5)]  # the third has one contrast alone
     mapping = IntensityMap.of(cohort, taken)
@@ -109,7 +112,7 @@ def test_the_feed_says_what_each_slices_patient_has(gappy: Path, names: list[str
 
 def test_a_method_that_needs_all_gets_none_who_lacks_one(gappy: Path, names: list[str]) -> None:
     config = config_for(gappy, "method=tcmgan_small")
-    cohort = open_cohort(gappy, config.variant)
+    cohort = trained_on(Cohort.open(gappy), config.variant)
     assert cohort.split("gan") == [names[i] for i in (3, 4, 5)]
     feed = SliceFeed(cohort, cohort.split("gan"), config.variant, IntensityMap.of(cohort, cohort.split("gan")), config.data, (40, 40),
                 CPU.share)  # fmt: skip
@@ -123,12 +126,10 @@ def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
         "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are scored only in a split "
         "that has no others"
     )
-    assert preflight.left_out(config_for(gappy, "method=mmgan")) == sentence
+    assert left_out(config_for(gappy, "method=mmgan")) == sentence
     (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
-    assert preflight.left_out(siso) == (
-        f"3 of 10 subjects of {gappy} have fewer than two contrasts of variant siso and are left out"
-    )
-    whole = preflight.left_out(config_for(gappy, "method=tcmgan_small"))
+    assert left_out(siso) == (f"3 of 10 subjects of {gappy} have fewer than two contrasts of variant siso and are left out")
+    whole = left_out(config_for(gappy, "method=tcmgan_small"))
     assert whole == f"5 of 10 subjects of {gappy} lack a contrast of variant simo_t1 and are left out"
 
 
@@ -139,9 +140,9 @@ def test_it_trains_and_complete_patients_alone_are_scored(
     trained: RunDirectory, gappy: Path, names: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = configuration.load(trained.config)
-    assert Trainer(config, RunDirectory(tmp_path / "again"), CPU, StopRequest()).patients("val", "validation") == [names[7]]
+    assert trainer_of(config, RunDirectory(tmp_path / "again")).patients("val", "validation") == [names[7]]
     assert "4 more lack a contrast" in capsys.readouterr().out
-    scores = score(config, trained, CPU)
+    scores = score(config, preflight.check(config, 1), trained, CPU)
     assert {name: cohort["subjects"] for name, cohort in scores["cohorts"].items()} == {"val": [names[7]], "test": [names[9]]}
 
 
@@ -159,7 +160,7 @@ def test_groups_are_found_in_the_cohort_and_come_back_with_the_checkpoint(traine
 def test_a_contrast_that_no_training_patient_has_is_refused(phantoms: Path, names: list[str], tmp_path: Path) -> None:
     store = cohort_without(dict.fromkeys(range(6), ("flair",)), phantoms, names, tmp_path)
     config = config_for(store, "method=mmgan")
-    cohort = open_cohort(store, config.variant, incomplete=True)
+    cohort = trained_on(Cohort.open(store), config.variant, incomplete=True)
     with pytest.raises(StoreError, match=r"no training patient of cohort .* has flair, which variant simo_t1 needs"):
         build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
 
@@ -187,7 +188,8 @@ def test_where_nobody_has_all_each_is_scored_on_what_it_has(kind: str, disjoint:
     run = train(disjoint, tmp_path / "sweep" / "run", *TINY[kind])
     (held,) = [line["values"] for line in read(run.journal)[0] if "val/t2/brain/psnr" in line.get("values", {})][-1:]
     config = configuration.load(run.config)
-    scores = score(replace(config, data=replace(config.data, external={"all": str(disjoint)})), run, CPU)
+    config = replace(config, data=replace(config.data, external={"all": str(disjoint)}))
+    scores = score(config, preflight.check(config, 1), run, CPU)
     assert sorted(
         {(row["cohort"], row["subject"], row["modality"]) for row in scores["rows"] if row["cohort"] != "all"}
     ) == sorted(
@@ -209,7 +211,8 @@ def test_another_cohorts_patients_are_scored_on_what_they_have(store: Path, disj
     """Of any method; what no patient of it can be scored on is refused before training."""
     words = ["method=unet_small", "method.width=4", f"data.external.other={disjoint}"]
     run = train(store, tmp_path / "run", *words, "evaluate.baselines=true")
-    found = score(configuration.load(run.config), run, CPU)["cohorts"]["other"]
+    config = configuration.load(run.config)
+    found = score(config, preflight.check(config, 1), run, CPU)["cohorts"]["other"]
     counts = {m: regions["brain"]["synthesised"]["psnr"]["n"] for m, regions in found["scores"].items()}
     assert counts == {"t2": 5, "t1c": 5, "flair": 5}
     assert {"copy", "voxelwise"} <= set(found["scores"]["t2"]["brain"])
@@ -221,13 +224,17 @@ def test_another_cohorts_patients_are_scored_on_what_they_have(store: Path, disj
 
 
 def test_a_trained_run_is_scored_on_every_task_of_its_contrasts(
-    trained: RunDirectory, capsys: pytest.CaptureFixture[str]
+    trained: RunDirectory, capsys: pytest.CaptureFixture[str], read_files: Counter[Path]
 ) -> None:
+    """Its cohort is read once for all of them."""
     kind = configuration.load(trained.config).method.name
     words = [f"run={trained.path}", "evaluate.baselines=false", "evaluate.figures=0"]
     assert evaluate.main(words) == 0
     own = trained.scores.read_bytes()
+    read_files.clear()
     assert evaluate.main([*words, "variant=every"]) == 0
+    assert set(read_files.values()) == {1}
+    assert len(read_files) == 1 + 10
     found = {path.parent.name: json.loads(path.read_text()) for path in trained.evaluation.glob("*/scores.json")}
     tasks = {name: list(scores["cohorts"]["test"]["scores"]) for name, scores in found.items()}
     assert len(tasks) == {"stargan": 4, "mmgan": 14}[kind]
@@ -275,7 +282,7 @@ def test_a_method_that_learns_one_task_is_refused_another(gappy: Path, tiny: tup
 
 
 def mapping_of(store: Path, config: Config) -> IntensityMap:
-    cohort = open_cohort(str(store), config.variant)
+    cohort = trained_on(Cohort.open(store), config.variant)
     return IntensityMap.of(cohort, cohort.split("gan"))
 
 
@@ -286,18 +293,18 @@ def test_patients_without_a_segmentation_train_no_segmentor(phantoms: Path, name
     """Nor a generator that is to show tumours; they are validated and scored on."""
     store = cohort_without({0: ("seg",), 3: ("seg",), 6: ("seg",)}, phantoms, names, tmp_path / "some")
     words = ["method=tcmgan_small", "method.segmentor.epochs=0", "train.epochs=1", f"data.store={store}"]
-    assert preflight.left_out(config_for(store, *words)) == (
+    assert left_out(config_for(store, *words)) == (
         "2 of 6 training subjects have no segmentation, from which the method learns, and are left out"
     )
-    assert preflight.left_out(config_for(store, "method=unet_small")) == ""
-    trainer = Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
+    assert left_out(config_for(store, "method=unet_small")) == ""
+    trainer = trainer_of(config_for(store, *words), RunDirectory(tmp_path / "run"))
     assert trainer.patients("gan", "training") == [names[i] for i in (1, 2, 4, 5)]
     assert trainer.patients("val", "validation") == [names[i] for i in (6, 7)]
     trainer.fit()
     segment = compose(["method=segment_small", "method.width=2", "variant=simo_t1", f"data.store={store}", "train.epochs=1"])
     with pytest.raises(StoreError, match=f"cohort {store} has no patients in split segmentor for stage segmentor"):
-        Trainer(segment, RunDirectory(tmp_path / "none"), CPU, StopRequest())
-    cohort = open_cohort(store, segment.variant)
+        trainer_of(segment, RunDirectory(tmp_path / "none"))
+    cohort = trained_on(Cohort.open(store), segment.variant)
     model = build(segment, cohort, IntensityMap.of(cohort, cohort.split("gan")))
     (stage,) = model.method.stages(segment.train)
     found = [scores_of(model, stage, cohort, names[i], True, CPU.device) for i in (6, 7)]
@@ -309,5 +316,5 @@ def test_a_cohort_without_segmentations_trains_no_tumour_method(phantoms: Path, 
     store = cohort_without(dict.fromkeys(range(10), ("seg",)), phantoms, names, tmp_path / "none")
     words = ["method=tcmgan_small", "method.segmentor.epochs=0"]
     with pytest.raises(StoreError, match=f"cohort {store} has no patients with a segmentation in split gan for training"):
-        Trainer(config_for(store, *words), RunDirectory(tmp_path / "run"), CPU, StopRequest())
-    Trainer(config_for(store, "method=unet_small"), RunDirectory(tmp_path / "unet"), CPU, StopRequest())
+        trainer_of(config_for(store, *words), RunDirectory(tmp_path / "run"))
+    trainer_of(config_for(store, "method=unet_small"), RunDirectory(tmp_path / "unet"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,10 @@ def test_the_judge_finds_more_where_there_is_more_and_looks_inside_the_brain_alo
 ) -> None:
     """A segmentor that takes all that is bright for tumour; what lies outside the brain, where networks say anything, is not shown to it."""
     config = judging()
-    judge = Judge.of(config)
+    cohort = Cohort.open(store)
+    judge = Judge.of(config, cohort)
     assert judge is not None
     judge.method.segment = lambda image, target: (image > 0).float()  # type: ignore[method-assign]
-    cohort = Cohort.open(store)
     subject = cohort.split("test")[0]
     real = read_image(cohort, subject, ["t1c", "flair"], True)
     brain, tumour = real[0] != BACKGROUND, cohort.labels(subject) > 0
@@ -148,10 +149,21 @@ def test_the_judge_finds_more_where_there_is_more_and_looks_inside_the_brain_alo
     assert all(value < 0.01 for value in judge.dice(missed, ["t1c", "flair"], brain, tumour & brain).values())
 
 
+def test_a_run_reads_each_cohort_once(sweep: Path, store: Path, tmp_path: Path, read_files: Counter[Path]) -> None:
+    """Also for its judge, for the run that its weights come from, and for a cohort that is external too."""
+    shutil.copytree(store, other := tmp_path / "other.zarr")
+    words = [f"data.external.other={other}", f"data.external.same={store}", f"evaluate.judge={sweep / 'segmentor'}",
+             f"train.init_from={sweep / 'unet'}", "evaluate.baselines=true", "evaluate.figures=0"]  # fmt: skip
+    assert train.main([f"run={tmp_path / 'run'}", f"data.store={store}", "variant=mimo", *UNET, *words]) == 0
+    counts = dict(read_files)
+    names = ["manifest.json", *(f"records/{subject}.json" for subject in Cohort.open(store).subjects)]
+    assert counts == {path / name: 1 for path in (store, other) for name in names}
+
+
 def test_a_judge_that_does_not_fit_is_refused_before_any_work(
     judging: Callable[..., Config], sweep: Path, store: Path, phantoms: Path, tmp_path: Path, run: Any
 ) -> None:
-    assert Judge.of(judging("evaluate.judge=''")) is None
+    assert Judge.of(judging("evaluate.judge=''"), Cohort.open(store)) is None
     other = tmp_path / "other.zarr"
     shutil.copytree(store, other)
     split = run("preprocess.to_zarr", f"source={phantoms}", f"store={other}", "recipe.n4.iterations=[5]", "split.seed=5")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU, receptive_field
+from workbench import CPU, losses_of, receptive_field
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
@@ -149,7 +149,7 @@ def test_a_patient_is_given_what_it_has_and_scored_on_the_rest_of_that() -> None
 @pytest.mark.parametrize(("objective", "network"), [("generator", "generator"), ("discriminator", "discriminator")])
 def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
     method = make()
-    loss, _ = method.objectives()[objective](batch_for(method))
+    loss, _ = losses_of(method, batch_for(method))[objective]
     loss.backward()
     for name, child in method.named_children():
         for parameter, value in child.named_parameters():
@@ -223,9 +223,7 @@ def test_the_losses_equal_the_literal_rule(variant: str, epoch: int) -> None:
     method = make(f"variant={variant}")
     batch = replace(batch_for(method, present=LACKING if variant == "simo" else None), epoch=epoch)
     expected = literal(method, batch, method.settings)
-    fewest, most = method.missing_in(epoch)
-    for name in ("generator", "discriminator"):
-        _, terms = method.objectives()[name](batch.having(missing=torch.tensor([[fewest, most]] * len(batch))))
+    for _, terms in losses_of(method, batch).values():
         for term, value in terms.items():
             assert value.item() == pytest.approx(expected[term].item(), rel=1e-9), term
 

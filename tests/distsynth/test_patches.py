@@ -18,7 +18,7 @@ from distsynth.data.randomness import sample_keys
 from distsynth.data.slices import SliceFeed
 from distsynth.ranks.world import World
 from distsynth.settings import DataSettings
-from distsynth.training.model import build, feed_of
+from distsynth.training.model import build
 from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError
 
@@ -151,8 +151,7 @@ def test_the_method_determines_the_feed(preset: str, kind: type, store: Path) ->
     config = compose([f"data.store={store}", f"method={preset}"])
     cohort = Cohort.open(store)
     model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
-    args = (cohort, cohort.split("gan")[:1], config.variant, model.mapping, config.data, model.size, WORLD.share)
-    feed = feed_of(model.method, *args)
+    feed = model.feed(cohort, cohort.split("gan")[:1], config.data, WORLD.share)
     assert type(feed) is kind
     if isinstance(feed, PatchFeed):
         assert (feed.patch, len(feed)) == (config.method.patch, config.method.patches)

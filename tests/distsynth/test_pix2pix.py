@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU, leaves, paired, receptive_field
+from workbench import CPU, leaves, losses_of, paired, receptive_field
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
@@ -129,7 +129,7 @@ def test_no_setting_is_decoration() -> None:
 @pytest.mark.parametrize("name", ["discriminator", "generator"])
 def test_a_loss_reaches_its_own_network_alone_and_all_of_it(name: str) -> None:
     method = make()
-    loss, _ = method.objectives()[name](paired(method))
+    loss, _ = losses_of(method, paired(method))[name]
     loss.backward()
     for network, child in method.named_children():
         for parameter, value in child.named_parameters():

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from distsynth.config import CONFIGS, compose
+from distsynth.config import compose
+from distsynth.run_directory import CONFIGS
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml") if not path.stem.endswith("_small"))
 HALVES = {"name": "linear", "flat": 100, "decay": 100}  # constant for one half, falling to 0 in the other

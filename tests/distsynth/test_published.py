@@ -9,9 +9,9 @@ from torch import nn
 from workbench import CPU, count
 
 from distsynth.bench.synthetic import method_of, noise, shipped
-from distsynth.config import CONFIGS
 from distsynth.networks.resnet import ResidualBlock
 from distsynth.networks.stargan import Residual
+from distsynth.run_directory import CONFIGS
 from distsynth.training.engine import Engine
 
 # -- the weights of the published layers, less biases before a norm ----------------------------------------------------
@@ -138,8 +138,7 @@ def test_the_networks_are_the_published_ones_and_a_step_moves_all_of_their_weigh
         trained = {f"{key}.{name}": p for key, o in engine.objectives.items() for name, p in o.network.named_parameters()}
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
         for update in (0, 1) if "discogan" in preset else (method.cycle - 1,):
-            stage.update(replace(noise(config.variant, 1, size, kind=method), update=update), engine)
-            engine.updated(update + 1)
+            engine.update(replace(noise(config.variant, 1, size, kind=method), update=update))
         losses = engine.losses_since_last(1)
         assert losses
         assert np.isfinite(list(losses.values())).all()

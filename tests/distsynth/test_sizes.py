@@ -26,7 +26,7 @@ def narrow(method: str, *words: str) -> Config:
     return shipped(method, *(f"method.{name}=2" for name in widths), *small, "train.batch=2", *words)
 
 
-@pytest.mark.parametrize(("method", "rotate"), list(product(registry.METHODS, ["true", "false"])))
+@pytest.mark.parametrize(("method", "rotate"), list(product(registry.names(), ["true", "false"])))
 def test_slices_of_any_size_are_trained_on_and_synthesised(method: str, rotate: str) -> None:
     config = narrow(method, f"data.rotate={rotate}")
     for shape in SHAPES[:1] if method == "unified_gan" else SHAPES:  # whose patches are of one size
@@ -49,7 +49,7 @@ def test_slices_of_any_size_are_trained_on_and_synthesised(method: str, rotate: 
 
 
 @pytest.mark.parametrize(("method", "words"), [
-    *((name, []) for name in registry.METHODS), ("pix2pix", ["method.discriminator.layers=1"]), ("mmgan", ["method.discriminator.layers=1"]),
+    *((name, []) for name in registry.names()), ("pix2pix", ["method.discriminator.layers=1"]), ("mmgan", ["method.discriminator.layers=1"]),
     ("cyclegan", ["method.discriminator.layers=1"]), ("unit", ["method.discriminator.scales=1", "method.discriminator.layers=1"]),
 ])  # fmt: skip
 def test_slices_of_a_few_pixels_are_taken_or_refused_in_a_sentence(method: str, words: list[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU, count
+from workbench import CPU, count, losses_of
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
@@ -102,7 +102,7 @@ def test_first_weights_depend_on_the_seed_alone_and_are_torchs_own() -> None:
 @pytest.mark.parametrize(("objective", "network"), [("critic", "critic"), ("generator", "generator")])
 def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
     method = make(TWO)
-    loss, _ = method.objectives()[objective](batch_for(method, present=LACKING))
+    loss, _ = losses_of(method, batch_for(method, present=LACKING))[objective]
     loss.backward()
     for name, child in method.named_children():
         for parameter, value in child.named_parameters():
@@ -186,7 +186,7 @@ def test_the_losses_equal_the_literal_rule(words: list[str]) -> None:
     batch = batch_for(method, present=LACKING if TWO in words else None)
     expected = literal(method, batch, method.settings)
     for name in ("critic", "generator"):
-        _, terms = method.objectives()[name](batch)
+        _, terms = losses_of(method, batch)[name]
         for term, value in terms.items():
             assert value.item() == pytest.approx(expected[term].item(), rel=1e-9), term
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distsynth import preflight
 from distsynth.config import Config
 from distsynth.data.batch import Batch
 from distsynth.methods import registry
@@ -97,7 +98,7 @@ def train(run: Path, store: Path, stop: Callable[[int], bool]) -> dict[str, Any]
         TrainSettings(epochs=2, steps_per_epoch=8, batch=2, log_every=4, lr=1e-2),
     )
     request = StopRequest()
-    trainer = Trainer(config, RunDirectory(run), World(0, 1, 0, torch.device("cpu")), request)
+    trainer = Trainer(config, preflight.check(config, 1), RunDirectory(run), World(0, 1, 0, torch.device("cpu")), request)
     agree = trainer.agree
 
     def asking(number: int, due: bool) -> tuple[int, bool]:

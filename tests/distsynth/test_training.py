@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from workbench import trainer_of
 
 from distsynth import config as configuration
-from distsynth.ranks.preemption import Stopped, StopRequest
+from distsynth import preflight
+from distsynth.ranks.preemption import Stopped
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
@@ -278,7 +280,7 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
 
     monkeypatch.setattr(module, "Patient", killed)
     with pytest.raises(KeyboardInterrupt):
-        module.evaluate(config, run, world)
+        module.evaluate(config, preflight.check(config, 1), run, world)
     kept = run.evaluation / "finished-0.jsonl"
     with kept.open("a") as file:
         file.write('["torn')
@@ -286,14 +288,14 @@ def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
     monkeypatch.setattr(module, "Patient", lambda *given: again.append(given[2]) or patient(*given))
     run.scores.unlink()
     shutil.copytree(run.path, tmp_path / "other")
-    module.evaluate(config, run, world)
+    module.evaluate(config, preflight.check(config, 1), run, world)
     assert seen[0] not in again
     assert len(again) == sum(len(cohort["subjects"]) for cohort in json.loads(scores)["cohorts"].values()) - 1
     assert run.scores.read_bytes() == scores
     assert not kept.exists()
     again.clear()
     config.evaluate.figures += 1
-    module.evaluate(config, RunDirectory(tmp_path / "other"), world)
+    module.evaluate(config, preflight.check(config, 1), RunDirectory(tmp_path / "other"), world)
     assert seen[0] in again
 
 
@@ -332,7 +334,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     config = configuration.compose([f"method={method}_small", f"data.store={store}", *words])
     run = RunDirectory(tmp_path / "run")
     monkeypatch.setattr(Trainer, "cheap", True)  # a checkpoint at each epoch's end
-    trainer = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, run)
     objectives = type(trainer.model.method).objectives
 
     def failing(own: Any) -> Any:
@@ -356,7 +358,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     assert found[0]["position"]["total"] == 4
     assert all(value.isfinite().all() for value in found[0]["method"].values())
     monkeypatch.undo()
-    again = Trainer(config, run, World(0, 1, 0, torch.device("cpu")), StopRequest())
+    again = trainer_of(config, run)
     assert again.at.total == 4
     again.fit()
     assert again.at.total == 12
@@ -364,7 +366,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
 
 def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     config = configuration.compose([f"data.store={store}", *tiny])
-    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     engine = Engine(trainer.model.method, trainer.stages[-1], config.train, trainer.world)
     next(trainer.model.method.generator.parameters()).data[0] = torch.nan
     with pytest.raises(NonFinite, match="a weight that generator of method tcmgan, stage joint, trains was not finite at step 0"):
@@ -390,7 +392,7 @@ def test_what_cannot_work_is_one_sentence(
 
 
 def test_what_is_wrong_from_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    assert "is not finished, or no cohort" in failing(tmp_path / "run", tmp_path, *tiny)
+    assert "is not finished or is not a cohort" in failing(tmp_path / "run", tmp_path, *tiny)
     assert "train.precision=fp16 needs a GPU" in failing(
         tmp_path / "run", store, *tiny, "train.precision=fp16", "train.device=cpu"
     )
@@ -426,16 +428,16 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     for change, sentence in (
         (
             {"method": {"critic": {"width": 8}}},
-            r"\(method.critic.width: 4 there, 8 here\): start a new run, or bring the old back",
+            r"\(method.critic.width: 4 before, 8 now\): start a new run, or bring the old back",
         ),
         (
             {"variant": {"outputs": ["t1", "flair"]}},
-            r"\(variant.outputs: \['t1', 't1c', 'flair'\] there, \['t1', 'flair'\] here\)",
+            r"\(variant.outputs: \['t1', 't1c', 'flair'\] before, \['t1', 'flair'\] now\)",
         ),
     ):
         tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)
         with pytest.raises(UserError, match=sentence):
-            Trainer(configuration.typed(tree), RunDirectory(whole), World(0, 1, 0, torch.device("cpu")), StopRequest())
+            trainer_of(configuration.typed(tree), RunDirectory(whole))
     assert (whole / "journal.jsonl").read_bytes() == before
 
 
@@ -532,7 +534,7 @@ def test_every_update_that_may_compile_has_the_first_ones_time(
     """discogan's second update is another network's, and compiles again."""
     config = configuration.compose([f"data.store={store}", "variant=siso", "method=discogan_small", "train.epochs=1", "train.batch=2",
                                     "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
-    trainer = Trainer(config, RunDirectory(tmp_path / "run"), World(0, 1, 0, torch.device("cpu")), StopRequest())
+    trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     assert trainer.model.method.cycle == 3
     monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
     phases: list[str] = []

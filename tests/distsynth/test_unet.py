@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU, paired
+from workbench import CPU, losses_of, paired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
@@ -71,7 +71,7 @@ def test_no_setting_is_decoration() -> None:
 
 def test_the_loss_reaches_every_weight() -> None:
     method = make("method.direct=true")
-    method.objectives()["generator"](paired(method))[0].backward()
+    losses_of(method, paired(method))["generator"][0].backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in method.parameters())
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from workbench import CPU, count, leaves
+from workbench import CPU, count, leaves, losses_of
 
 from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
@@ -22,7 +22,7 @@ from distsynth.methods.unified_gan import UnifiedGAN
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.training.engine import Engine
-from distsynth.training.model import feed_of
+from distsynth.training.model import Model
 from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError
 
@@ -227,7 +227,7 @@ def test_no_setting_is_left_out(store: Path) -> None:
     config = config_of("method.patch=12", "method.core=4", "method.patches=3")
     cohort = Cohort.open(store)
     subjects, mapping = cohort.split("gan"), IntensityMap.of(cohort, cohort.split("gan"))
-    feed = feed_of(make(config), cohort, subjects, config.variant, mapping, config.data, (40, 40), CPU.share)
+    feed = Model(make(config), config.variant, mapping, (40, 40)).feed(cohort, subjects, config.data, CPU.share)
     assert len(feed) == 3 * len(subjects)
     assert next(feed.batches("joint", 0, 0, 2, range(1), 0, 1)).sources.shape == (2, 1, 12, 12, 12)
 
@@ -238,7 +238,7 @@ def test_the_terms_equal_the_literal_ones(variant: str) -> None:
     method, batch = make(config), batch_for(config)
     literal = Literal(method, config)
     expected = literal.critic_terms(batch) | literal.generator_terms(batch)
-    found = {name: value for o in method.objectives().values() for name, value in o(batch)[1].items()}
+    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
     assert found.keys() == expected.keys()
     for name, value in found.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-9), name
@@ -254,7 +254,7 @@ def test_the_published_weights_are_the_defaults() -> None:
 def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str) -> None:
     config = config_of("method.generator.direct=true")
     method = make(config)
-    method.objectives()[objective](batch_for(config))[0].backward()
+    losses_of(method, batch_for(config))[objective][0].backward()
     for name, child in method.named_children():
         for parameter, value in child.named_parameters():
             reached = value.grad is not None and bool(value.grad.abs().sum() > 0)
@@ -279,7 +279,7 @@ def test_weights_that_the_norm_makes_idle_stay_where_they_are() -> None:
     method = make(config)
     batch = batch_for(config)
     before, first = method.synthesise(batch.sources, batch.brain), method.generator.first.weight
-    method.objectives()["generator"](batch)[0].backward()
+    losses_of(method, batch)["generator"][0].backward()
     assert first.grad is not None
     assert (first.grad[:, 1:, 1, 1, 1] == 0).all()
     assert (first.grad[:, 0] != 0).all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from workbench import count, engine_for, leaves, unpaired
+from workbench import count, engine_for, leaves, losses_of, unpaired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
@@ -243,7 +243,7 @@ def test_no_setting_is_left_out() -> None:
 def test_the_losses_equal_the_literal_rule() -> None:
     method, batch = make(), batch_for(3)
     expected = Literal(method, 1e-3, (0.5, 0.999), 0).terms(batch)
-    found = {name: value for objective in method.objectives().values() for name, value in objective(batch)[1].items()}
+    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
     assert set(found) == set(expected)
     for name, value in found.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-10), name
@@ -253,7 +253,7 @@ def test_the_losses_equal_the_literal_rule() -> None:
 def test_a_loss_reaches_its_own_networks_alone_and_all_of_them(shared: int) -> None:
     for objective in ("generators", "discriminators"):
         method = make(f"method.generator.shared={shared}")
-        method.objectives()[objective](batch_for())[0].backward()
+        losses_of(method, batch_for())[objective][0].backward()
         for name, value in method.named_parameters():
             reached = value.grad is not None and bool(value.grad.abs().sum() > 0)
             assert reached == name.startswith(objective), f"{objective} on {name}"

@@ -18,6 +18,7 @@ from distsynth.data.randomness import sample_keys
 from distsynth.data.slices import SliceFeed, centre, partners
 from distsynth.methods import registry
 from distsynth.methods.pool import Pool
+from distsynth.preflight import check
 from distsynth.ranks.preemption import Stopped, StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
@@ -222,7 +223,7 @@ def train(run: Path, store: Path, stop: Callable[[int], bool]) -> dict[str, Any]
     length = ["train.epochs=2", "train.steps_per_epoch=5", "train.batch=2", "method.pool=3"]
     config = compose(["variant=siso", "method=cyclegan", f"data.store={store}", *small, *length])
     request = StopRequest()
-    trainer = Trainer(config, RunDirectory(run), WORLD, request)
+    trainer = Trainer(config, check(config, 1), RunDirectory(run), WORLD, request)
     agree = trainer.agree
 
     def asking(number: int, due: bool) -> tuple[int, bool]:

@@ -19,6 +19,7 @@ from distsynth.ranks.watchdog import Watchdog
 from distsynth.ranks.world import fetched
 from distsynth.settings import LimitSettings
 from distsynth.tracking.journal import read
+from preprocess.cohort import Cohort
 from preprocess.shared.errors import SettingError
 
 ELSEWHERE = Heartbeat(1, "node7 pid:[1]", 71, 5, phase="step", step=30)
@@ -191,6 +192,47 @@ def test_a_rank_that_does_not_join_is_named(store: Path, tiny: tuple[str, ...], 
     second.kill()
     assert "error: rank 1 of 2 did not join within 5 s (train.limits.start)" in first.communicate(timeout=60)[1]
     second.communicate()
+
+
+READS_ARE_NOTED = """
+import os
+from preprocess.cohort import reader
+def noted(store, subject, digest, inner=reader.read_record):
+    with open({notes!r}, "a") as file:
+        file.write(os.environ["RANK"] + " " + subject + "\\n")
+    return inner(store, subject, digest)
+reader.read_record = noted
+"""
+
+
+def test_rank_0_reads_the_cohort_for_all(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    words = (*tiny, "train.batch=2", "method.segmentor.batch=2", "train.epochs=1", "evaluate.baselines=false")
+    ranks = start(tmp_path / "run", store, words, READS_ARE_NOTED.format(notes=str(notes)))
+    assert [(rank.communicate(timeout=120)[1], rank.returncode) for rank in ranks] == [("", 0)] * 2
+    assert sorted(notes.read_text().splitlines()) == [f"0 {subject}" for subject in Cohort.open(store).subjects]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("train.batch=3",),
+            "train.batch=3 cannot be shared by 2 ranks: give a multiple of 2, such as train.batch=4, or take 1 rank",
+        ),
+        (("train.precision=fp16", "train.device=cpu"), "train.precision=fp16 needs a GPU"),
+        (("data.external.other=/nowhere",), "cohort /nowhere does not exist"),
+    ],
+)
+def test_what_is_wrong_from_the_start_is_printed_once_and_leaves_no_run(
+    store: Path, tiny: tuple[str, ...], tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    ranks = start(tmp_path / "run", store, (*tiny, "train.batch=2", "method.segmentor.batch=2", *words))
+    errors = "".join(rank.communicate(timeout=60)[1] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert (errors.count("error: "), errors.count("\n")) == (1, 1), errors
+    assert sentence in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rank_that_waits_for_its_gpu_waits_for_the_others() -> None:
