@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distsynth.bench.synthetic import method_of, noise, shipped
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.ranks.world import world
 from distsynth.run_directory import CONFIGS
 from distsynth.settings import LimitSettings
@@ -27,7 +27,7 @@ class MemorySettings:
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(MemorySettings, words)
+    settings, given = split_words(MemorySettings, words)
     named = [word.partition("=")[2] for word in given if word.startswith("method=")]
     rest = [word for word in given if not word.startswith("method=")]
     print(f"most slices at once on a GPU, {settings.precision}, slices of {settings.pixels}x{settings.pixels}; "

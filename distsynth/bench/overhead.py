@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from distsynth.bench.synthetic import method_of, noise
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import compose
 from distsynth.ranks.world import World, world
 from distsynth.settings import LimitSettings
@@ -36,7 +36,7 @@ class OverheadSettings:
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(OverheadSettings, words)
+    settings, given = split_words(OverheadSettings, words)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, world("auto", LimitSettings(start=3600)) as ranks:
         stretch = Stretch(given, settings.pixels, Journal(Path(folder) / "journal.jsonl"), ranks)

@@ -18,7 +18,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from distsynth.bench.synthetic import method_of, noise
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import Config, compose
 from distsynth.ranks.world import World, world
 from distsynth.settings import LimitSettings
@@ -39,7 +39,7 @@ class RankSettings:
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(RankSettings, words)
+    settings, given = split_words(RankSettings, words)
     torch.set_num_threads(1)
     with world("auto", LimitSettings(start=3600)) as ranks:
         measured = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from distsynth.bench.cost_model import Link, fit_link, fit_overlap, ring, step
 from distsynth.bench.predict import PredictionSettings, predictions
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import compose
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.settings import setting
@@ -42,7 +42,7 @@ class ScalingSettings(PredictionSettings):
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(ScalingSettings, words)
+    settings, given = split_words(ScalingSettings, words)
     compose(given)
     busy = os.getloadavg()[0]
     measured = [measure(settings, n, given) for n in settings.ranks]

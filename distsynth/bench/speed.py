@@ -18,7 +18,7 @@ from torch import nn
 
 from distsynth.bench.plain import PROCEDURES
 from distsynth.bench.synthetic import method_of, noise
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import Config, compose
 from distsynth.networks.critic import Conv2d, LeakyReLU
 from distsynth.ranks.world import World, world
@@ -52,7 +52,7 @@ class SpeedSettings:
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(SpeedSettings, words)
+    settings, given = split_words(SpeedSettings, words)
     config = compose(given)
     if config.method.name not in PROCEDURES:
         raise SettingError(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from distsynth import metric_names
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import compose
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.preflight import check
@@ -36,7 +36,7 @@ class StartSettings:
 
 def main(words: Sequence[str]) -> int:
     """Train one update in each of a few fresh processes; print the median and the range, and the time that reading takes."""
-    settings, given = apart(StartSettings, words)
+    settings, given = split_words(StartSettings, words)
     one = ["train.epochs=1", "train.steps_per_epoch=1", "evaluate.baselines=false", *given]
     seconds = [first_step(one) for _ in range(settings.repeats)]
     print(f"time to the first training step: median {statistics.median(seconds):.2f} s of {settings.repeats}, "

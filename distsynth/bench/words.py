@@ -11,7 +11,7 @@ from preprocess.shared.settings import parse
 T = TypeVar("T")
 
 
-def apart(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
+def split_words(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
     """The benchmark's settings, checked, and the words of the training. Raises SettingError."""
     kind: Any = schema
     own = {field.name for field in fields(kind)}

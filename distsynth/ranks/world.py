@@ -54,15 +54,15 @@ class World:
         return gathered
 
     def from_first(self, value: T | None) -> T:
-        """Rank 0's (picklable) value, on every rank; what the others give is not looked at."""
-        given = [value]
+        """Rank 0's (picklable) value, on every rank; the other ranks' values are ignored."""
+        values = [value]
         if self.size > 1:
-            dist.broadcast_object_list(given)
-        return cast("T", given[0])
+            dist.broadcast_object_list(values)
+        return cast("T", values[0])
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A UserError that a rank raises inside is raised on every rank, so that none waits for one that has left."""
+        """A UserError that one rank raises in the block is raised on every rank, so that none waits for a rank that has left."""
         failure = None
         try:
             yield
@@ -89,17 +89,12 @@ class World:
     def share(self, write: Callable[[], str], read: Callable[[str], T]) -> T:
         """One rank of each node writes a file, all ranks of the node open it, and then the file's name is removed, so that a killed run
         leaves nothing behind. A UserError of `write` is raised on every rank."""
-        host, path, failure = socket.gethostname(), "", None
-        if self.local_rank == 0:
-            try:
-                path = write()
-            except UserError as error:
-                failure = error
-        written = self.gather((host, path, failure))
-        if failures := [error for _, _, error in written if error is not None]:
-            raise failures[0]
+        host, path = socket.gethostname(), ""
         try:
-            opened = read(next(there for node, there, _ in written if there and node == host))
+            with self.together():
+                if self.local_rank == 0:
+                    path = write()
+            opened = read(next(there for node, there in self.gather((host, path)) if there and node == host))
             self.barrier()
         finally:
             if path:
@@ -138,24 +133,24 @@ def fetched(value: Tensor) -> Tensor:
     return value.cpu()
 
 
-apart = False  # see `this_rank_only`
+separate = False  # see `this_rank_only`
 
 
 @contextmanager
 def this_rank_only() -> Iterator[None]:
-    """Inside, `gathered` takes this rank's part for the whole batch, and no rank waits for another."""
-    global apart
-    apart = True
+    """In the block, `gathered` treats this rank's part as the whole batch, and no rank waits for another."""
+    global separate
+    separate = True
     try:
         yield
     finally:
-        apart = False
+        separate = False
 
 
 def gathered(share: Tensor) -> tuple[Tensor, slice]:
     """The global batch (B, ...) of which `share` is this rank's part, without gradients, and the slice of it that is this part. All ranks hold
     parts of the same size, in rank order; a single process holds the whole batch."""
-    if apart or not dist.is_initialized():
+    if separate or not dist.is_initialized():
         return share.detach(), slice(0, len(share))
     parts = [torch.empty_like(share) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, share.detach().contiguous())
