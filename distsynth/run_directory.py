@@ -27,7 +27,7 @@ from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
-CONFIGS = PROJECT / "configs"  # lies beside the packages: the project runs from an editable install
+CONFIGS = PROJECT / "configs"  # next to the packages: the project runs from an editable install
 
 
 class RunDirectory:

@@ -1,6 +1,6 @@
 """Random numbers made on the networks' device, keyed by sample: dropout and noise are the same on any number of ranks.
 
-`distsynth.data.randomness` does the same in numpy for numbers of which a sample needs few.
+`distsynth.data.randomness` does the same in numpy, for the few numbers that a whole sample needs.
 """
 
 from __future__ import annotations

@@ -234,8 +234,8 @@ def ui_lines(sync: Sync) -> list[str]:
 
 def mlflow_command() -> str:
     """`mlflow`, with its folder if the shell would not find it or would find another one."""
-    beside = Path(sys.executable).with_name("mlflow")
-    return "mlflow" if not beside.is_file() or shutil.which("mlflow") == str(beside) else str(beside)
+    own = Path(sys.executable).with_name("mlflow")  # of this Python environment
+    return "mlflow" if not own.is_file() or shutil.which("mlflow") == str(own) else str(own)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ WORLDS = (1, 2, 4)
 # All that may differ from the shipped presets: the width of networks, the size of batches and patches, and of the kept core of a patch.
 SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 8, "core": 4}
 RUNS = {"double": (torch.float64, 0), "in parts": (torch.float64, 1), "single": (torch.float32, 0)}  # precision, micro-batch
-ALONE = World(0, 1, 0, torch.device("cpu"))
+SINGLE = World(0, 1, 0, torch.device("cpu"))
 
 
 def presets() -> list[str]:
@@ -71,7 +71,7 @@ class Material:
         kind = f"{split, method.patch, method.patches, method.paired, method.incomplete, config.variant, config.data, model.size}"
         if kind not in self.feeds:
             subjects = self.cohort.split(split)
-            self.feeds[kind] = model.feed(self.cohort, subjects, config.data, ALONE.share)
+            self.feeds[kind] = model.feed(self.cohort, subjects, config.data, SINGLE.share)
         return self.feeds[kind]
 
 
