@@ -365,7 +365,7 @@ def test_any_pair_of_its_contrasts_is_served_by_the_same_networks() -> None:
     with pytest.raises(SettingError, match="method unified_gan serves siso, simo and variant two is miso"):
         method.serve(Variant("two", ["t1", "t2"], ["flair"]))
     one_way = make(config_of("method.directions=given"))
-    with pytest.raises(SettingError, match=r"learnt variant simo alone \(method\.directions=given\)"):
+    with pytest.raises(SettingError, match=r"was trained only for variant simo \(method\.directions=given\)"):
         one_way.serve(Variant("back", ["t1c"], ["flair"]))
 
 
@@ -386,8 +386,8 @@ def test_weights_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(("words", "sentence"), [
     (["variant=mimo"], "method unified_gan serves siso, simo and variant mimo is mimo"),
     (["variant=miso_t1c"], "method unified_gan serves siso, simo and variant miso_t1c is miso"),
-    (["method.patch=70"], "method.patch=70 must be a multiple of 4, from 8 on, for generator.downs=2: 68 or 72"),
-    (["method.patch=4"], "method.patch=4 must be a multiple of 4, from 8 on"),
+    (["method.patch=70"], "method.patch=70 must be a multiple of 4, at least 8, for generator.downs=2: 68 or 72"),
+    (["method.patch=4"], "method.patch=4 must be a multiple of 4, at least 8"),
     (["method.core=9"], "method.core=9 must be at most 8 for patches of 8 and assembly=centre"),
     (["method.core=8", "method.assembly=average"], "method.core=8 must be at most 7"),
     (["method.generator.kernel=4"], "method.generator.kernel=4 must be odd: 3 or 5"),
