@@ -45,7 +45,9 @@ class GeneratorSettings:
     width: int = setting(64, "channels at the first level", least=1)
     depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 8)", least=0)
     dropout: float = setting(0.5, "share of values dropped at the inner levels", least=0, below=1)
-    direct: bool = setting(False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)"
+    )
 
 
 @dataclass

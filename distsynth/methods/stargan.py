@@ -49,7 +49,9 @@ from preprocess.shared.settings import setting
 class GeneratorSettings:
     width: int = setting(64, "channels at the full resolution", least=1)
     blocks: int = setting(6, "residual blocks", least=0)
-    direct: bool = setting(False, "skip connection from the input to the last level (not published; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not published; learns absolute intensities sooner)"
+    )
     labels: Literal["image", "brain"] = setting(
         "image",
         "where the label maps are set: in the whole image (published), where InstanceNorm removes most of them, or only in the brain",

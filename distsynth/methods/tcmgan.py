@@ -49,7 +49,9 @@ from preprocess.shared.settings import setting
 class GeneratorSettings:
     width: int = setting(64, "channels at the first level", least=1)
     depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 7)", least=0)
-    direct: bool = setting(False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)"
+    )
 
 
 @dataclass

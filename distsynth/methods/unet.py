@@ -32,7 +32,9 @@ class UNetSettings:
     width: int = setting(64, "channels at the first level", least=1)
     depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 8)", least=0)
     norm: Literal["instance", "batch"] = setting("instance", "instance: the same on any number of ranks; batch: as in pix2pix")
-    direct: bool = setting(False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)"
+    )
 
 
 class UNetRegression(Method):

@@ -129,5 +129,5 @@ def test_what_goes_wrong_in_writing_is_raised_where_it_is_waited_for() -> None:
 def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     checkpoint.save_step({"step": 1}, tmp_path, 1)
     (tmp_path / "step-0000000002.partial").write_bytes(b"half")
-    checkpoint.sweep(tmp_path)
+    checkpoint.remove_partial(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001.pt"]
