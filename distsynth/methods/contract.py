@@ -85,11 +85,10 @@ class Stage:
 class Method(nn.Module, ABC):
     """The base class of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's name.
 
-    A run resumes from `state_dict` and nothing else: whatever changes in training besides parameters (moving averages, image pools) must be
-    a buffer or go through `get_extra_state`; phases and curricula must be functions of `Batch.epoch` and `Batch.update`. Random draws are
-    keyed by sample (`Batch.uniform`, `Batch.seeds`), so that they are the same on any number of ranks. `update` may be called before the
-    first real update, on one slice and with a `Step` that changes no weights, to plan memory and to lay out DDP's buckets; the state is
-    restored afterwards.
+    A run resumes from `state_dict` and nothing else: whatever changes in training besides parameters (moving averages, image pools) must be a
+    buffer or go through `get_extra_state`; phases and curricula must be functions of `Batch.epoch` and `Batch.update`. Random draws are keyed by
+    sample (`Batch.uniform`, `Batch.seeds`), so that they are the same on any number of ranks. `update` may be called before the first real update,
+    on one slice and with a `Step` that changes no weights, to plan memory and to lay out DDP's buckets; the state is restored afterwards.
     """
 
     Settings: ClassVar[type[Any]]
@@ -155,8 +154,7 @@ class Method(nn.Module, ABC):
     def compare(self, patient: Batch) -> dict[str, float]:
         """PSNR inside the brain over the patient's whole volume, per output modality.
 
-        The data range is that of the ground truth inside the brain. The score is a ratio, so it is the same in network units and in
-        z-scores.
+        The data range is that of the ground truth inside the brain. The score is a ratio, so it is the same in network units and in z-scores.
         """
         made = self.synthesise_volume(patient.sources, patient.brain)
         inside = patient.brain[:, 0] > 0

@@ -1,24 +1,23 @@
 """DiscoGAN: "Learning to discover cross-domain relations with generative adversarial networks" (Kim et al., ICML 2017).
 
-Two generators, source -> target and back, and a discriminator for each kind of image, trained on source and target slices of different
-patients. The paper's equations 3 to 10 have no feature matching (FM) and no weights. This follows the published code, which has both; for
-either direction
+Two generators, source -> target and back, and a discriminator for each kind of image, trained on source and target slices of different patients.
+The paper's equations 3 to 10 have no feature matching (FM) and no weights. This follows the published code, which has both; for either direction
 
     g = (1 - r) [.1 BCE(D(fake), 1) + .9 FM] + r MSE(reconstruction)      r = .01 for the first 10,000 updates, then .5
     FM = sum over the levels of D but the first of mean (E[D_level(real)] - E[D_level(fake)])^2, E over the batch (Salimans et al. 2016)
     d = .5 [BCE(D(real), 1) + BCE(D(fake), 0)]
 
-Every third update trains the discriminators, the others the generators. Intensities in this file are in [0, 1], as in the published code,
-because its loss weights assume that range.
+Every third update trains the discriminators, the others the generators. Intensities in this file are in [0, 1], as in the published code, because
+its loss weights assume that range.
 
-FM needs feature means over the global batch, so it is no mean over samples. An update therefore computes these means first, over all ranks.
-The loss then takes, per sample,  |gap|^2 - 2 gap (D_level(fake) - its own value, detached)  with gap = E[real] - E[fake], which has FM's
-value and gradient.
+FM needs feature means over the global batch, so it is no mean over samples. An update therefore computes these means first, over all ranks. The
+loss then takes, per sample,  |gap|^2 - 2 gap (D_level(fake) - its own value, detached)  with gap = E[real] - E[fake], which has FM's value and
+gradient.
 
-Where this differs from the published code, on purpose: a generator's output is confined to the brain of its input. InstanceNorm is the
-default, as its result is the same on any number of ranks (`norm=batch` as published; the published networks also stay in training mode at
-test time, these do not). The number of levels follows the image size (published: 4, for 64 x 64). Presets: `configs/method/discogan.yaml`
-(published) and `discogan_report.yaml` (the source report).
+Where this differs from the published code, on purpose: a generator's output is confined to the brain of its input. InstanceNorm is the default, as
+its result is the same on any number of ranks (`norm=batch` as published; the published networks also stay in training mode at test time, these do
+not). The number of levels follows the image size (published: 4, for 64 x 64). Presets: `configs/method/discogan.yaml` (published) and
+`discogan_report.yaml` (the source report).
 """
 
 from __future__ import annotations

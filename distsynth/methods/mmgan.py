@@ -1,26 +1,25 @@
-"""MM-GAN: "Missing MRI pulse sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020;
-arXiv 1904.12200).
+"""MM-GAN: "Missing MRI pulse sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020; arXiv
+1904.12200).
 
-One U-Net takes all of the variant's contrasts as channels, the missing ones blank, and outputs all of them; contrasts that were given
-replace the U-Net's version of them (implicit conditioning). A PatchGAN classifies each patch of each channel as real or fake. Which
-contrasts are missing, the scenario, is drawn for each sample, and a curriculum starts with the easy scenarios. One trained model serves
-every subset of its contrasts.
+One U-Net takes all of the variant's contrasts as channels, the missing ones blank, and outputs all of them; contrasts that were given replace the
+U-Net's version of them (implicit conditioning). A PatchGAN classifies each patch of each channel as real or fake. Which contrasts are missing, the
+scenario, is drawn for each sample, and a curriculum starts with the easy scenarios. One trained model serves every subset of its contrasts.
 
     L_G = (1 - l1) MSE(D(x_i, x), 1) + l1 |x - G(x_z)|_1 over the missing contrasts
     L_D = .5 [MSE(D(x, x), 1) + MSE(D(x_i, x), r)]           r = 1 for the channels that were given, 0 for the synthesised ones
 
-with l1 = .9, the MSE over all channels, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with its gaps filled
-from G(x_z). As in the published code, G is updated first, D is then trained on the images of the updated G, and D sees x beside the images
-it classifies (`discriminator.sees_real`).
+with l1 = .9, the MSE over all channels, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with its gaps filled from
+G(x_z). As in the published code, G is updated first, D is then trained on the images of the updated G, and D sees x beside the images it
+classifies (`discriminator.sees_real`).
 
-Blank means -1 here, which is the background: the paper scales intensities by their mean, so that its zero is the background too. A contrast
-that the patient lacks is blank for both networks and enters no loss.
+Blank means -1 here, which is the background: the paper scales intensities by their mean, so that its zero is the background too. A contrast that
+the patient lacks is blank for both networks and enters no loss.
 
 Where this differs from the published code: the scenario is drawn per sample, not per batch. Intensities are in [-1, 1] with tanh (their
-`--use_tanh`), confined to the brain. The last level and the 70x70 PatchGAN are pix2pix's; that PatchGAN has as many weights as theirs with
-one stride less. Dropout is at three levels of the decoder only (theirs: at four, and at five of the encoder). The curriculum is the
-paper's: exactly one contrast missing, then two, then three. `curriculum.easier` keeps the easier scenarios, as their code does; but their
-code leaves three of the six pairs out until the third phase and three of the four single contrasts until the last.
+`--use_tanh`), confined to the brain. The last level and the 70x70 PatchGAN are pix2pix's; that PatchGAN has as many weights as theirs with one
+stride less. Dropout is at three levels of the decoder only (theirs: at four, and at five of the encoder). The curriculum is the paper's: exactly
+one contrast missing, then two, then three. `curriculum.easier` keeps the easier scenarios, as their code does; but their code leaves three of the
+six pairs out until the third phase and three of the four single contrasts until the last.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
     stage "segmentor"   s_loss = Dice(S(x, c), mask)        on the segmentor's part of the patients, which no image network sees
 
-x is one of the variant's outputs, drawn at random per sample, and c are one-hot maps that say which. This is the pre-training of `tcmgan`,
-which uses the code of this file and can continue from such a run (`method=tcmgan train.init_from=RUN method.segmentor.epochs=0`). It also
-trains the frozen judge that measures how much of the tumour other methods' images show (`evaluate.judge=RUN`). It makes no images itself:
-its score is Dice.
+x is one of the variant's outputs, drawn at random per sample, and c are one-hot maps that say which. This is the pre-training of `tcmgan`, which
+uses the code of this file and can continue from such a run (`method=tcmgan train.init_from=RUN method.segmentor.epochs=0`). It also trains the
+frozen judge that measures how much of the tumour other methods' images show (`evaluate.judge=RUN`). It makes no images itself: its score is Dice.
 """
 
 from __future__ import annotations

@@ -6,19 +6,18 @@ compares a patient's contrasts with each other, so it also trains on patients wh
     L_D = -D(x) + D(G(x, c')) + cls L_cls(x, c) + gp E[(||grad D||_2 - 1)^2]       every update                     (equations 5 and 8)
     L_G = -D(G(x, c')) + cls L_cls(G(x, c'), c') + rec |x - G(G(x, c'), c)|_1      every n_critic-th                (equations 6 and 8)
 
-x is one of a sample's contrasts and c' one of its group's, both drawn for each sample. D(.) is the mean of the critic's map and the penalty
-is that of its sum, as in the published code; L_cls is the cross-entropy of the class.
+x is one of a sample's contrasts and c' one of its group's, both drawn for each sample. D(.) is the mean of the critic's map and the penalty is
+that of its sum, as in the published code; L_cls is the cross-entropy of the class.
 
-The mask vector (section 3.2, equation 7): patients who have the same contrasts form a group, as a data set does in the paper. The label has
-a part for each group, all zero except the sample's own, and a one-hot vector of the group. The critic classifies within the sample's group.
-With one group there is no mask vector. The groups are those of the training patients, unless `groups` sets others: with one group of all
-contrasts, the generator must also make contrasts that a patient lacks, which is possible because it never needs their truth. A contrast
-that a patient's group lacks is synthesised with the label of a group that has it.
+The mask vector (section 3.2, equation 7): patients who have the same contrasts form a group, as a data set does in the paper. The label has a part
+for each group, all zero except the sample's own, and a one-hot vector of the group. The critic classifies within the sample's group. With one
+group there is no mask vector. The groups are those of the training patients, unless `groups` sets others: with one group of all contrasts, the
+generator must also make contrasts that a patient lacks, which is possible because it never needs their truth. A contrast that a patient's group
+lacks is synthesised with the label of a group that has it.
 
-Where this differs from the published code: a batch mixes the groups instead of taking them in turns. c' is drawn per sample, not permuted
-within the batch. The norms keep no running statistics. The generator's output is confined to the brain. The critic has as many levels as
-the image allows, up to the published 6. `generator.labels` can confine the label to the brain too, so that it survives the first
-InstanceNorm.
+Where this differs from the published code: a batch mixes the groups instead of taking them in turns. c' is drawn per sample, not permuted within
+the batch. The norms keep no running statistics. The generator's output is confined to the brain. The critic has as many levels as the image
+allows, up to the published 6. `generator.labels` can confine the label to the brain too, so that it survives the first InstanceNorm.
 """
 
 from __future__ import annotations
@@ -212,16 +211,14 @@ class StarGAN(Method):
         return Drawn(images_of(batch)[torch.arange(len(batch), device=source.device), source].unsqueeze(1), group, source, target)
 
     def generate(self, image: Tensor, group: Tensor, modality: Tensor, brain: Tensor) -> Tensor:
-        """(B, 1, H, W), which contrast of which group to make (B,), and the brain (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the
-        brain."""
+        """(B, 1, H, W), which contrast of which group to make (B,), and the brain (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
         maps = self.label(group, modality).to(image)[:, :, None, None].expand(-1, -1, *image.shape[-2:])
         if self.settings.generator.labels == "brain":
             maps = maps * brain
         return confined(self.generator(torch.cat([image, maps], dim=1)), brain)
 
     def label(self, group: Tensor, modality: Tensor) -> Tensor:
-        """(B,) and (B,) -> (B, labels): one-hot over the contrasts of all groups, followed by the mask vector if there is more than one
-        group."""
+        """(B,) and (B,) -> (B, labels): one-hot over the contrasts of all groups, followed by the mask vector if there is more than one group."""
         groups, places = self.own.shape
         label = one_hot(self.slot[group, modality], places)
         return torch.cat([label, one_hot(group, groups)], dim=1) if groups > 1 else label

@@ -1,8 +1,7 @@
 """TC-MGAN, the method of the source report: "Multi-modality GAN with tumor consistency loss" (Xin et al., ISBI 2020).
 
-A U-Net generator makes one target modality at a time; one-hot maps say which. A WGAN-GP critic also classifies which modality it sees. A
-U-Net segmentor, pre-trained on other patients, requires that the tumour can still be segmented. The 11 losses are those of the report's
-Tables 5 and 6.
+A U-Net generator makes one target modality at a time; one-hot maps say which. A WGAN-GP critic also classifies which modality it sees. A U-Net
+segmentor, pre-trained on other patients, requires that the tumour can still be segmented. The 11 losses are those of the report's Tables 5 and 6.
 
     stage "segmentor"   s_loss = Dice(S(x, c), mask)                                      on the segmentor's half of the patients
     stage "joint"       d_loss = d_real + d_fake + cls d_cls + gp d_gp                    critic, then
@@ -11,10 +10,10 @@ Tables 5 and 6.
     d_real = -E[sum D(x)], d_fake = E[sum D(G)], g_fake = -E[sum D(G)], d_cls, g_cls = cross-entropy of the classes, summed
     d_gp = E[(||grad D||_2 - 1)^2], g_rec = E[sum |x - G|] over pixels, g_seg = Dice loss of S(G)
 
-Where this differs from the published code, on purpose: the segmentor is pre-trained on patients that the GAN never sees. The generator's
-output is confined to the brain of its input, so that the background enters no loss. The number of levels and the class head follow the
-image size (7 levels and a 4x4 head fit 128 x 128 only). The segmentor's norm is InstanceNorm except in `tcmgan_authors`, and its statistics
-are fixed in g_seg, whereas the code keeps it in training mode there and so lets the generator change them.
+Where this differs from the published code, on purpose: the segmentor is pre-trained on patients that the GAN never sees. The generator's output is
+confined to the brain of its input, so that the background enters no loss. The number of levels and the class head follow the image size (7 levels
+and a 4x4 head fit 128 x 128 only). The segmentor's norm is InstanceNorm except in `tcmgan_authors`, and its statistics are fixed in g_seg, whereas
+the code keeps it in training mode there and so lets the generator change them.
 
 Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training uses the code of the method `segment`;
 `train.init_from=RUN method.segmentor.epochs=0` starts from such a run.

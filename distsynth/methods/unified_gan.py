@@ -9,23 +9,22 @@ classifies their modality. A patient's volume is assembled from its patches.
     d_real = -E[mean D(y)], d_fake = E[mean D(G)], g_fake = -E[mean D(G)], d_cls, g_cls = cross-entropy of c, of D on y and on G
     d_gp = E[(||grad sum D||_2 - 1)^2], g_syn = E[mean |y - G|], g_cyc = E[mean |x - cycle|] over voxels
 
-The networks are not public. These are StarGAN's in 3-D, with StarGAN's Wasserstein critic, gradient penalty of weight 10, five critic
-updates per generator update, and learning rate (Choi et al. 2018 and its code). Our reading of the paper:
+The networks are not public. These are StarGAN's in 3-D, with StarGAN's Wasserstein critic, gradient penalty of weight 10, five critic updates per
+generator update, and learning rate (Choi et al. 2018 and its code). Our reading of the paper:
 
-- The paper's five weights, alpha 2, beta 5, gamma 10, delta 2, mu .1, balance four terms that it names: classification, synthetic
-  consistency, cycle consistency, adversarial. We take them in that order, and use the last two for the adversarial term, delta in the
-  discriminator's loss and mu in the generator's. In another reading alpha and delta, which are equal, would weight the classification of
-  real and of synthesised patches.
-- The data is paired, so synthetic consistency is the L1 distance to the truth. For the same reason the discriminator's real patch is y, not
-  x as in StarGAN, whose data is unpaired: if any modality is turned into any other, x and y have the same distribution; if only one
-  direction is trained, only y is right.
+- The paper's five weights, alpha 2, beta 5, gamma 10, delta 2, mu .1, balance four terms that it names: classification, synthetic   consistency,
+  cycle consistency, adversarial. We take them in that order, and use the last two for the adversarial term, delta in the   discriminator's loss
+  and mu in the generator's. In another reading alpha and delta, which are equal, would weight the classification of   real and of synthesised
+  patches.
+- The data is paired, so synthetic consistency is the L1 distance to the truth. For the same reason the discriminator's real patch is y, not   x as
+  in StarGAN, whose data is unpaired: if any modality is turned into any other, x and y have the same distribution; if only one   direction is
+  trained, only y is right.
 - x and y are never the same modality (StarGAN may draw the label that the image already has).
-- "The final estimation of overlapped regions was set to 48 x 48 x 48", with patches of 72: either the middle 48 voxels of each patch are
-  kept (`assembly: centre`), or patches overlap by 48 and are averaged (`average`). `configs/method/unified_gan.yaml` and
-  `unified_gan_average.yaml`.
+- "The final estimation of overlapped regions was set to 48 x 48 x 48", with patches of 72: either the middle 48 voxels of each patch are   kept
+  (`assembly: centre`), or patches overlap by 48 and are averaged (`average`). `configs/method/unified_gan.yaml` and   `unified_gan_average.yaml`.
 
-The generator's output is confined to the brain of its input, so that the background enters no loss. A variant with one input trains on all
-its modalities, and the model can then be used between any two of them (`directions=all`); the paper's twelve single pairs are
+The generator's output is confined to the brain of its input, so that the background enters no loss. A variant with one input trains on all its
+modalities, and the model can then be used between any two of them (`directions=all`); the paper's twelve single pairs are
 `configs/sweep/pairs.yaml`.
 """
 

@@ -1,8 +1,9 @@
 """UNIT: "Unsupervised image-to-image translation networks" (Liu, Breuel and Kautz, NIPS 2017).
 
 Two variational autoencoders, one for source and one for target images, share their latent space: an image is translated by encoding it with
-one and decoding it with the other. A discriminator for each kind of image is trained on the translations. Letters are the paper's: x an
-image, E(x) the mean of its code, whose variance is 1, z = E(x) + noise, G(z) the decoded image. For either direction
+one and decoding it with the other. A discriminator for each kind of image tells real images from translations. Source and target slices are
+of different patients. Letters are the paper's: x an image, E(x) the mean of its code, whose variance is 1, z = E(x) + noise, G(z) the
+decoded image. For either direction
 
     g_loss = gan [D(G_other(z)) real]                                        lambda_0 of the paper's equations 3 to 7
              + recon |G(z) - x|_1 + kl mean E(x)^2                           lambda_2, lambda_1; the code's recon_x, recon_kl

@@ -149,8 +149,7 @@ class Engine:
             self.norms[name] = gradient_norm(self.objectives[name].network)
 
     def gradient_norms(self) -> dict[str, float]:
-        """The norms kept by the last update with `norms`, by objective, except of steps that fp16's scaler skips: these overflow on
-        purpose."""
+        """The norms kept by the last update with `norms`, by objective, except of steps that fp16's scaler skips: these overflow on purpose."""
         finite = {f"grad_norm/{name}": float(norm) for name, norm in self.norms.items() if norm.isfinite()}
         self.norms = {}
         return finite

@@ -115,8 +115,7 @@ class Trainer:
     # -- before and beside the updates ---------------------------------------------------------------------------------
 
     def __init__(self, config: Config, opened: Opened, run: RunDirectory, world: World, stop: StopRequest) -> None:
-        """Build the method for the cohorts that preflight has opened, and load the newest checkpoint. Raises UserError before any work
-        starts."""
+        """Build the method for the cohorts that preflight has opened, and load the newest checkpoint. Raises UserError before any work starts."""
         self.config, self.cohort, self.run, self.world, self.stop = config, opened.cohort, run, world, stop
         self.report(opened.left_out)
         self.patients("gan", "training")
