@@ -2,6 +2,7 @@
 # make test   lint, types and tests
 # make test-full   what takes minutes: every method through torch.compile, every preset on many ranks in float32, published sizes
 # make test-slurm   the launcher on a real Slurm of four nodes on this machine (Debian, root): stood up from Debian's packages, taken down again
+# make picture   the README's picture: 1 mm phantoms -> cohort -> one run on two ranks -> a figure; about 8 minutes on two cores
 # Each makes its own environment in .venv on first use.
 
 PYTHON ?= python3
@@ -13,7 +14,10 @@ INSTALLED := $(VENV)/installed
 DEMO := sweep=lr sweep.name=demo sweep.axes.variant='[simo,mimo,miso_t1c]' sweep.axes.train.lr='[1e-3,3e-3]' \
         method=tcmgan_small train.epochs=6 data.rotate=false cluster=local
 
-.PHONY: demo test test-full test-slurm lint clean
+PICTURE := variant=mimo method=unet_small method.depth=4 train.epochs=10 data.store=data/phantom_1mm.zarr data.rotate=false \
+           evaluate.figures=5 sweep.name=picture cluster=local
+
+.PHONY: demo picture test test-full test-slurm lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m preprocess.phantom spacing=3
@@ -24,6 +28,12 @@ ifneq ($(wildcard $(REAL)),)
 else
 	$(BIN)/python slurm/launch.py $(DEMO)
 endif
+
+picture: $(INSTALLED)
+	$(BIN)/python -m preprocess.phantom out=data/phantom_1mm spacing=1
+	$(BIN)/python -m preprocess.to_zarr source=data/phantom_1mm store=data/phantom_1mm.zarr
+	$(BIN)/python slurm/launch.py $(PICTURE)
+	cp runs/picture/mimo_unet/figures/test_Brats18_PHANTOM_021_1.png distsynth/evaluation/example.png
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15

@@ -21,6 +21,7 @@ from distsynth.modalities import Variant
 from distsynth.run_directory import CONFIGS
 from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
+from preprocess.shared.files import write_atomically
 from preprocess.shared.settings import dotlist, finish, merge, required, setting
 
 GROUPS = ("variant", "method", "data")
@@ -135,10 +136,7 @@ def to_yaml(config: Config) -> str:
 
 def save(config: Config, path: Path) -> None:
     """Write the resolved config atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(to_yaml(config))
-    partial.replace(path)
+    write_atomically(path, to_yaml(config))
 
 
 def load(path: Path) -> Config:

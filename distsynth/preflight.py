@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distsynth.config import Config
 from distsynth.data.cohorts import Cohorts, Opened, external, left_out, trained_on
 from distsynth.evaluation.judge import Judge
@@ -21,15 +23,25 @@ def on_one_rank(config: Config, world: World) -> Opened:
     return world.from_first(opened)
 
 
-def check(config: Config, ranks: int, cohorts: Cohorts | None = None) -> Opened:
-    """Check a run, and open its cohorts where `cohorts` does not hold them yet.
+def check(config: Config, ranks: int) -> Opened:
+    """Check a run and open its cohorts. Raises UserError (see `check_all`)."""
+    return check_all([config], ranks)[0]
 
-    Raises UserError if a batch cannot be shared out evenly to so many ranks, a cohort cannot be opened, none of its subjects has the
-    variant's modalities, or the judge of `evaluate.judge` does not fit.
+
+def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
+    """Check many runs on so many ranks each; what several of them name is opened once.
+
+    Raises UserError if a batch cannot be shared out evenly to the ranks, a cohort cannot be opened, none of its subjects has the variant's
+    modalities, or the judge of `evaluate.judge` does not fit.
     """
-    share_out(config, ranks)
-    opened = open_cohorts(config, cohorts or Cohorts())
-    Judge.of(config, opened.cohort)
+    cohorts, judged, opened = Cohorts(), set(), []
+    for config in configs:
+        share_out(config, ranks)
+        opened.append(open_cohorts(config, cohorts))
+        question = (config.evaluate.judge, config.method.name, *config.variant.outputs, config.data.store, config.data.fold)
+        if question not in judged:
+            Judge.of(config, opened[-1].cohort)
+            judged.add(question)
     return opened
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.shared.errors import UserError
+from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
@@ -55,7 +56,6 @@ class RunDirectory:
         """Make the directory and its identity; one that exists keeps its own."""
         if self.identity.is_file():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.identity, {"uid": uuid.uuid4().hex, "name": name, "sweep": sweep, "code": code_digest(), "commit": git_commit()}
         )
@@ -72,14 +72,6 @@ class RunDirectory:
             raise UserError(f"{self.path} is not a run directory: it has no run.json")
         identity: dict[str, Any] = json.loads(self.identity.read_text())
         return identity
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write atomically, making the folder; NaN and infinity, which JSON lacks, are refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
 
 
 @cache

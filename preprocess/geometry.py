@@ -1,7 +1,7 @@
-"""Grids: reading into canonical orientation, resampling, cropping in millimetres around the brain, and the way back.
+"""Grids: canonical orientation, resampling, cropping around the brain in millimetres, and the inverse of each.
 
 Volumes are (z, y, x) with z from inferior to superior, y from posterior to anterior, x from left to right (RAS, transposed), so
-that an axial slice is `volume[z]`. Affines map voxel indices in the order x, y, z to millimetres, as NIfTI has them.
+that an axial slice is `volume[z]`. Affines map voxel indices in the order x, y, z to millimetres, as in NIfTI.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Index = tuple[Any, ...]
 
 
 def to_canonical(array: Array, affine: Array) -> tuple[Array, Array, str]:
-    """(x, y, z) array in any orientation -> (z, y, x) in RAS, the turned grid's affine, and the old orientation, e.g. `LPS`."""
+    """(x, y, z) array in any orientation -> (z, y, x) in RAS, the new grid's affine, and the old orientation, e.g. `LPS`."""
     import nibabel as nib
 
     orientation = nib.io_orientation(affine)
@@ -29,7 +29,7 @@ def to_canonical(array: Array, affine: Array) -> tuple[Array, Array, str]:
 
 
 def canonical_grid(affine: Array, shape: Sequence[int]) -> tuple[Array, list[int]]:
-    """The affine and the (z, y, x) shape that a scan of `shape` (x, y, z) has once it is canonical."""
+    """The affine and the (z, y, x) shape of a scan of `shape` (x, y, z) in canonical orientation."""
     import nibabel as nib
 
     orientation = nib.io_orientation(affine)
@@ -54,17 +54,17 @@ def spacing_of(affine: Array) -> tuple[float, float, float]:
 
 
 def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: float) -> tuple[Array, Mask, Array, Array]:
-    """(modality, z, y, x) volumes, brain mask and labels brought to an isotropic grid of `target` mm, with its affine.
+    """(modality, z, y, x) volumes, brain mask and labels resampled to an isotropic grid of `target` mm, and its affine.
 
-    Intensities are smoothed to the coarser voxel and read linearly, and so is the mask; their quotient (a normalised convolution)
-    keeps the background from bleeding into the brain. Labels are read at the nearest voxel.
+    Intensities and mask are smoothed to the coarser voxel and interpolated linearly; their quotient (a normalised convolution) keeps
+    background out of the brain's edge. Labels take the nearest voxel.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
     factor = np.array([target / s for s in spacing_of(affine)])
     shape = tuple(int(n) for n in np.maximum(1, np.round(np.array(mask.shape) / factor)))
-    offset = (factor - 1) / 2 + (np.array(mask.shape) - factor * shape) / 2  # both grids share their centre
-    sigma = np.where(factor > 1, 0.425 * factor, 0)  # a Gaussian as wide, at half its height, as the new voxel
+    offset = (factor - 1) / 2 + (np.array(mask.shape) - factor * shape) / 2  # both grids have the same centre
+    sigma = np.where(factor > 1, 0.425 * factor, 0)  # a Gaussian whose width at half maximum is the new voxel
 
     def read(volume: Array, order: int) -> Array:
         return np.asarray(affine_transform(volume, factor, offset, shape, order=order, mode="nearest"))
@@ -79,29 +79,29 @@ def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: f
 
 
 def extent(mask: Mask) -> list[int]:
-    """(z, y, x) voxels from the mask's first to its last along each axis."""
+    """(z, y, x) number of voxels from the mask's first to its last along each axis."""
     spans = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     return [int(span[-1] - span[0]) + 1 for span in spans]
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
-    """The mask's box with a voxel around it where the grid has one, so that an axis of the box is no thinner than two voxels."""
+    """The mask's box and one voxel around it where the grid has it, so that each axis of the box has at least two voxels."""
     z, y, x = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     low = [max(0, int(inside[0]) - 1) for inside in (z, y, x)]
     return slice(low[0], int(z[-1]) + 2), slice(low[1], int(y[-1]) + 2), slice(low[2], int(x[-1]) + 2)
 
 
 def onto(volume: Array, affine: Array, target: Array, shape: Sequence[int], is_map: bool) -> tuple[Array, Mask]:
-    """A canonical (z, y, x) volume on the canonical grid of affine `target` and `shape`, and where its field of view reaches.
+    """A canonical (z, y, x) volume resampled to the canonical grid of affine `target` and `shape`, and the voxels inside its field of view.
 
-    A map (labels, a mask) is read at the nearest voxel. Intensities are smoothed where the target's voxels are coarser and read
-    linearly; what is exactly 0 is background and takes no part, so that it stays 0 and does not bleed into the brain's edge.
+    A map (labels, a mask) takes the nearest voxel. Intensities are smoothed where the target's voxels are coarser, and interpolated
+    linearly. Voxels that are exactly 0 are background and take no part: background stays 0 and does not dim the brain's edge.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
     step = np.linalg.inv(affine) @ target
     matrix, offset = step[:3, :3][::-1, ::-1], step[:3, 3][::-1]
-    width = np.sqrt((matrix**2).sum(axis=1))  # voxels along each axis of the volume that one voxel of the target spans
+    width = np.sqrt((matrix**2).sum(axis=1))  # along each axis, voxels of the volume in one voxel of the target
     sigma = np.where(width > 1.001, 0.425 * width, 0)
 
     def read(part: Array, order: int = 1) -> Array:
@@ -122,9 +122,9 @@ def crop_shape(size_mm: Sequence[float], spacing: Sequence[float]) -> tuple[int,
 
 
 def crop_offset(mask: Mask, shape: Sequence[int]) -> tuple[int, ...]:
-    """Where a crop of `shape` begins when it is centred on the brain's bounding box; negative where the grid is smaller.
+    """The first voxel of a crop of `shape` centred on the brain's bounding box; negative where the grid is smaller.
 
-    The crop stays inside the grid where it can.
+    The crop is moved inside the grid where it fits.
     """
     offsets = []
     for axis, size in enumerate(shape):
@@ -136,7 +136,7 @@ def crop_offset(mask: Mask, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def crop(volume: Array, offset: Sequence[int], shape: Sequence[int], background: float) -> Array:
-    """(..., z, y, x) -> (..., *shape) beginning at `offset`, with `background` where the grid does not reach."""
+    """(..., z, y, x) -> (..., *shape) from `offset` on, with `background` outside the grid."""
     out = np.full((*volume.shape[:-3], *shape), background, volume.dtype)
     there, here = overlap(volume.shape[-3:], offset, shape)
     out[here] = volume[there]
@@ -152,7 +152,7 @@ def uncrop(cropped: Array, offset: Sequence[int], shape: Sequence[int], backgrou
 
 
 def overlap(grid: Sequence[int], offset: Sequence[int], shape: Sequence[int]) -> tuple[Index, Index]:
-    """The part that grid and crop share: as an index (..., z, y, x) of the grid, and as one of the crop."""
+    """The voxels that are in both grid and crop, as an index (..., z, y, x) of the grid and one of the crop."""
     spans = [(max(o, 0), min(o + s, g)) for g, o, s in zip(grid, offset, shape, strict=True)]
     there = (slice(a, b) for a, b in spans)
     here = (slice(a - o, b - o) for (a, b), o in zip(spans, offset, strict=True))

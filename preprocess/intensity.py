@@ -1,4 +1,4 @@
-"""Intensities: the 1 % clip and the z-score, both inside the brain mask, and the marker for background."""
+"""Intensities: clip bounds and z-scores, both inside the brain mask, and the value that marks background."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class Statistics:
     std: float
 
     def record(self) -> dict[str, float]:
-        """As the store keeps it; `clip_low` and `clip_high` are the bounds in z-scores."""
+        """What the store keeps; `clip_low` and `clip_high` are the bounds as z-scores."""
         bounds = {"clip_low": (self.raw_low - self.mean) / self.std, "clip_high": (self.raw_high - self.mean) / self.std}
         return {**vars(self), **bounds}
 
 
 def statistics(volume: Volume, mask: Mask, clip_percent: float) -> Statistics:
-    """Percentiles, and mean and standard deviation of the clipped intensities, inside the mask.
+    """Percentiles of the intensities inside the mask, and mean and standard deviation of the clipped ones.
 
-    Percentiles over the whole volume would clip most of a bright lesion. Raises ValueError if nothing varies between them.
+    Percentiles of the whole volume would clip most of a bright lesion. Raises ValueError if both are equal.
     """
     inside = volume[mask].astype(np.float64)
     low, high = np.percentile(inside, [clip_percent, 100 - clip_percent])
     if not high > low:
-        raise ValueError(f"{100 - 2 * clip_percent:g} % of the brain has the one intensity {low:g}")
+        raise ValueError(f"{100 - 2 * clip_percent:g} % of the brain has the same intensity, {low:g}")
     clipped = np.clip(inside, low, high)
     return Statistics(float(low), float(high), float(clipped.mean()), float(clipped.std()))
 
 
 def normalise(volume: Volume, mask: Mask, stats: Statistics, dtype: Any) -> npt.NDArray[Any]:
-    """Unclipped z-scores in `dtype`, background exactly -9; a brain voxel that would be -9 takes the next number above it.
+    """Unclipped z-scores in `dtype`, background exactly -9; a brain voxel that would be -9 gets the next larger number.
 
-    What float16 cannot hold (a bogus 32767 can be thousands of deviations away) becomes its largest number.
+    A z-score beyond the range of `dtype` (an erroneous 32767 can be thousands of deviations away) becomes its largest number.
     """
     limit = float(np.finfo(dtype).max)
     z = np.clip((volume - stats.mean) / stats.std, -limit, limit).astype(dtype)
@@ -55,7 +55,7 @@ def normalise(volume: Volume, mask: Mask, stats: Statistics, dtype: Any) -> npt.
 
 
 def clip_share(volume: Volume, labels: npt.NDArray[np.uint8], stats: Statistics) -> dict[str, float]:
-    """Per label, the share of its voxels that the clip changes: in real gliomas most of the 1 % is lesion."""
+    """By label, the share of its voxels that the clip changes: in real gliomas most of the clipped 1 % is lesion."""
     outside = (volume < stats.raw_low) | (volume > stats.raw_high)
     return {str(label): float(outside[labels == label].mean()) for label in present(labels)}
 
@@ -66,10 +66,10 @@ def present(labels: npt.NDArray[np.uint8]) -> list[int]:
 
 
 def quality(volume: Volume, mask: Mask) -> dict[str, float]:
-    """What betrays an odd contrast, from its intensities as scanned and the brain mask of all contrasts, both (z, y, x).
+    """Signs of an odd contrast, from its intensities as scanned and the brain mask of all contrasts, both (z, y, x).
 
     `minimum` and `maximum` in the brain; `outside`, the share of the brain where this contrast is exactly 0, as if it had another mask;
-    `constant_slices`, the number of axial slices with brain in which it has one intensity throughout.
+    `constant_slices`, the number of axial slices where all brain voxels have the same intensity.
     """
     inside = [volume[z][mask[z]] for z in np.flatnonzero(mask.any(axis=(1, 2)))]
     constant = sum(len(values) > 1 and bool(np.ptp(values) == 0) for values in inside)

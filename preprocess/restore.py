@@ -1,67 +1,68 @@
-"""The way back: arrays in recipe space (stored grid, z-scores) onto the patient's own grid, orientation, type and intensity units.
+"""Returns arrays of a cohort (stored grid, z-scores) to the patient's own grid, orientation, voxel type and intensity units.
 
     python -m preprocess.restore store=data/brats.zarr subject=BraTS19_X_1 out=restored                       its stored contrasts
     python -m preprocess.restore store=data/brats.zarr subject=BraTS19_X_1 out=restored array=made.npy modality=flair
 
-Writes SUBJECT_MODALITY.nii.gz and, beside each, a .json that says where its units come from. The bias field stays removed.
+Writes SUBJECT_MODALITY.nii.gz and, beside each, a .json that names the source of its units. The bias field stays removed.
 Voxels outside the stored crop, and outside the brain, are 0.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
-from preprocess.cohort.files import write_json
 from preprocess.geometry import canonical_grid, from_canonical, onto, uncrop
 from preprocess.shared.errors import SettingError, StoreError, UserError
+from preprocess.shared.files import write_atomically, write_json
 from preprocess.shared.settings import command, parse, required, setting
-from preprocess.source.brats import MODALITIES
+from preprocess.source.layouts import MODALITIES
 
 Array = npt.NDArray[Any]
 
 
 @dataclass
 class Units:
-    """How z-scores of a modality become intensities of one patient."""
+    """What turns z-scores of a modality into one patient's intensities."""
 
     mean: float
     std: float
     dtype: str  # of the file's voxels
     slope: float
     intercept: float
-    source: str  # for people: where mean and std come from
+    source: str  # where mean and std come from, for people
 
 
 def units_of(cohort: Cohort, subject: str, modality: str) -> Units:
-    """The patient's own units or, for a contrast that the patient never had, the cohort's typical ones (medians over its training
-    subjects, or over all where there are none). Raises StoreError if no subject has the contrast."""
+    """The patient's own units or, for a contrast that the patient lacks, typical ones of the cohort (medians over its training subjects,
+    or over all subjects if there are none). Raises StoreError if none of them has the contrast."""
     record = cohort.record(subject)
     if modality in record.intensity:
         own = record.intensity[modality]
         slope, intercept = record.scaling[modality]
         return Units(own["mean"], own["std"], record.dtypes[modality], slope, intercept, "the patient's own scan")
     training = {*cohort.split("gan"), *cohort.split("segmentor")} or set(cohort.subjects)
-    found = [cohort.record(s).intensity[modality] for s in sorted(training) if modality in cohort.record(s).intensity]
-    if not found:
-        raise StoreError(f"no training subject of {cohort.path} has {modality}: its intensities have no units to return to")
-    mean, std = (float(np.median([f[name] for f in found])) for name in ("mean", "std"))
-    return Units(
-        mean, std, "float32", 1.0, 0.0, f"the median of {len(found)} training subjects: this patient has no {modality} scan"
-    )
+    records = [cohort.record(subject) for subject in sorted(training)]
+    known = [record.intensity[modality] for record in records if modality in record.intensity]
+    if not known:
+        raise StoreError(f"no training subject of {cohort.path} has {modality}: the units of its intensities are unknown")
+    mean, std = (float(np.median([intensity[name] for intensity in known])) for name in ("mean", "std"))
+    source = f"the median of {len(known)} training subjects: this patient has no {modality} scan"
+    return Units(mean, std, "float32", 1.0, 0.0, source)
 
 
 def restore(z_scores: Array, record: Record, units: Units) -> Any:
     """(z, y, x) z-scores on the record's stored grid, background -9, as a nibabel image on the patient's grid.
 
-    Affine and shape are the scan's to the last bit. Where `recipe.spacing` resampled the scan, intensities are read linearly from the
-    coarser grid. Raises StoreError if the array has another shape than the record's.
+    Affine and shape equal the scan's to the last bit. If `recipe.spacing` resampled the scan, intensities are interpolated linearly from
+    the coarser grid. Raises StoreError if the array's shape is not the record's.
     """
     check_shape(z_scores, record)
     brain = uncrop(z_scores != BACKGROUND, record.crop_offset, record.canonical_shape, False)
@@ -84,7 +85,7 @@ def restore(z_scores: Array, record: Record, units: Units) -> Any:
 def restore_labels(labels: Array, record: Record) -> Any:
     """(z, y, x) labels on the stored grid as a nibabel image on the patient's grid; each voxel takes the nearest label.
 
-    Raises StoreError if the array has another shape than the record's.
+    Raises StoreError if the array's shape is not the record's.
     """
     check_shape(labels, record)
     whole = uncrop(labels, record.crop_offset, record.canonical_shape, 0)
@@ -97,24 +98,24 @@ def check_shape(array: Array, record: Record) -> None:
 
 
 def nifti(array: Array, record: Record) -> Any:
-    """(x, y, z) voxels with the scan's affine; the format holds it in float32, as the scan's own header does unless it has a quaternion."""
+    """(x, y, z) voxels with the scan's affine, which NIfTI holds in float32, as the scan's own header does unless it has a quaternion."""
     import nibabel as nib
 
     image = nib.Nifti1Image(array, np.array(record.original_affine), dtype=array.dtype)
-    for code in (image.set_sform, image.set_qform):
-        code(image.affine, 1)
+    for set_affine in (image.set_sform, image.set_qform):
+        set_affine(image.affine, 1)
     image.header.set_xyzt_units("mm")
     return image
 
 
 def to_patient(volume: Array, record: Record, is_map: bool) -> Array:
-    """(z, y, x) intensities, or a map of labels, on the record's canonical grid to (x, y, z) as the scanner had it."""
+    """(z, y, x) intensities, or a map of labels, on the record's canonical grid -> (x, y, z) on the scan's own grid."""
     affine = np.array(record.original_affine)
     wanted, shape = canonical_grid(affine, record.original_shape)
     step = np.eye(4)
     step[:3, 3] = [-o for o in reversed(record.crop_offset)]
     grid = np.array(record.affine) @ step
-    if shape != record.canonical_shape or not np.allclose(grid, wanted, atol=1e-4):  # recipe.spacing made it coarser
+    if shape != record.canonical_shape or not np.allclose(grid, wanted, atol=1e-4):  # recipe.spacing resampled it
         volume, _ = onto(volume, grid, wanted, shape, is_map)
     return from_canonical(volume, affine)
 
@@ -124,14 +125,16 @@ class Settings:
     store: str = required("the cohort")
     subject: str = required("the subject's name in the cohort")
     out: str = required("the folder to write to")
-    array: str = setting("", "an .npy of (z, y, x) z-scores on the stored grid in place of the stored contrasts; needs modality=")
-    modality: str = setting("", "the one contrast to restore (empty: all that are stored, and the segmentation)")
+    array: str = setting(
+        "", "an .npy file of (z, y, x) z-scores on the stored grid, to restore in place of the stored contrasts; needs modality="
+    )
+    modality: str = setting("", "the only contrast to restore (empty: all that are stored, and the segmentation)")
 
     def __post_init__(self) -> None:
         if self.modality not in ("", *MODALITIES):
             raise SettingError(f"modality={self.modality} is not known: choose from {', '.join(MODALITIES)}")
         if self.array and not self.modality:
-            raise SettingError(f"array={self.array} needs modality=, the contrast that it is in")
+            raise SettingError(f"array={self.array} needs modality=, the contrast that the array holds")
 
 
 def main(words: Sequence[str]) -> int:
@@ -159,7 +162,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def stored(cohort: Cohort, settings: Settings) -> dict[str, Array]:
-    """The stored contrasts that are asked for. Raises SettingError if the subject lacks the one."""
+    """The stored contrasts to restore. Raises SettingError if the subject lacks the one that modality= names."""
     record = cohort.record(settings.subject)
     if settings.modality and settings.modality not in record.modalities:
         raise SettingError(
@@ -170,7 +173,7 @@ def stored(cohort: Cohort, settings: Settings) -> dict[str, Array]:
 
 
 def read_npy(path: str) -> Array:
-    """Raises SettingError if the file holds no (z, y, x) numbers."""
+    """Raises SettingError if the file does not hold (z, y, x) numbers."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -181,13 +184,16 @@ def read_npy(path: str) -> Array:
 
 
 def write(path: Path, image: Any, sidecar: dict[str, Any]) -> None:
-    """The image and its sidecar, each whole or not at all."""
-    import nibabel as nib
+    """Write PATH.nii.gz and PATH.json."""
 
-    partial = path.with_name(f".{path.name}.partial.nii.gz")
-    nib.save(image, partial)
-    partial.replace(path.with_name(f"{path.name}.nii.gz"))
-    write_json(path.with_name(f"{path.name}.json"), sidecar)
+    def write_nifti(file: IO[bytes]) -> None:
+        with gzip.GzipFile(
+            "", "wb", compresslevel=1, fileobj=file, mtime=0
+        ) as packed:  # no clock time: equal images give equal bytes
+            image.to_stream(packed)
+
+    write_atomically(path.with_name(f"{path.name}.nii.gz"), write_nifti)
+    write_json(path.with_name(f"{path.name}.json"), sidecar, sort_keys=True)
     print(f"{path}.nii.gz")
 
 

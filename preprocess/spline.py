@@ -1,4 +1,4 @@
-"""Uniform cubic B-splines: a field on a grid is a few small matrix products, one axis at a time."""
+"""Uniform cubic B-splines: a field on a grid takes a few small matrix products, one axis at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def spline_basis(position: Floats, coefficients: int) -> Floats:
-    """(positions, coefficients) weights at positions counted in knots; n knot intervals need n + 3 coefficients, n + 4 to hold their end."""
+    """(positions, coefficients) weights at positions in units of knots; n knot intervals need n + 3 coefficients, n + 4 to include their end."""
     first = np.floor(position).astype(int)
     t = position - first
     weights = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]

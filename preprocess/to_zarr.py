@@ -1,9 +1,9 @@
-"""A folder of BRATS cases becomes a cohort: N4, clip bounds, z-score, crop, labels, split, all in one Zarr store.
+"""Makes a cohort of a folder of BRATS cases: N4, clip bounds, z-scores, crop, labels and split, in one Zarr store.
 
     python -m preprocess.to_zarr source=MICCAI_BraTS_2018 store=data/brats.zarr
 
-Killed and run again, it goes on where it was. A case that cannot be used is set aside with its reason and the others go on.
-Exit status: 0 when every case went through, 1 when some were set aside, 2 when nothing could be done.
+If it is killed, the same command continues where it stopped. A case that cannot be used is set aside with the reason.
+Exit status: 0 if every case is in the cohort, 1 if some were set aside, 2 if nothing could be done.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from threading import Thread
 
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import record_path
+from preprocess.cohort.summary import summarise
+from preprocess.recipe import Recipe, Stopwatch, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.shared.settings import command, parse, setting
-from preprocess.source.brats import MODALITIES, Case, discover
+from preprocess.source.brats import Case, discover
+from preprocess.source.layouts import MODALITIES
 from preprocess.splits import Fold, Member, SplitSettings, split
-from preprocess.subject import Recipe, Stopwatch, process
-from preprocess.summary import summarise
 
 ALIASES = {"split": "split.file", "resample": "recipe.resample"}
 
@@ -38,15 +39,17 @@ ALIASES = {"split": "split.file", "resample": "recipe.resample"}
 class Settings:
     source: str = setting("data/phantom", "the folder that holds the BRATS cases")
     layout: str = setting("auto", "how the files are named: brats2015, brats2018, brats2023, bids, pattern, or auto")
-    pattern: str = setting("", "layout=pattern: path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")
-    names: dict[str, str] = setting(dict, "layout=pattern: its words for t1, t1c, t2, flair, seg and mask, e.g. names.T1post=t1c")
+    pattern: str = setting("", "layout=pattern: the path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")
+    names: dict[str, str] = setting(
+        dict, "layout=pattern: your words for t1, t1c, t2, flair, seg and mask, e.g. names.T1post=t1c"
+    )
     require: list[str] = setting(list(MODALITIES), "the contrasts that a case must have")
-    store: str = setting("data/phantom.zarr", "the cohort to make or to go on with")
+    store: str = setting("data/phantom.zarr", "the cohort to make or to continue")
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
     workers: int = setting(0, "processes, each with one thread and about 0.7 GB at 240x240x155 (0: one per core)")
     part: str = setting(
-        "", "K/N: only the K-th of N parts, which may run at once on many nodes; finish: the manifest of what they made"
+        "", "K/N: only the K-th of N parts, which can run at the same time on many nodes; finish: write the manifest after them"
     )
 
     def __post_init__(self) -> None:
@@ -61,11 +64,11 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What became of a case."""
+    """The result of one case."""
 
     case: Case
     seconds: Stopwatch
-    reason: str = ""  # why it was set aside
+    reason: str = ""  # why it was set aside; empty if it was not
 
 
 def main(words: Sequence[str]) -> int:
@@ -89,30 +92,29 @@ def main(words: Sequence[str]) -> int:
     except OSError as error:
         raise StoreError(disk_sentence(error, settings.store)) from error
     if part:
-        print(
-            f"part {settings.part}: {len(mine) - len(rejected)} of {len(mine)} cases are in {settings.store}; part=finish completes it"
-        )
+        written = len(mine) - len(rejected)
+        print(f"part {settings.part}: {written} of {len(mine)} cases are in {settings.store}; part=finish completes it")
         return 1 if rejected else 0
     return summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
 
 
 def plan(settings: Settings) -> tuple[list[Case], CohortWriter]:
-    """The cases of the source and the writer of the store, with a word on how they were found. Raises UserError for what cannot be."""
-    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
-    print(found.why)
-    split(members(found.cases), settings.split)
-    return found.cases, CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
+    """The cases of the source and the writer of the store; prints the layout. Raises UserError for settings that cannot work."""
+    discovery = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    print(discovery.message)
+    split(members(discovery.cases), settings.split)
+    return discovery.cases, CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
 
 
 def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) -> None:
     """Raise StoreError if the store holds subjects of another source."""
-    if strangers := sorted(done - {case.name for case in cases}):
-        held = f"store={settings.store} holds {strangers[0]}, which source={settings.source} does not"
-        raise StoreError(f"{held}: give another store=")
+    if others := sorted(done - {case.name for case in cases}):
+        what = f"store={settings.store} holds {others[0]}, which source={settings.source} does not"
+        raise StoreError(f"{what}: give another store=")
 
 
 def aliased(word: str) -> str:
-    """The word with a short name written out: `split=my.csv`, `resample=t1`."""
+    """The word with its full name in place of a short one: `split=my.csv`, `resample=t1`."""
     key, equals, value = word.partition("=")
     return f"{ALIASES.get(key, key)}{equals}{value}"
 
@@ -122,7 +124,7 @@ def members(cases: Sequence[Case]) -> list[Member]:
 
 
 def share(cases: Sequence[Case], part: str) -> Sequence[Case]:
-    """The cases of a part: every N-th, so that it is the same whatever is finished. None for the step that finishes."""
+    """The cases of a part: every N-th of all, whether finished or not. None for the step that finishes the cohort."""
     if part in ("", "finish"):
         return [] if part else cases
     number, parts = (int(n) for n in part.split("/"))
@@ -130,13 +132,13 @@ def share(cases: Sequence[Case], part: str) -> Sequence[Case]:
 
 
 def left_over(cases: Sequence[Case], done: set[str], rejected: dict[str, str]) -> dict[str, str]:
-    """The reasons why cases are not in the store, those of parts that did not end included."""
+    """Why cases are not in the store, including those of parts that did not finish."""
     lost = {case.name: f"{case.name}: its part has not finished: run the same parts again" for case in cases}
     return {name: rejected.get(name, reason) for name, reason in lost.items() if name not in done}
 
 
 def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iterator[Outcome]:
-    """Every case through the recipe, in a pool of processes, with a progress bar."""
+    """Take every case through the recipe, in a pool of processes, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), len(cases)))
@@ -145,29 +147,29 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = get_context("forkserver")
-    # Imported once, not by every worker; but this file, which each runs itself.
+    # Imported once instead of by every worker; except this file, which each worker runs itself.
     ours = [name for name in sys.modules if name.startswith("preprocess.") and name != __spec__.name]
     context.set_forkserver_preload([*ours, "SimpleITK", "nibabel", "zarr"])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:
             task = progress.add_task("subjects", total=len(cases))
-            with user_signal_held():
+            with user_signal_blocked():
                 waiting = [pool.submit(one, case, settings, writer) for case in cases]
             for future in as_completed(waiting):
                 yield future.result()
                 progress.advance(task)
     except BrokenProcessPool as error:
-        what = "a worker process died, out of memory perhaps"
-        raise UserError(f"{what}: run again with fewer workers= and it goes on where it was") from error
+        what = "a worker process died, probably for lack of memory"
+        raise UserError(f"{what}: run again with fewer workers=, and it continues where it stopped") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def user_signal_held() -> Iterator[None]:
-    """Start the workers with USR2 blocked: Slurm sends it to every process before a time limit, and it would kill them, while the command
-    itself, whose turn comes after, is to be queued again by it."""
+def user_signal_blocked() -> Iterator[None]:
+    """Start the workers with USR2 blocked: Slurm sends it to every process before the time limit. It would kill the workers; the command
+    itself has a handler for it, which requeues the job."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
         yield
@@ -176,7 +178,7 @@ def user_signal_held() -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """End this worker when the command is killed; it would go on writing into a store that the next command has locked."""
+    """End this worker when the command is killed; otherwise it would write into a store that the next command has locked."""
     parent = parent_process()
     assert parent is not None
 
@@ -188,11 +190,11 @@ def die_with_parent() -> None:
 
 
 def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
-    """One case, in a worker."""
+    """Take one case through the recipe, in a worker."""
     watch = Stopwatch()
     try:
         case.check(settings.require)
-        record_path(writer.path, case.name)  # refuses a name before the work, not after it
+        record_path(writer.path, case.name)  # refuses an impossible name before the work, not after it
         record, image, labels = process(case, settings.recipe, watch)
         with watch.stage("write"):
             writer.write(record, image, labels)
@@ -200,13 +202,11 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
         return Outcome(case, watch, str(error))
     except MemoryError:
         return Outcome(case, watch, f"{case.name}: not enough memory: run again with fewer workers=")
-    except (OSError, UserError):  # the disk's or the store's: no case goes on
+    except (OSError, UserError):  # the disk's or the store's: no other case could be written either
         raise
-    except Exception as error:  # one odd volume must not cost the others a night's work
+    except Exception as error:  # one odd case must not stop the others
         why = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        return Outcome(
-            case, watch, f"{case.name}: failed in a way nobody foresaw ({type(error).__name__}: {why}): please report it"
-        )
+        return Outcome(case, watch, f"{case.name}: unexpected error ({type(error).__name__}: {why}): please report it")
     return Outcome(case, watch)
 
 
@@ -219,7 +219,7 @@ def finish(cases: Sequence[Case], settings: Settings, writer: CohortWriter, reje
 
 
 def folds_of(cases: Sequence[Case], committed: set[str], settings: SplitSettings) -> list[Fold]:
-    """The split of the committed subjects. An own list may name cases that were set aside, so it is read for all and then thinned."""
+    """The split of the committed subjects. A user's list may name cases that were set aside, so it is read for all cases first."""
     if not settings.file:
         return split(members([case for case in cases if case.name in committed]), settings)
     (fold,) = split(members(cases), settings)
@@ -228,7 +228,7 @@ def folds_of(cases: Sequence[Case], committed: set[str], settings: SplitSettings
 
 def disk_sentence(error: OSError, store: str) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left for store={store}: free some and run again, it goes on where it was"
+        return f"no space left for store={store}: free some and run again, and it continues where it stopped"
     return f"cannot read or write: {error.strerror} ({error.filename or store})"
 
 

@@ -1,4 +1,4 @@
-"""Where runs are executed: Slurm, or this machine through submitit's local executor, whose parallelism is bounded here."""
+"""Where runs are executed: Slurm, or this machine through submitit's local executor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preprocess.shared.settings import setting
 
 @dataclass
 class ClusterSettings:
-    """What each run gets."""
+    """The resources of each run."""
 
     kind: Literal["auto", "slurm", "local"] = setting("auto", "auto: Slurm where sbatch is on the PATH, else this machine")
     nodes: int = setting(1, "nodes per run (Slurm)")
@@ -23,15 +23,15 @@ class ClusterSettings:
     gpus: int = setting(0, "GPUs per rank: 0 or 1; a machine without any trains on its cores")
     cpus: int = setting(1, "CPU cores per rank")
     memory: str = setting("16GB", "memory per node (Slurm)")
-    minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is queued again")
+    minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is requeued")
     requeues: int = setting(20, "how often a run may reach its time limit")
-    warning: int = setting(120, "seconds before the time limit at which a run is told to write its checkpoint")
-    retries: int = setting(2, "how often a run whose job died is submitted again, to go on from its last checkpoint")
+    warning: int = setting(120, "seconds before the time limit at which a run is signalled to write its checkpoint")
+    retries: int = setting(2, "how often a run whose job died is resubmitted; it resumes from its last checkpoint")
     partition: str = setting("", "Slurm's partition")
     account: str = setting("", "Slurm's account")
     constraint: str = setting("", "Slurm's node constraint")
-    parallel: int = setting(0, "runs at once (0: Slurm without a limit; on this machine one)")
-    array: int = setting(8, "job=preprocess: so many parts, each with `cpus` workers (Slurm)")
+    parallel: int = setting(0, "runs at the same time (0: no limit on Slurm, one on this machine)")
+    array: int = setting(8, "job=preprocess: number of parts, each with `cpus` workers (Slurm)")
     extra: dict[str, str] = setting({}, "any other sbatch option, name: value")
 
     def __post_init__(self) -> None:
@@ -59,20 +59,20 @@ class ClusterSettings:
 
     @property
     def threads(self) -> int:
-        """Of a rank: its cores, on this machine at most its share of them."""
+        """Threads of a rank: its cores, on this machine at most its share of them."""
         here = len(os.sched_getaffinity(0)) // self.ranks
         return self.cpus if self.resolved == "slurm" else max(1, min(self.cpus, here))
 
     @property
     def size(self) -> str:
-        """For people: what each run gets."""
+        """The resources of each run, for people."""
         nodes, ranks = (f"{n} {name}{'s' * (n > 1)}" for n, name in ((self.nodes, "node"), (self.ranks, "rank")))
         gpu = " and a GPU" * (self.gpus > 0 and self.resolved == "slurm")
         return f"{nodes} x {ranks}, {self.threads} core{'s' * (self.threads > 1)}{gpu} each"
 
 
 def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path) -> list[Any]:
-    """Submit callables at once: on Slurm as one array, on this machine as one process group each. Returns submitit's jobs.
+    """Submit all callables: on Slurm as one array, on this machine as one process group each. Returns submitit's jobs.
 
     Raises SettingError if Slurm refuses them.
     """
@@ -93,12 +93,12 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
         with slurm.batch():
             submitted = [slurm.submit(job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
-        raise SettingError(f"Slurm refused the jobs: {' '.join(str(error).split())}; look at the cluster.* settings") from error
+        raise SettingError(f"Slurm refused the jobs: {' '.join(str(error).split())}; check the cluster.* settings") from error
     return submitted
 
 
 def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
-    """submitit's words for the settings."""
+    """The settings under submitit's names."""
     parameters: dict[str, Any] = {
         "job_name": name,
         "nodes": settings.nodes,
@@ -107,9 +107,9 @@ def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
         "mem": settings.memory,
         "time": settings.minutes,
         "signal_delay_s": settings.warning,
-        # Without it the other ranks of a dead one would wait for their time-out.
+        # Without it the other ranks would wait for a dead one until their time-out.
         "srun_args": ["--kill-on-bad-exit=1"],
-        # A site may have it that a job whose node fails is not queued again.
+        # Some sites do not requeue a job whose node fails.
         "additional_parameters": {"requeue": True} | settings.extra,
     }
     if settings.gpus:

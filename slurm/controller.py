@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Controller:
-    """One that an earlier launcher started, with the two verbs by which submitit knows a process."""
+    """One that an earlier launcher started, with the two methods that submitit calls on a process."""
 
     def __init__(self, pid: int, logs: Path) -> None:
         self.pid, self.logs = pid, logs
@@ -21,10 +21,10 @@ class Controller:
             os.kill(self.pid, number)
 
 
-def take_up(pid: int, logs: Path) -> Controller | None:
-    """The controller `pid` of the jobs whose output lies in `logs`, if it still runs."""
-    found = Controller(pid, logs)
-    return found if found.poll() is None else None
+def running(pid: int, logs: Path) -> Controller | None:
+    """The controller `pid` of the jobs that write their output to `logs`, if it still runs."""
+    controller = Controller(pid, logs)
+    return controller if controller.poll() is None else None
 
 
 def runs_jobs_of(pid: int, logs: Path) -> bool:
@@ -36,7 +36,7 @@ def runs_jobs_of(pid: int, logs: Path) -> bool:
 
 
 def ranks_of(pid: int) -> list[int]:
-    """The processes of the ranks that a controller still waits for, in rank order; none if it has gone."""
+    """The processes of the ranks that a controller still waits for, in rank order; empty if the controller has ended."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

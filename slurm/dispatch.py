@@ -1,4 +1,4 @@
-"""Getting planned runs executed: all at once on Slurm, a bounded number at a time on this machine; again where a job has died."""
+"""Executes planned runs: all at once on Slurm, a bounded number at a time on this machine; resubmits a run whose job has died."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, read, write_end
 from preprocess.shared.errors import SettingError, StoreError
+from preprocess.shared.files import write_json
 from slurm import controller, squeue
 from slurm.cluster import ClusterSettings, submit
 from slurm.job import TrainJob
-from slurm.outcome import Verdict, judge
+from slurm.outcome import Outcome, outcome_of
 from slurm.sweep import Run
 
-GRACE = 15.0  # seconds that a job which Slurm no longer lists, or some of whose ranks have gone, gets until it is given up
-PAUSE = 60.0  # seconds until a submission that Slurm has refused is tried again
+GRACE = 15.0  # seconds until a job that Slurm no longer lists, or that has lost some of its ranks, counts as ended
+PAUSE = 60.0  # seconds until a submission that Slurm has refused is repeated
 
 
 @dataclass
@@ -31,11 +32,11 @@ class Started:
     run: Run
     job: Any
     before: Line | None  # the journal's last line when it was submitted
-    gone: float | None = None  # when it was first found to be no longer whole
+    incomplete_since: float | None = None  # when Slurm no longer listed it, or some of its ranks had ended
 
 
 class Dispatcher:
-    """Keeps the runs going; `poll` it until `busy` is false."""
+    """Starts and restarts the jobs of the runs; call `poll` until `busy` is false."""
 
     def __init__(self, settings: ClusterSettings, name: str, runs: Sequence[Run], logs: Path) -> None:
         self.settings, self.name, self.logs = settings, name, logs
@@ -50,7 +51,7 @@ class Dispatcher:
         return bool(self.waiting or self.jobs)
 
     def poll(self) -> None:
-        """Settle what has ended, and start what may start. Raises SettingError if Slurm refuses a run's first job."""
+        """Settle the runs whose job has ended, and start waiting ones. Raises SettingError if Slurm refuses a run's first job."""
         for name, started in list(self.jobs.items()):
             if self.over(started) and not trained_elsewhere(started.run):
                 del self.jobs[name]
@@ -65,7 +66,7 @@ class Dispatcher:
             if not any(self.tries[run.name] for run in starting):
                 raise
             self.not_before = time.monotonic() + PAUSE
-            print(f"warning: {error}; trying again in {PAUSE:.0f} s", file=sys.stderr)
+            print(f"warning: {error}; the next attempt is in {PAUSE:.0f} s", file=sys.stderr)
 
     def start(self, runs: Sequence[Run]) -> None:
         if not runs:
@@ -82,59 +83,60 @@ class Dispatcher:
             return None
         import submitit
 
-        found = json.loads(run.directory.job.read_text())
-        if found["kind"] != self.settings.resolved:
+        job = json.loads(run.directory.job.read_text())
+        if job["kind"] != self.settings.resolved:
             return None
         if self.local:
-            process = controller.take_up(int(found["id"]), self.logs)
-            return process and submitit.LocalJob(self.logs / "%j", found["id"], range(self.settings.ranks), process)
+            process = controller.running(int(job["id"]), self.logs)
+            return process and submitit.LocalJob(self.logs / "%j", job["id"], range(self.settings.ranks), process)
         tasks = range(self.settings.nodes * self.settings.ranks)
-        return submitit.SlurmJob(self.logs / "%j", found["id"], tasks) if squeue.state(found["id"]) else None
+        return submitit.SlurmJob(self.logs / "%j", job["id"], tasks) if squeue.state(job["id"]) else None
 
     def over(self, started: Started) -> bool:
         """Whether a job has ended for good."""
         if self.local:
-            self.end_torso(started)
+            self.cancel_incomplete(started)
             return bool(started.job.done())
         if squeue.state(started.job.job_id):
-            started.gone = None
+            started.incomplete_since = None
             return False
-        return lasts(started, GRACE) or started.job.paths.result_pickle.is_file()
+        return incomplete_for(started, GRACE) or started.job.paths.result_pickle.is_file()
 
-    def end_torso(self, started: Started) -> None:
-        """End a job on this machine whose ranks are not all there any more, as srun's --kill-on-bad-exit does: submitit waits for a hung one
+    def cancel_incomplete(self, started: Started) -> None:
+        """Cancel a job on this machine some of whose ranks have ended, as srun's --kill-on-bad-exit does: submitit would wait for a hung rank
         until the time limit."""
         left = len(controller.ranks_of(int(started.job.job_id)))
         if not 0 < left < self.settings.ranks:
-            started.gone = None
-        elif lasts(started, GRACE):
-            started.gone = float("inf")  # once: a second interrupt would cut its killing short
+            started.incomplete_since = None
+        elif incomplete_for(started, GRACE):
+            started.incomplete_since = float("inf")  # only once: a second interrupt would stop submitit from killing the ranks
             started.job.cancel()
 
     def settle(self, started: Started) -> None:
-        """What becomes of a run whose job has ended: nothing more, its last line in the journal, or another job."""
+        """After a run's job has ended: nothing, the last line of its journal, or another job."""
         run, job = started.run, started.job
         last = last_line(run.directory)
         state = "" if self.local else squeue.state(job.job_id, ended=True)
-        verdict = judge(None if last == started.before else last, state, last_words(job))
-        if verdict.status == "retry":
-            verdict = self.retry(run, verdict.reason, job)
-        if verdict.say:
-            write_end(run.directory.journal, verdict.status, verdict.reason)
+        outcome = outcome_of(None if last == started.before else last, state, last_error(job))
+        if outcome.status == "retry":
+            outcome = self.retry(run, outcome.reason, job)
+        if outcome.missing:
+            write_end(run.directory.journal, outcome.status, outcome.reason)
 
-    def retry(self, run: Run, reason: str, job: Any) -> Verdict:
+    def retry(self, run: Run, reason: str, job: Any) -> Outcome:
+        """Put the run back among the waiting ones, unless it has had all its `cluster.retries`."""
         tries = self.settings.retries
         if self.tries[run.name] == tries:
             again = f", after {tries} more job{'s' * (tries > 1)}" if tries else ""
-            return Verdict("failed", f"{reason}{again} (see {job.paths.stderr})", say=True)
+            return Outcome("failed", f"{reason}{again} (see {job.paths.stderr})", missing=True)
         self.tries[run.name] += 1
         self.waiting.append(run)
-        told = f"{reason}; submitted again, {self.tries[run.name]} of {tries} times (see {job.paths.stderr})"
-        print(f"{run.name}: {told}", file=sys.stderr)
-        return Verdict("stopped", told, say=True)
+        message = f"{reason}; submitted again, {self.tries[run.name]} of {tries} times (see {job.paths.stderr})"
+        print(f"{run.name}: {message}", file=sys.stderr)
+        return Outcome("stopped", message, missing=True)
 
     def cancel(self) -> None:
-        """Stop what runs on this machine and wait for it; Slurm's jobs are left alone."""
+        """Stop the jobs on this machine and wait for their end; Slurm's jobs continue."""
         if not self.local:
             return
         for started in self.jobs.values():
@@ -144,14 +146,15 @@ class Dispatcher:
             time.sleep(0.2)
 
 
-def lasts(started: Started, seconds: float) -> bool:
-    """Whether it is so long since `lasts` was first asked that a job is no longer whole."""
-    started.gone = started.gone if started.gone is not None else time.monotonic()
-    return time.monotonic() - started.gone > seconds
+def incomplete_for(started: Started, seconds: float) -> bool:
+    """Whether a job has been incomplete for so long, counted from the first call."""
+    if started.incomplete_since is None:
+        started.incomplete_since = time.monotonic()
+    return time.monotonic() - started.incomplete_since > seconds
 
 
 def trained_elsewhere(run: Run) -> bool:
-    """Whether another process holds the run: ranks that outlived their job, or a training by hand. It is waited for."""
+    """Whether another process holds the run's lock: ranks that outlived their job, or a training by hand. The launcher waits for it."""
     if not run.directory.path.is_dir():
         return False
     try:
@@ -166,8 +169,8 @@ def last_line(run: RunDirectory) -> Line | None:
     return lines[-1] if lines else None
 
 
-def last_words(job: Any) -> str:
-    """The last line of the job's error output: a rank's own sentence, else rank 0's; empty if it died without a word."""
+def last_error(job: Any) -> str:
+    """The last line of the job's error output: the first rank's that is an `error: …`, else rank 0's; empty if there is none."""
     lines = []
     for rank in range(job.num_tasks):
         try:

@@ -1,5 +1,5 @@
-"""What runs in a job: on every rank, submitit's environment becomes torchrun's variables, then the run is trained; or a part of a cohort
-is preprocessed."""
+"""The content of a job: every rank turns submitit's environment into torchrun's variables and trains the run; or a part of a cohort is
+preprocessed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from slurm import squeue
 
 
 class Job:
-    """What submitit pickles; all that it resumes from lies on the disk."""
+    """What submitit pickles; everything that it resumes from is on the disk."""
 
     def checkpoint(self) -> Any:
-        """What submitit queues again after a time limit or a pre-emption: the same job."""
+        """What submitit queues after a time limit or a pre-emption: the same job again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 class TrainJob(Job):
-    """The callable that submitit pickles. Everything it resumes from lies in the run's directory."""
+    """The training of one run, which resumes from the run's directory."""
 
     def __init__(self, run: Path, cpus: int) -> None:
         self.run, self.cpus = run, cpus
 
     def __call__(self) -> str:
         os.environ.update(rank_variables(str(self.run), self.cpus))
-        signal.signal(signal.SIGTERM, queue_again)
+        signal.signal(signal.SIGTERM, requeue_job)
         from distsynth.ranks.preemption import Stopped
         from distsynth.train import train
         from preprocess.shared.errors import UserError
@@ -42,14 +42,14 @@ class TrainJob(Job):
         except UserError as error:
             sys.exit(f"error: {error}")
         except Stopped:
-            # Rank 0 sees to the queue; another rank that failed here would have Slurm kill it before it has.
+            # Rank 0 requeues the job; if another rank failed here, Slurm would kill rank 0 before that.
             if os.environ["RANK"] == "0":
                 raise
         return str(self.run)
 
 
 class PartJob(Job):
-    """One call of to_zarr, as submitit pickles it: what is finished lies in the store, so that a queued-again part goes on."""
+    """One call of to_zarr; finished subjects are in the store, so that a requeued part continues."""
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
@@ -60,10 +60,10 @@ class PartJob(Job):
         return main(self.words)
 
 
-def queue_again(number: int, frame: FrameType | None) -> None:
-    """After SIGTERM and its checkpoint. Where a site has set nothing, it is all that a pre-empted job gets before it is killed, and one that
-    ends by itself in the grace time is not queued again: so the job does it, as after USR2. One that is being cancelled, killed or requeued
-    is no longer `RUNNING` for Slurm, and is left alone."""
+def requeue_job(number: int, frame: FrameType | None) -> None:
+    """Handles SIGTERM, after the checkpoint. With Slurm's defaults it is the only signal that a pre-empted job gets before it is killed, and Slurm
+    does not requeue a job that ends by itself in the grace time: so the job requeues itself, as after USR2. A job that is being cancelled, killed
+    or requeued is no longer `RUNNING` for Slurm, and is not requeued here."""
     from submitit import JobEnvironment
 
     job = JobEnvironment()
@@ -77,6 +77,8 @@ def rank_variables(name: str, cpus: int) -> dict[str, str]:
 
     Raises what submitit raises outside a job.
     """
+    # Not submitit's TorchDistributedEnvironment: on one node too it takes the host name, which may not resolve, and a port up to 60000, where
+    # the system's outgoing connections have theirs.
     from submitit import JobEnvironment
 
     job = JobEnvironment()
@@ -92,5 +94,5 @@ def rank_variables(name: str, cpus: int) -> dict[str, str]:
 
 
 def port(name: str, job_id: str) -> int:
-    """One port for all ranks of a job, and hardly ever another job's: runs of a sweep share nodes."""
+    """One port for all ranks of a job, which rarely equals that of another job: runs of a sweep share nodes."""
     return 20000 + zlib.crc32(f"{name} {job_id}".encode()) % 12000

@@ -1,12 +1,13 @@
-"""Plan a sweep, submit its runs, watch them, and bring them into MLflow.
+"""Plan a sweep, submit its runs, watch them, and send their journals to MLflow.
 
     python slurm/launch.py sweep=lr data.store=data/brats.zarr                  12 runs: 3 learning rates x 4 variants
     python slurm/launch.py sweep=lr dry_run=true                                only show the plan
+    python slurm/launch.py sweep=methods data.store=data/phantom.zarr data.rotate=false     every method's small preset on four variants
     python slurm/launch.py variant=mimo method=tcmgan train.epochs=50           a single run
     python slurm/launch.py sweep=lr cluster=slurm cluster.partition=gpu cluster.minutes=600
     python slurm/launch.py job=preprocess cluster=slurm cluster.array=16 source=/data/BraTS store=data/brats.zarr
 
-Words are `group=name` (variant method data cluster sweep) or `key=value`. Started again, it goes on with the runs that have not finished.
+Settings are `group=name` (variant method data cluster sweep) or `key=value`. The same command again continues the runs that have not finished.
 """
 
 from __future__ import annotations
@@ -23,22 +24,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Run as a script, this folder comes first on the path, and its modules must not stand in for others of the same name.
+# Run as a script, this folder comes first on the path, and its modules must not hide others of the same name.
 sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != Path(__file__).parent.resolve()]
 
 try:
     from distsynth import config as configuration
     from distsynth import preflight
-    from distsynth.data.cohorts import Cohorts
-    from distsynth.run_directory import write_json
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.shared.errors import StoreError, UserError
+    from preprocess.shared.files import write_json
     from preprocess.shared.locks import only_one
     from preprocess.shared.settings import command, dotlist, finish, merge, setting
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
     from slurm.preprocessing import launch_preprocessing
-    from slurm.sweep import Run, SweepSettings, plan
+    from slurm.sweep import Run, SweepSettings, left_out, plan
     from slurm.watch import Display, RunState
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed: run pip install -e . in the checkout (make demo does it)", file=sys.stderr)
@@ -47,16 +47,16 @@ except ModuleNotFoundError as error:
 
 @dataclass
 class Launch:
-    """The launcher's own settings; all other words belong to the runs."""
+    """The launcher's own settings; all others belong to the runs."""
 
-    cluster: ClusterSettings = setting(ClusterSettings, "where the runs go")
-    sweep: SweepSettings = setting(SweepSettings, "which runs there are")
+    cluster: ClusterSettings = setting(ClusterSettings, "where the runs are executed")
+    sweep: SweepSettings = setting(SweepSettings, "the runs")
     runs: str = setting("runs", "the folder of all runs")
     job: Literal["train", "preprocess"] = setting(
-        "train", "preprocess: make a cohort; the other words are to_zarr's and cluster.*"
+        "train", "preprocess: make a cohort; the other settings are to_zarr's and cluster.*"
     )
-    dry_run: bool = setting(False, "show the plan and stop")
-    poll_seconds: float = setting(2.0, "seconds between two looks at the runs")
+    dry_run: bool = setting(False, "only show the plan")
+    poll_seconds: float = setting(2.0, "seconds between two readings of the runs' journals")
 
 
 OWN = ("cluster", "sweep", "runs", "job", "dry_run", "poll_seconds")
@@ -71,8 +71,8 @@ def main(words: Sequence[str]) -> int:
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
-    cohorts, ranks = Cohorts(), launch.cluster.nodes * launch.cluster.ranks
-    for sentence in sorted({preflight.check(run.config, ranks, cohorts).left_out for run in runs} - {""}):
+    opened = preflight.check_all([run.config for run in runs], launch.cluster.nodes * launch.cluster.ranks)
+    for sentence in sorted({each.left_out for each in opened} - {""}):
         print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)
@@ -92,17 +92,17 @@ def main(words: Sequence[str]) -> int:
 
 @contextmanager
 def room_in(folder: Path) -> Iterator[None]:
-    """A full disk or quota as one sentence. Raises StoreError."""
+    """Turn a full disk or quota into one sentence. Raises StoreError."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StoreError(f"no space left in {folder}: free some and give the same command again") from error
+        raise StoreError(f"no space left in {folder}: free some and run the same command again") from error
 
 
 def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:
-    """The launcher's settings, and the words for the runs."""
+    """The launcher's settings, and the words that are the runs' settings."""
     from omegaconf import OmegaConf
 
     own = [word for word in words if word.partition("=")[0].split(".")[0] in OWN]
@@ -120,6 +120,9 @@ def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
     for run in runs:
         table.add_row(run.name, run.config.variant.title, run.config.method.name, *run.axes.values())
     print(f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}")
+    if absent := left_out(launch.sweep, runs):
+        pairs = "; ".join(f"{method} with {', '.join(variants)}" for method, variants in absent.items())
+        print(f"left out, since the method does not serve the variant: {pairs}")
     Console().print(table)
 
 
@@ -134,8 +137,8 @@ def prepare(launch: Launch, folder: Path, runs: Sequence[Run]) -> None:
 
 
 def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher, sync: Sync) -> None:
-    """Until every run has ended: start, watch, and replay the journals into MLflow."""
-    said = ""
+    """Start the runs, watch them and replay their journals into MLflow, until every run has ended."""
+    printed = ""
     try:
         with Display(states, f"sweep {launch.sweep.name}") as display:
             while dispatcher.busy:
@@ -143,31 +146,31 @@ def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher
                 for state in states:
                     state.update()
                 display.show()
-                said = replay(sync, said)
+                printed = replay(sync, printed)
                 time.sleep(launch.poll_seconds)
-    except BaseException:  # Ctrl-C above all; no run on this machine outlives its launcher unwatched
+    except BaseException:  # above all Ctrl-C; no run on this machine continues without a launcher
         dispatcher.cancel()
         if dispatcher.jobs:
-            where = "stopped" if launch.cluster.resolved == "local" else "go on on Slurm (scancel stops them)"
+            where = "stopped" if launch.cluster.resolved == "local" else "continue on Slurm (scancel stops them)"
             print(
-                f"\nthe runs {where}; the same command goes on watching, or: python -m distsynth.tracking.sync sweep={sync.sweep}"
+                f"\nthe runs {where}; watch them again with the same command, or: python -m distsynth.tracking.sync sweep={sync.sweep}"
             )
         raise
 
 
-def replay(sync: Sync, said: str) -> str:
-    """Bring the journals into MLflow. What goes wrong there is said once and stops no run; returns what was said."""
+def replay(sync: Sync, printed: str) -> str:
+    """Send the journals to MLflow. An error there stops no run and is printed once: returns the last one that was printed."""
     try:
         sync.replay()
     except UserError as error:
-        if str(error) != said:
+        if str(error) != printed:
             print(f"warning: {error}", file=sys.stderr)
         return str(error)
     return ""
 
 
 def conclude(states: Sequence[RunState], sync: Sync) -> int:
-    """The sweep's table, the line that opens the UI, and the exit status."""
+    """Print the sweep's table and the command that opens the UI; returns the exit status."""
     from distsynth.evaluation.table import write_table
 
     for state in states:
@@ -182,12 +185,12 @@ def conclude(states: Sequence[RunState], sync: Sync) -> int:
     for state in failed:
         print(f"{state.run.name} {state.state}: {state.reason}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(states)} runs did not finish; the same command goes on with them", file=sys.stderr)
+        print(f"{len(failed)} of {len(states)} runs did not finish; the same command continues them", file=sys.stderr)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    # A script's background job ignores SIGINT, and so would submitit's controllers, which it is sent to to end a run.
+    # A script's background job ignores SIGINT, and so would submitit's controllers, which are sent it to end a run.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's TERM ends the runs as Ctrl-C does
     os.environ.setdefault("OMP_NUM_THREADS", "1")

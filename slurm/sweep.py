@@ -1,4 +1,4 @@
-"""A sweep: which runs it is made of, their names, their configurations."""
+"""A sweep: its runs, their names and their configurations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from distsynth import config as configuration
 from distsynth.config import Config, compose
+from distsynth.methods.registry import UnservedVariant
 from distsynth.run_directory import RunDirectory
-from preprocess.cohort import differences
 from preprocess.shared.errors import SettingError
-from preprocess.shared.settings import dotlist, setting
+from preprocess.shared.settings import differences, dotlist, flatten, setting
 
 
 @dataclass
@@ -22,6 +22,11 @@ class SweepSettings:
 
     name: str = setting("single", "the sweep's name and its folder under runs")
     axes: dict[str, Any] = setting({}, "setting: list of values; nested keys join to a dotted one")
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it varies both method and variant."""
+        return {"method", "variant"} <= dict(flatten(self.axes)).keys()
 
 
 @dataclass(frozen=True)
@@ -35,24 +40,47 @@ class Run:
 
 
 def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]:
-    """All runs, composed and checked. `words` are the settings that they share.
+    """All runs, composed and checked. `words` are the settings that they share. A sweep over methods and variants leaves out the pairs that do not
+    go together.
 
-    Raises SettingError for an axis without values, a setting that does not fit, or a run directory that holds another configuration.
+    Raises SettingError for an axis without values, a setting that does not fit, a run directory that holds another configuration, or where no
+    method serves any of the variants.
     """
     planned = []
     refuse_double(settings, words)
     for axes in product(settings.axes):
-        config = compose([*words, *(f"{key}={value}" for key, value in axes.items())])
+        try:
+            config = compose([*words, *(f"{key}={value}" for key, value in axes.items())])
+        except UnservedVariant:
+            if not settings.of_pairs:
+                raise
+            continue
         axes = {key: named(value) for key, value in axes.items()}
         name = run_name(axes) or f"{config.variant.name}_{config.method.name}"
         run = Run(name, axes, config, RunDirectory(runs / settings.name / name))
         check_unchanged(run)
         planned.append(run)
+    if not planned:
+        raise SettingError(
+            f"sweep {settings.name}: none of the methods of sweep.axes.method serves any variant of sweep.axes.variant"
+        )
     return planned
 
 
+def left_out(settings: SweepSettings, runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The variants that a plan has left out, by method."""
+    if not settings.of_pairs:
+        return {}
+    planned = {(run.axes["method"], run.axes["variant"]) for run in runs}
+    absent: dict[str, list[str]] = {}
+    for method, variant in dict.fromkeys((named(axes["method"]), named(axes["variant"])) for axes in product(settings.axes)):
+        if (method, variant) not in planned:
+            absent.setdefault(method, []).append(variant)
+    return absent
+
+
 def refuse_double(settings: SweepSettings, words: Sequence[str]) -> None:
-    """Raise SettingError for a word that sets what the sweep varies: one of the two would be lost without a word."""
+    """Raise SettingError for a word that sets what the sweep varies: one of the two would be ignored silently."""
     axes = dict(flatten(settings.axes))
     for word in words:
         key, _, value = word.partition("=")
@@ -70,21 +98,12 @@ def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield {key: shown(value) for key, value in zip(flat, values, strict=True)}
 
 
-def flatten(axes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{train: {lr: [...]}} as ("train.lr", [...])."""
-    for key, value in axes.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def named(value: str) -> str:
-    """A group's member that is written out, {name: t1_t2, ...}, by its name; any other value as it is."""
+    """A group's member that is written out, {name: t1_t2, ...}, by its name; any other value unchanged."""
     return str(dotlist([f"member={value}"]).member.get("name", value)) if value.startswith("{") else value
 
 

@@ -1,4 +1,4 @@
-"""What each run is doing, read from its journal, as a live table on a terminal and as lines elsewhere."""
+"""The state of each run, read from its journal: a live table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from distsynth import metric_names
 from distsynth.tracking.journal import read
 
 if TYPE_CHECKING:
@@ -16,17 +17,20 @@ if TYPE_CHECKING:
     from slurm.sweep import Run
 
 SHOWN = ("g_loss", "d_loss", "s_loss", "g_rec")
+# By region and metric of a validation's score: what its number is. PSNR is shown as soon as there is one.
+VALIDATION = {("brain", "psnr"): ("PSNR", ".1f", " dB"), ("tumour", "dice"): ("Dice", ".2f", "")}
 
 
 @dataclass
 class RunState:
-    """A run as its journal tells it."""
+    """A run as its journal describes it."""
 
     run: Run
     state: str = "waiting"  # waiting, running, finished, failed, stopped
     reason: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)  # the latest losses
+    scores: dict[str, float] = field(default_factory=dict)  # of the latest validation, by MODALITY/REGION/METRIC
     started: float = 0.0
     latest: float = 0.0
     offset: int = 0
@@ -36,7 +40,7 @@ class RunState:
         return self.state in ("finished", "failed")
 
     def update(self) -> bool:
-        """Read what the journal has new; whether anything has changed."""
+        """Read the journal's new lines; whether there were any."""
         lines, self.offset = read(self.run.directory.journal, self.offset)
         for line in lines:
             self.take(line)
@@ -50,10 +54,9 @@ class RunState:
         elif line["kind"] == "progress":
             self.progress = line
         elif line["kind"] == "metrics":
-            self.values |= {
-                key.rsplit("/", 1)[-1] if key.split("/")[0] not in ("val", "best") else key: v
-                for key, v in line["values"].items()
-            }
+            values = line["values"]
+            self.terms |= {term: value for key, value in values.items() if (term := metric_names.term(key))}
+            self.scores |= {score: value for key, value in values.items() if (score := metric_names.validated(key))}
         elif line["kind"] == "end":
             self.state, self.reason = line["status"], line["reason"]
 
@@ -64,14 +67,16 @@ class RunState:
 
     @property
     def losses(self) -> str:
-        return " ".join(f"{name} {self.values[name]:.3g}" for name in SHOWN if name in self.values)
+        return " ".join(f"{name} {self.terms[name]:.3g}" for name in SHOWN if name in self.terms)
 
     @property
     def validation(self) -> str:
-        """By output: the PSNR in the brain, or while only segmentors are trained the Dice."""
-        val = [(*key.split("/", 2)[1:], v) for key, v in self.values.items() if key.startswith("val/")]
-        psnr = [f"{modality} {value:.1f}" for modality, metric, value in val if metric == "brain/psnr"]
-        return " ".join(psnr or [f"{modality} {value:.2f}" for modality, metric, value in val if metric == "tumour/dice"])
+        """By output: the PSNR in the brain, or while only a segmentor is trained the Dice of the tumour."""
+        parts = [(*metric_names.score_parts(name), value) for name, value in self.scores.items()]
+        for kind, (title, digits, unit) in VALIDATION.items():
+            if each := [f"{modality} {value:{digits}}" for modality, *of, value in parts if tuple(of) == kind]:
+                return f"val {title} {', '.join(each)}{unit}"
+        return ""
 
     @property
     def elapsed(self) -> str:
@@ -80,11 +85,11 @@ class RunState:
 
 
 def table(states: Sequence[RunState], title: str) -> Table:
-    """All runs, one a row."""
+    """All runs, one per row."""
     from rich.table import Table
 
     drawn = Table(title=title, title_justify="left", expand=False)
-    for name in ("run", "state", "stage and epoch", "time", "losses", "val: PSNR in the brain, dB, or Dice"):
+    for name in ("run", "state", "stage and epoch", "time", "losses", "validation"):
         drawn.add_column(name, no_wrap=name in ("run", "time"), overflow="fold")
     colours = {"finished": "green", "failed": "red", "running": "cyan"}
     for s in states:
@@ -98,7 +103,7 @@ class Display:
 
     def __init__(self, states: Sequence[RunState], title: str) -> None:
         self.states, self.title = states, title
-        self.said: dict[str, str] = {}
+        self.printed: dict[str, str] = {}
         self.live: Any = None
 
     def __enter__(self) -> Display:
@@ -120,6 +125,6 @@ class Display:
             return
         for s in self.states:
             key = f"{s.state} {s.where}".strip()
-            if s.state != "waiting" and self.said.get(s.run.name) != key:
-                self.said[s.run.name] = key
+            if s.state != "waiting" and self.printed.get(s.run.name) != key:
+                self.printed[s.run.name] = key
                 print(f"{s.run.name}: {key} {s.elapsed} {s.losses} {s.validation} {s.reason}".rstrip(), flush=True)

@@ -17,7 +17,7 @@ STOREYS = ("slurm", "distsynth", "preprocess")  # top first
 def drawn_map() -> dict[str, list[list[str]]]:
     """Each storey's floors, top first, as the README draws them: a floor is a line of names, indented, two spaces before what it says of them."""
     text = (PROJECT / "README.md").read_text()
-    block = next(block for block in re.findall(r"```\n(.*?)```", text, re.S) if block.startswith("slurm/"))
+    block = next(block for block in re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M) if block.startswith("slurm/"))
     floors: dict[str, list[list[str]]] = {}
     storey = ""
     for line in block.splitlines():

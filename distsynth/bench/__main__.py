@@ -6,17 +6,16 @@
     python -m distsynth.bench memory
     python -m distsynth.bench scaling method=tcmgan_small
     python -m distsynth.bench speed method=tcmgan
-    python -m distsynth.bench methods data.store=data/phantom.zarr data.rotate=false
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that training stands still for a checkpoint, of the seconds between two
-overhead   what the journal, the timing and the gradient norms cost, of an update's time
+overhead   the share of an update's time that the journal, the timing and the gradient norms take
 memory     what each method takes, and the largest batch that GPUs of 6, 8, 16, 24 and 80 GB hold
-scaling    1, 2 and 4 ranks here, what their communication costs, and 8 to 1,024 GPUs as a cost model has them
-speed      an update beside the published procedure written out, on the same networks
-methods    every method trained and scored on a cohort, beside the baselines
+scaling    1, 2 and 4 ranks here, the cost of their communication, and a cost model's prediction for 8 to 1,024 GPUs
+speed      an update compared with the published procedure written out, on the same networks
 
-Settings of the training (method=, variant=, train.…) say what is measured; those of each bench stand at the head of its file.
+Settings of the training (method=, variant=, train.…) choose what is measured; each bench's own settings are at the head of its file.
+Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from importlib import import_module
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import command
 
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "methods")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed")
 
 
 def main(words: Sequence[str]) -> int:

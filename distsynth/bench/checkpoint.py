@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from distsynth import metric_names
 from distsynth.settings import TrainSettings
 from distsynth.tracking.journal import read
 from distsynth.train import main as train
 from preprocess.shared.errors import SettingError
 
-STALL = "time/checkpoint_stall_s"
+STALL = metric_names.seconds("checkpoint_stall")
 
 
 def main(words: Sequence[str]) -> int:

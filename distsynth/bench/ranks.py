@@ -21,10 +21,10 @@ from distsynth.bench.synthetic import method_of, noise
 from distsynth.bench.words import apart
 from distsynth.config import Config, compose
 from distsynth.ranks.world import World, world
-from distsynth.run_directory import write_json
 from distsynth.settings import LimitSettings
 from distsynth.training.engine import Engine
 from distsynth.training.timing import Timing
+from preprocess.shared.files import write_json
 from preprocess.shared.settings import command, required, setting
 
 SIZES = (4 * 2**10, 256 * 2**10, 2**20, 8 * 2**20, 25 * 2**20)  # bytes of the bare all-reduces

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from distsynth import metric_names
 from distsynth.bench.words import apart
 from distsynth.config import compose
 from distsynth.data.intensity_map import IntensityMap
@@ -25,6 +26,7 @@ from preprocess.shared.errors import UserError
 from preprocess.shared.settings import setting
 
 GOAL = 6.0  # seconds, without reading the slices
+FIRST_STEP = metric_names.seconds("first_step")
 
 
 @dataclass
@@ -51,7 +53,7 @@ def first_step(words: Sequence[str]) -> float:
         if done.returncode:
             raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
         values = [line.get("values", {}) for line in read(run / "journal.jsonl")[0]]
-    return next(float(line["time/first_step_s"]) for line in values if "time/first_step_s" in line)
+    return float(next(each[FIRST_STEP] for each in values if FIRST_STEP in each))
 
 
 def reading(words: Sequence[str]) -> float:

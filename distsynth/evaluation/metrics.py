@@ -1,7 +1,7 @@
-"""PSNR, SSIM and NMAE of a whole volume, by region, with the card that says what each was computed on.
+"""PSNR, SSIM and NMAE of a whole volume, by region, with the card that states what each was computed on.
 
 Full-volume figures hide a missing tumour (a prediction with its lesion erased can keep 29 dB), so the headline is inside the brain and
-inside the tumour. The range is the truth's own and never the prediction's: a gain error must cost what it costs.
+inside the tumour. The range is always the truth's, never the prediction's, so that an error of gain lowers the score.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distsynth.metric_names import METRICS, REGIONS
+
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-REGIONS = ("brain", "tumour", "tumour_raw", "volume")
-METRICS = ("psnr", "ssim", "nmae", "dice", "judge_dice")
-BEST_PSNR = 100.0  # dB; what equal volumes get, since JSON has no infinity
+BEST_PSNR = 100.0  # dB, of equal volumes, since JSON has no infinity
 SIGMA, WINDOW = 1.5, 11  # of the SSIM's Gaussian: Wang et al. 2004
 
 CARD = {
@@ -43,7 +43,7 @@ def score(truth: Volume, prediction: Volume, brain: Mask, tumour: Mask, raw_trut
     """
     low, high = float(truth[brain].min()), float(truth[brain].max())
     if not high > low:
-        raise ValueError("the truth is constant inside the brain, so there is no range to measure against")
+        raise ValueError("the truth is constant inside the brain, so its range is zero")
     wanted, made, raw = (np.where(brain, v, low).astype(np.float32) for v in (truth, prediction, raw_truth))
     similarity = ssim_map(wanted, made, brain, high - low)
     masks = {"brain": brain, "tumour": tumour & brain, "tumour_raw": tumour & brain, "volume": np.ones_like(brain)}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from distsynth import config as configuration
+from distsynth import metric_names
 from distsynth.config import Config
 from distsynth.data.cohorts import Opened, read_image, scored
 from distsynth.evaluation import baselines
@@ -31,7 +32,7 @@ from distsynth.evaluation.metrics import CARD, score, summarise
 from distsynth.modalities import Variant
 from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.training import checkpoint
 from distsynth.training.model import Model, restore, trained_here
@@ -40,6 +41,7 @@ from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.files import json_digest
 from preprocess.shared.errors import SettingError, StoreError
+from preprocess.shared.files import write_json
 
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 
@@ -129,7 +131,7 @@ def validated(config: Config, cohort: Cohort, subject: str, model: Model, device
     model.method.eval()
     stage = model.method.stages(config.train)[-1]
     for name, value in scores_of(model, stage, cohort, subject, config.data.clip, device).items():
-        modality, region, metric = name.split("/")
+        modality, region, metric = metric_names.score_parts(name)
         yield {"modality": modality, "model": "segmentor", "region": region, metric: value}
 
 
@@ -213,12 +215,12 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
             for region, models in regions.items():
                 for model, suffix in (("synthesised", ""), ("segmentor", ""), ("real", "_real")):
                     for metric, value in models.get(model, {}).items():
-                        values[f"{name}/{modality}/{region}/{metric}{suffix}"] = value["mean"]
+                        score_name = metric_names.score(modality, region, metric + suffix)
+                        values[metric_names.on_cohort(name, score_name)] = value["mean"]
             baseline = best_baseline(regions.get("brain", {}), scores["beaten_against"])
             if baseline:
-                values[f"{name}/{modality}/brain/psnr_over_best_baseline"] = (
-                    regions["brain"]["synthesised"]["psnr"]["mean"] - baseline[1]
-                )
+                over = metric_names.score(modality, "brain", metric_names.OVER_BASELINE)
+                values[metric_names.on_cohort(name, over)] = regions["brain"]["synthesised"]["psnr"]["mean"] - baseline[1]
     return values
 
 
@@ -231,5 +233,5 @@ def best_baseline(models: dict[str, Any], names: list[str]) -> tuple[str, float]
 def journal_scores(run: RunDirectory, scores: dict[str, Any], step: int) -> None:
     """The scores as a metrics line, so that MLflow gets them."""
     journal = Journal(run.journal)
-    journal.write("metrics", step=step, values={f"best/{name}": value for name, value in flat(scores).items()})
+    journal.write("metrics", step=step, values={metric_names.of_best(name): value for name, value in flat(scores).items()})
     journal.close()

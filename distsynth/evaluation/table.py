@@ -1,49 +1,46 @@
-"""One table over a sweep: the best setting per variant and output, chosen on `val`, reported on test, beside the baselines; and a second one for
-runs that make no images (`segment`), by Dice."""
+"""One table over a sweep: the best setting per variant, output and method, chosen on `val`, reported on test, beside the baselines; and a second
+one for runs that make no images (`segment`), by Dice."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from distsynth import config as configuration
-from distsynth.evaluation.metrics import summarise
 from distsynth.evaluation.scoring import best_baseline
-from distsynth.modalities import Modality, Variant
-from distsynth.run_directory import RunDirectory
+from distsynth.evaluation.sweep_scores import Scored, read_runs
+from distsynth.modalities import Modality
 
+FOR_PAPERS = {"tumour, unclipped", "volume*"}
+MARGINS = {"of each", "SSIM beyond", "NMAE beyond", "over the copy"}
+COSTS = {"updates", "seconds", "parameters"}
+FILES_ONLY = FOR_PAPERS | MARGINS | COSTS  # columns that the terminal has no room for
 
-@dataclass(frozen=True)
-class Scored:
-    """A run that has scores."""
-
-    name: str
-    variant: Variant
-    scores: dict[str, Any]
-
-    @property
-    def images(self) -> bool:
-        """Whether the run's method makes images."""
-        return bool(self.scores.get("images", True))
+VOLUME_NOTE = "* the full volume, background included: only for comparison with papers."
+MARGINS_NOTE = (
+    "Inside the test patients' brains: SSIM beyond, above the baseline with the best SSIM; NMAE beyond, the share by which it is below the "
+    "baseline with the lowest NMAE; over the copy, dB above the nearest input, copied."
+)
+EACH_NOTE = "Of each: dB of each run above the best baseline, in the order of the runs' names."
 
 
 def write_table(sweep: Path) -> str:
-    """Write table.md and table.csv into the sweep's folder; a narrower table for the terminal, PSNR alone."""
+    """Write table.md and table.csv into the sweep's folder; returns a narrower table for the terminal, with only the PSNR."""
     runs, without = read_runs(sweep)
-    rows = [row for group in by_variant([run for run in runs if run.images]) for row in variant_rows(group)]
-    found = [row for group in by_variant([run for run in runs if not run.images]) for row in segmentor_rows(group)]
-    notes = footnotes(runs, without)
-    both = [*markdown(rows), *([""] if rows and found else []), *markdown(found)]
-    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *both, "", *notes, ""]))
-    (sweep / "table.csv").write_text(as_csv([*rows, *found]))
-    shown = [note for note in notes if not note.startswith("*")]
-    both = [*markdown([narrow(row) for row in rows]), *([""] if rows and found else []), *markdown(found)]
-    return "\n".join(["", *both, "", *shown, f"All columns: {sweep / 'table.md'}", ""])
+    images = list(image_rows([run for run in runs if run.images]))
+    tumours = list(segmentor_rows([run for run in runs if not run.images]))
+    notes = footnotes(runs, [*images, *tumours], without)
+    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *both(images, tumours), "", *notes, ""]))
+    (sweep / "table.csv").write_text(as_csv([*images, *tumours]))
+    shown = [note for note in notes if note not in (VOLUME_NOTE, MARGINS_NOTE, EACH_NOTE)]
+    tables = both([narrow(row) for row in images], [narrow(row) for row in tumours])
+    return "\n".join(["", *tables, "", *shown, f"All columns: {sweep / 'table.md'}", ""])
+
+
+def both(images: list[dict[str, str]], tumours: list[dict[str, str]]) -> list[str]:
+    """The two tables' lines."""
+    return [*markdown(images), *([""] if images and tumours else []), *markdown(tumours)]
 
 
 def by_variant(runs: list[Scored]) -> Iterator[list[Scored]]:
@@ -51,81 +48,55 @@ def by_variant(runs: list[Scored]) -> Iterator[list[Scored]]:
         yield [run for run in runs if run.variant.name == variant]
 
 
-def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
-    """The runs with scores, those that differ in seed or fold alone taken together: a fold, or a lucky seed, is not to be chosen on its val
-    patients. And the names of those without."""
-    alike: dict[str, list[Scored]] = {}
-    without = []
-    for path in sorted(sweep.glob("*/run.json")):
-        run = RunDirectory(path.parent)
-        if run.scores.is_file():
-            config = configuration.load(run.config)
-            settings = configuration.to_yaml(replace(config, seed=0, data=replace(config.data, fold=0)))
-            alike.setdefault(settings, []).append(Scored(run.path.name, config.variant, json.loads(run.scores.read_text())))
-        else:
-            without.append(run.path.name)
-    return [together(runs) for runs in alike.values()], without
+def image_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
+    """One row per variant, output and method: the run that is best on val."""
+    several = len({run.method for run in runs}) > 1
+    for group in by_variant(runs):
+        for output in group[0].variant.outputs:
+            for method in sorted({run.method for run in group}):
+                best = max((run for run in group if run.method == method), key=lambda run: on_val(run, output))
+                yield image_row(best, output, {"method": method} if several else {})
 
 
-def together(runs: Sequence[Scored]) -> Scored:
-    """Runs that differ in seed or fold alone as one, its means taken over the patients of all; its name is what theirs have in common."""
-    if len(runs) == 1:
-        return runs[0]
-    rows = [row for run in runs for row in run.scores["rows"]]
-    cohorts = {
-        name: {
-            "subjects": sorted({subject for run in runs for subject in run.scores["cohorts"][name]["subjects"]}),
-            "scores": summarise([row for row in rows if row["cohort"] == name]),
-        }
-        for name in runs[0].scores["cohorts"]
+def image_row(run: Scored, output: str, method: dict[str, str]) -> dict[str, str]:
+    """A run's test figures and baselines, its in-brain figures on other cohorts, and what it has cost."""
+    others = [name for name in run.scores["cohorts"] if name not in ("val", "test")]
+    return {
+        "variant": run.variant.name,
+        "output": Modality(output).title,
+        **method,
+        "best run": run.name,
+        "val": cell(run, "val", output, "brain").split(" / ")[0],
+        "brain": cell(run, "test", output, "brain"),
+        **beside_baseline(run, "test", output),
+        "tumour": cell(run, "test", output, "tumour"),
+        "tumour, unclipped": cell(run, "test", output, "tumour_raw"),
+        "volume*": cell(run, "test", output, "volume"),
+        **judged(run, output),
+        **{key: value for name in others for key, value in external(run, name, output).items()},
+        **margins(run, output),
+        **run.cost,
     }
-    shared = "_".join(parts[0] for parts in zip(*(run.name.split("_") for run in runs), strict=False) if len(set(parts)) == 1)
-    return Scored(f"{shared or runs[0].name} ({len(runs)} runs)", runs[0].variant, {**runs[0].scores, "cohorts": cohorts})
-
-
-def variant_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
-    """One row per output: the run that is best on val, its test figures and baselines, and its in-brain figures on other cohorts."""
-    for output in runs[0].variant.outputs:
-        best = max(runs, key=lambda run: on_val(run, output))
-        others = [name for name in best.scores["cohorts"] if name not in ("val", "test")]
-        yield {
-            "variant": best.variant.name,
-            "output": Modality(output).title,
-            "best run": best.name,
-            "val": cell(best, "val", output, "brain").split(" / ")[0],
-            "brain": cell(best, "test", output, "brain"),
-            **beside_baseline(best, "test", output),
-            "tumour": cell(best, "test", output, "tumour"),
-            "tumour, unclipped": cell(best, "test", output, "tumour_raw"),
-            "volume*": cell(best, "test", output, "volume"),
-            **judged(best, output),
-            **{key: value for name in others for key, value in external(best, name, output).items()},
-        }
 
 
 def segmentor_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
     """One row per modality: the segmentor that is best on val, its Dice there, on test and on other cohorts."""
-    for output in runs[0].variant.outputs:
-        best = max(runs, key=lambda run: dice(run, "val", output) or 0.0)
-        yield {
-            "variant": best.variant.name,
-            "tumour in": Modality(output).title,
-            "best run": best.name,
-            **{f"{name}: Dice": number(dice(best, name, output)) for name in best.scores["cohorts"]},
-        }
+    for group in by_variant(runs):
+        for output in group[0].variant.outputs:
+            best = max(group, key=lambda run: run.dice("val", output) or 0.0)
+            yield {
+                "variant": best.variant.name,
+                "tumour in": Modality(output).title,
+                "best run": best.name,
+                **{f"{name}: Dice": number(best.dice(name, output)) for name in best.scores["cohorts"]},
+                **best.cost,
+            }
 
 
 def judged(run: Scored, output: str) -> dict[str, str]:
     """The frozen judge's Dice on the synthesised and on the real image, where there is a judge."""
-    made, real = (dice(run, "test", output, model, "judge_dice") for model in ("synthesised", "real"))
+    made, real = (run.dice("test", output, model, "judge_dice") for model in ("synthesised", "real"))
     return {} if made is None else {"tumour found": f"{number(made)} (real: {number(real)})"}
-
-
-def dice(run: Scored, cohort: str, output: str, model: str = "segmentor", metric: str = "dice") -> float | None:
-    """Mean over the patients with a tumour; None if there are none."""
-    models = scores_of(run, cohort, output).get("tumour", {})
-    found: float | None = models.get(model, {}).get(metric, {}).get("mean")
-    return found
 
 
 def number(value: float | None) -> str:
@@ -133,13 +104,38 @@ def number(value: float | None) -> str:
 
 
 def beside_baseline(run: Scored, cohort: str, output: str) -> dict[str, str]:
-    found = best_baseline(scores_of(run, cohort, output).get("brain", {}), run.scores["beaten_against"])
-    if found is None:
+    best = best_baseline(run.in_brain(cohort, output), run.scores["beaten_against"])
+    if best is None:
         return {"best baseline": "-", "beats it": "-"}
-    name, baseline = found
-    shown = f"copy of {Modality(run.scores['copied'][output]).title}" if name == "copy" else name
-    gain = mean(run, cohort, output, "brain", "psnr") - baseline
-    return {"best baseline": f"{baseline:.2f} ({shown})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
+    name, psnr = best
+    title = f"copy of {Modality(run.scores['copied'][output]).title}" if name == "copy" else name
+    gain = run.psnr(cohort, output) - psnr
+    return {"best baseline": f"{psnr:.2f} ({title})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
+
+
+def margins(run: Scored, output: str) -> dict[str, str]:
+    """More of the distance to the baselines, inside the brain of the test patients: of each of several runs in PSNR, and in SSIM and NMAE, each
+    beside the baseline that is best in it. Empty where there are no baselines."""
+    models = run.in_brain("test", output)
+    baselines = [models[name] for name in run.scores["beaten_against"] if name in models]
+    best = best_baseline(models, run.scores["beaten_against"])
+    if best is None:
+        return {}
+    ssim = models["synthesised"]["ssim"]["mean"] - max(baseline["ssim"]["mean"] for baseline in baselines)
+    nmae = 1 - models["synthesised"]["nmae"]["mean"] / min(baseline["nmae"]["mean"] for baseline in baselines)
+    return {
+        **({"of each": " ".join(margin_of(each, output, best[0]) for each in run.each)} if run.each else {}),
+        "SSIM beyond": f"{ssim:+.3f}",
+        "NMAE beyond": f"{nmae:+.1%}",
+        "over the copy": margin_of(run, output, "copy"),
+    }
+
+
+def margin_of(run: Scored, output: str, baseline: str) -> str:
+    """How many dB better than a baseline; the one that is best over several runs need not be the best of each."""
+    if baseline not in run.in_brain("test", output):
+        return "-"
+    return f"{run.psnr('test', output) - run.psnr('test', output, baseline):+.2f}"
 
 
 def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
@@ -154,7 +150,7 @@ def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
 
 def cell(run: Scored, cohort: str, output: str, region: str) -> str:
     """`PSNR / SSIM / NMAE` of a region."""
-    scores = scores_of(run, cohort, output).get(region, {}).get("synthesised")
+    scores = run.regions(cohort, output).get(region, {}).get("synthesised")
     if not scores:
         return "-"
     return " / ".join(
@@ -162,46 +158,38 @@ def cell(run: Scored, cohort: str, output: str, region: str) -> str:
     )
 
 
-def scores_of(run: Scored, cohort: str, output: str) -> dict[str, Any]:
-    """By region; nothing where no patient of the cohort could be scored."""
-    scores: dict[str, Any] = run.scores["cohorts"].get(cohort, {"scores": {}})["scores"].get(output, {})
-    return scores
-
-
 def on_val(run: Scored, output: str) -> float:
     """What a run is chosen by; the runs are equal where no val patient has the output."""
-    return mean(run, "val", output, "brain", "psnr") if scores_of(run, "val", output) else 0.0
+    return run.psnr("val", output) if run.regions("val", output) else 0.0
 
 
-def mean(run: Scored, cohort: str, output: str, region: str, metric: str) -> float:
-    return float(run.scores["cohorts"][cohort]["scores"][output][region]["synthesised"][metric]["mean"])
-
-
-def footnotes(runs: list[Scored], without: list[str]) -> list[str]:
+def footnotes(runs: list[Scored], rows: list[dict[str, str]], without: list[str]) -> list[str]:
     notes = []
+    columns = columns_of(rows)
     if runs:
         counts = ", ".join(f"{name} {len(cohort['subjects'])}" for name, cohort in runs[0].scores["cohorts"].items())
         patients = f"Patients: {counts}."
         if any(run.images for run in runs):
             notes = [
                 "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
-                f"{patients} Range: the clipped truth's own inside the brain. Baselines see the training patients only.",
-                "* the full volume, background included: for comparison with papers only.",
+                f"{patients} Range: the clipped truth's own inside the brain. Baselines are made from the training patients only.",
+                VOLUME_NOTE,
             ]
-        if any(judged(run, output) for run in runs for output in run.variant.outputs):
-            notes.append("Tumour found: Dice of the whole tumour, as evaluate.judge finds it in the image.")
+        if "tumour found" in columns:
+            notes.append("Tumour found: Dice of the whole tumour, as the segmentor of evaluate.judge finds it in the image.")
         if not all(run.images for run in runs):
             notes.append(
                 f"Dice of the whole tumour, mean over patients; val chose run and checkpoint.{'' if notes else ' ' + patients}"
             )
-        if any(run.name.endswith(" runs)") for run in runs):
-            notes.append("(n runs): they differ in fold or seed alone, and the means are over the patients of all.")
+        notes += [note for column, note in (("SSIM beyond", MARGINS_NOTE), ("of each", EACH_NOTE)) if column in columns]
+        if any(run.each for run in runs):
+            notes.append("(n runs): they differ only in fold or seed, and the means are over the patients of all.")
     return notes + ([f"Without scores: {', '.join(without)}."] if without else [])
 
 
 def narrow(row: dict[str, str]) -> dict[str, str]:
-    """A row for the terminal: without the columns for papers, and of each figure the PSNR."""
-    return {key: value.split(" / ")[0] for key, value in row.items() if "unclipped" not in key and "volume" not in key}
+    """A row for the terminal: without the columns of the files, and of each figure the PSNR."""
+    return {key: value.split(" / ")[0] for key, value in row.items() if key not in FILES_ONLY}
 
 
 def markdown(rows: list[dict[str, str]]) -> list[str]:
@@ -219,7 +207,7 @@ def markdown(rows: list[dict[str, str]]) -> list[str]:
 
 
 def columns_of(rows: list[dict[str, str]]) -> list[str]:
-    """The columns of all rows, in the order in which they come up: not every run has every cohort, or a judge."""
+    """The columns of all rows, in the order of their first use: not every run has every cohort, or a judge."""
     return list(dict.fromkeys(column for row in rows for column in row))
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.modalities import Variant
 from distsynth.settings import ScheduleSettings, TrainSettings
@@ -161,7 +162,9 @@ class Method(nn.Module, ABC):
         scores = {}
         for index, name in enumerate(self.variant.outputs):
             truth, error = patient.targets[:, index][inside], (made - patient.targets)[:, index][inside]
-            scores[f"{name}/brain/psnr"] = float(20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10())
+            scores[metric_names.score(name, "brain", "psnr")] = float(
+                20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10()
+            )
         return scores
 
 

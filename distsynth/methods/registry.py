@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # torch is only loaded with the first method class: --help st
     from distsynth.methods.contract import Method
 
 
+class UnservedVariant(SettingError):
+    """A method does not serve a variant."""
+
+
 def names() -> list[str]:
     """The names of all methods. Imports none of them."""
     files = sorted(Path(__file__).parent.glob("*.py"))
@@ -37,10 +41,10 @@ def method(name: str) -> type[Method]:
 
 
 def check(kind: type[Method], variant: Variant) -> None:
-    """Raise SettingError, naming alternatives, if the method cannot be trained for the variant."""
+    """Raise UnservedVariant, naming alternatives, if the method cannot be trained for the variant."""
     if variant.kind not in kind.kinds:
         able = [name for name in names() if variant.kind in method(name).kinds]
-        raise SettingError(
+        raise UnservedVariant(
             f"method {kind.Settings.name} serves {', '.join(kind.kinds)} and variant {variant.name} is {variant.kind}: choose such a variant, "
             f"for example variant={kind.kinds[0]}, or one of the methods {', '.join(able)}"
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
 from distsynth.methods.contract import Method, Objective, Stage, Step, Terms, in_chunks
@@ -76,7 +77,9 @@ class TumourFinder(Method):
         """Dice of the whole tumour over a patient's whole volume, segmented in each output modality in turn."""
         real = patient.targets.clamp(-1, 1)  # as in training
         images = {name: real[:, i : i + 1] for i, name in enumerate(self.variant.outputs)}
-        return {f"{name}/tumour/dice": self.dice(image, name, patient.tumour) for name, image in images.items()}
+        return {
+            metric_names.score(name, "tumour", "dice"): self.dice(image, name, patient.tumour) for name, image in images.items()
+        }
 
     def dice(self, image: Tensor, name: str, tumour: Tensor) -> float:
         """Dice of the tumour segmented in a whole volume of one modality; image and mask (B, 1, H, W), all slices of a patient."""

@@ -24,7 +24,7 @@ from typing import Any
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, covered, read
 from preprocess.shared.errors import UserError
-from preprocess.shared.settings import command, parse, required, setting
+from preprocess.shared.settings import command, flatten, parse, required, setting
 
 EXPERIMENT = "distsynth"
 UID = "distsynth.uid"
@@ -211,17 +211,8 @@ def parameters_of(run: RunDirectory) -> dict[str, str]:
     """The run's resolved configuration as dotted keys."""
     from omegaconf import OmegaConf
 
-    flat: dict[str, str] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                flat[f"{prefix}{key}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    walk(OmegaConf.to_container(OmegaConf.load(run.config)), "")
-    return flat
+    tree: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    return {key: ",".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in flatten(tree)}
 
 
 def in_batches(things: list[Any], size: int) -> Iterator[list[Any]]:

@@ -22,6 +22,7 @@ import torch
 from distsynth.ranks.watchdog import Watchdog
 from distsynth.tracking.journal import Journal
 from preprocess.shared.errors import StoreError
+from preprocess.shared.files import write_atomically
 
 KEEP = 2
 
@@ -120,30 +121,13 @@ def snapshot(value: Any) -> Any:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write atomically: a temporary file, fsync, rename, fsync of the folder. Raises StoreError, for example if the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    """Write atomically and durably. Raises StoreError, for example if the disk is full."""
     try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
+        write_atomically(path, lambda file: torch.save(state, file), sync_folder=True)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write the checkpoint {path}: {str(error).splitlines()[0]}; free some space and start the run again"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journal: int) -> None:

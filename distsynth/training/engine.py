@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.methods.contract import Made, Method, Objective, Stage, Terms
 from distsynth.ranks.world import World
@@ -149,8 +150,9 @@ class Engine:
             self.norms[name] = gradient_norm(self.objectives[name].network)
 
     def gradient_norms(self) -> dict[str, float]:
-        """The norms kept by the last update with `norms`, by objective, except of steps that fp16's scaler skips: these overflow on purpose."""
-        finite = {f"grad_norm/{name}": float(norm) for name, norm in self.norms.items() if norm.isfinite()}
+        """The norms kept by the last update with `norms`, by objective, except of steps that fp16's scaler skips: these overflow on
+        purpose."""
+        finite = {metric_names.gradient_norm(name): float(norm) for name, norm in self.norms.items() if norm.isfinite()}
         self.norms = {}
         return finite
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.ranks.world import World
 
@@ -104,10 +105,12 @@ class Timing:
         parts = [self.seconds[name] for name in PARTS]
         mine = torch.tensor([wall, wall - sum(parts), *parts]) / self.updates
         means = dict(zip(("step", "compute", *PARTS), self.world.mean(mine).tolist(), strict=True))
-        times = {f"time/{name}_s": value for name, value in means.items()} | {"time/slices_per_s": self.slices / wall}
+        times = {metric_names.seconds(name): value for name, value in means.items()} | {
+            metric_names.SLICES_PER_SECOND: self.slices / wall
+        }
         self.seconds, self.waits, self.updates, self.slices = dict.fromkeys(PARTS, 0.0), [], 0, 0
         self.begin()
-        return times | {"system/cpu_percent": 100 * cpu / wall} | system(self.world.device)
+        return times | {metric_names.machine("cpu_percent"): 100 * cpu / wall} | system(self.world.device)
 
 
 def between(start: Mark, end: Mark) -> float:
@@ -118,12 +121,12 @@ def between(start: Mark, end: Mark) -> float:
 def system(device: torch.device) -> dict[str, float]:
     """Memory of this process and of its GPU since the last call, in GB, and the GPU's use if NVML can report it."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    load = {"system/memory_gb": pages * os.sysconf("SC_PAGE_SIZE") / 1e9}
+    load = {metric_names.machine("memory_gb"): pages * os.sysconf("SC_PAGE_SIZE") / 1e9}
     if device.type == "cuda":
-        load["system/gpu_memory_gb"] = torch.cuda.max_memory_reserved(device) / 1e9
+        load[metric_names.machine("gpu_memory_gb")] = torch.cuda.max_memory_reserved(device) / 1e9
         torch.cuda.reset_peak_memory_stats(device)
         with suppress(Exception):  # NVML's Python package is missing, or NVML does not support this device (a MIG slice)
-            load["system/gpu_percent"] = float(torch.cuda.utilization(device))
+            load[metric_names.machine("gpu_percent")] = float(torch.cuda.utilization(device))
     return load
 
 

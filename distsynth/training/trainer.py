@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distsynth import metric_names
 from distsynth.config import Config
 from distsynth.data.batch import Batch
 from distsynth.data.cohorts import Opened
@@ -37,8 +38,8 @@ from distsynth.training.profiler import profiled
 from distsynth.training.rehearsal import warm_up
 from distsynth.training.timing import Timing, seconds_since_start
 from distsynth.training.validation import validate
-from preprocess.cohort import differences
 from preprocess.shared.errors import UserError
+from preprocess.shared.settings import differences
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Trainer:
         self.at.total += 1
         self.world.watchdog.enter("step" if engine.settled else "first_step", self.at.total)
         if self.at.total == self.resumed_at + 1:
-            self.saver.note("metrics", step=self.at.total, values={"time/first_step_s": seconds_since_start()})
+            self.saver.note("metrics", step=self.at.total, values={metric_names.seconds("first_step"): seconds_since_start()})
         self.after_update()
 
     # -- before and beside the updates ---------------------------------------------------------------------------------
@@ -206,7 +207,8 @@ class Trainer:
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
         """Write the losses to the journal, and at the end of an epoch to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
-        curves = {f"{stage.name}/{k}": v for k, v in [*losses.items(), *engine.gradient_norms().items(), ("lr", lr)]}
+        terms = losses | engine.gradient_norms() | {"lr": lr}
+        curves = {metric_names.in_stage(stage.name, term): value for term, value in terms.items()}
         self.saver.note("metrics", step=self.at.total, values=curves | self.timing.values())
         epoch, step = self.at.epoch + 1, self.at.epoch * steps + self.at.step
         self.saver.note("progress", stage=stage.name, epoch=epoch, epochs=stage.epochs, step=step, steps=stage.epochs * steps)
@@ -225,7 +227,8 @@ class Trainer:
             self.save_and_stop(engine, stopped)
         if not scores:  # the stage scores tumours, but no val patient has a segmentation
             return False
-        self.saver.note("metrics", step=self.at.total, values={f"val/{name}": value for name, value in scores.items()})
+        named = {metric_names.at_validation(name): value for name, value in scores.items()}
+        self.saver.note("metrics", step=self.at.total, values=named)
         self.report("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)
         best = stage is self.stages[-1] and (self.at.best is None or mean > self.at.best)
@@ -237,7 +240,7 @@ class Trainer:
         """Save a checkpoint of everything, without the engine's state if its stage has ended."""
         self.saver.save(lambda: self.state(engine, ended), self.at.total, best)
         self.timing.seconds["checkpoint"] += self.saver.stall
-        self.saver.note("metrics", step=self.at.total, values={"time/checkpoint_stall_s": self.saver.stall})
+        self.saver.note("metrics", step=self.at.total, values={metric_names.seconds("checkpoint_stall"): self.saver.stall})
 
     def state(self, engine: Engine, ended: bool) -> dict[str, Any]:
         """The contents of a checkpoint. Raises NonFinite, so that no checkpoint contains a NaN."""

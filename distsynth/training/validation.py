@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from distsynth import metric_names
 from distsynth.data.cohorts import read_image
 from distsynth.methods.contract import Stage
 from distsynth.ranks.preemption import StopRequest
@@ -41,4 +42,7 @@ def scores_of(model: Model, stage: Stage, cohort: Cohort, subject: str, clip: bo
     scores = stage.validate(model.patient(image, cohort.labels(subject)).to(device))
     record = cohort.record(subject)
     regions = {"brain", "tumour"} if record.has_labels else {"brain"}
-    return {name: score for name, score in scores.items() if (at := name.split("/"))[0] in record.modalities and at[1] in regions}
+    parts = {name: metric_names.score_parts(name) for name in scores}
+    return {
+        name: scores[name] for name, (modality, region, _) in parts.items() if modality in record.modalities and region in regions
+    }

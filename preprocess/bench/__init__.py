@@ -1,0 +1,1 @@
+"""Benchmarks of the preprocessing: `python -m preprocess.bench`."""

@@ -1,11 +1,11 @@
-"""Figures of merit of the preprocessing, measured on the machine at hand.
+"""Measures the preprocessing on this machine.
 
-    python -m preprocess.bench                  every bench
+    python -m preprocess.bench                  all benchmarks
     python -m preprocess.bench n4 subjects=4    one of them, with settings (--help lists them)
 
-subjects: seconds of a subject by stage, peak memory of a worker, store against sources, two workers against one.
-n4: CPU time and residual of bias correction against the phantom's known field, over a grid of settings and against common practice.
-chunks: reading times of the two chunk layouts of the store.
+subjects: seconds per subject by stage, peak memory of a worker, size of the store, and the gain of a second worker.
+n4: CPU time of bias correction and what it leaves of the phantoms' known field, for a grid of settings and for common practice.
+chunks: reading times of the store's two chunk layouts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BENCHES: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main(words: Sequence[str]) -> int:
     if words and words[0] not in BENCHES:
-        raise SettingError(f"'{words[0]}' is no bench: name one first ({', '.join(BENCHES)}), or none for all")
+        raise SettingError(f"'{words[0]}' is not a benchmark: give one of {', '.join(BENCHES)} first, or none for all")
     for name in words[:1] or BENCHES:
         schema, run = BENCHES[name]
         run(parse(schema, words[1:]))

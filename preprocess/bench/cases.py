@@ -1,4 +1,4 @@
-"""The cases that benches run on: the user's own, or phantoms of BRATS's size."""
+"""The cases for benchmarks: the user's own, or phantoms of BRATS's size."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from preprocess.source.brats import Case, discover
 
 @dataclass
 class CasesSettings:
-    """Where the cases come from."""
+    """The source of the cases."""
 
     source: str = setting("", "a folder of cases (empty: phantoms)")
-    phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; those that it lacks are made")
+    phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; missing ones are made")
     voxel: float = setting(1.0, "their voxel size in mm; 1 is BRATS's 240x240x155")
-    subjects: int = setting(6, "how many cases", least=1)
+    subjects: int = setting(6, "number of cases", least=1)
 
 
 def phantoms(out: Path, voxel: float, count: int, seed: int = 0) -> list[Case]:
-    """The first phantoms of a folder, made if they are not there. Raises UserError if it holds others."""
+    """The first phantoms of a folder; missing ones are made. Raises UserError if it holds other phantoms."""
     from rich.progress import track
 
     claim(out, {"seed": seed, "spacing": voxel})

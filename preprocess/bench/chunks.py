@@ -1,4 +1,4 @@
-"""How long reading takes from a store of slices and from one of cubes: a whole subject, an axial slice, a 72-cube."""
+"""Time to read a whole subject, an axial slice and a 72-cube, from a store of slices and from a store of cubes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CUBE = 72  # voxels along an edge: the patches of Dai et al. 2020
 
 @dataclass
 class Settings(CasesSettings):
-    subjects: int = setting(1, "how many cases")
-    repeats: int = setting(15, "readings of each kind, of which the median is shown")
+    subjects: int = setting(1, "number of cases")
+    repeats: int = setting(15, "readings of each kind; the median is shown")
 
 
 def run(settings: Settings) -> None:
@@ -33,7 +33,7 @@ def run(settings: Settings) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("recipe.chunks", "whole subject", "an axial slice", f"a {CUBE}-cube", "MB", title="ms to read, warm files")
+    table = Table("recipe.chunks", "whole subject", "an axial slice", f"a {CUBE}-cube", "MB", title="ms to read (cached files)")
     with folder_of_cases(settings) as source, tempfile.TemporaryDirectory() as scratch:
         for chunks in ("slice", "patch"):
             store = Path(scratch) / f"{chunks}.zarr"
@@ -48,7 +48,7 @@ def run(settings: Settings) -> None:
 
 
 def readings(cohort: Cohort, repeats: int) -> list[float]:
-    """Milliseconds of the three readings, at places drawn anew each time."""
+    """Milliseconds of the three readings, each at a random place."""
     subject, rng = cohort.subjects[0], np.random.default_rng(0)
     depth, height, width = cohort.record(subject).shape
 

@@ -1,4 +1,4 @@
-"""What bias correction costs and what it leaves, on phantoms whose field is known."""
+"""CPU time of bias correction and what it leaves of the field, on phantoms whose field is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from preprocess.bias import Mask, N4Settings, Volume, correct
 from preprocess.geometry import spacing_of, to_canonical
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.settings import setting
-from preprocess.source.brats import MODALITIES, Case
+from preprocess.source.brats import Case
+from preprocess.source.layouts import MODALITIES
 from preprocess.source.scans import read
 
 Method = Callable[[Volume, Mask, Sequence[float]], Volume]  # volume, brain mask, voxel size in mm -> corrected volume
@@ -26,17 +27,17 @@ CPU_GOAL, FULL_GOAL, RESIDUAL_GOAL = 1 / 4, 1 / 50, 1.05
 
 @dataclass
 class Settings:
-    phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; those that it lacks are made")
+    phantoms: str = setting("data/phantom_1mm", "the folder of phantoms; missing ones are made")
     voxel: float = setting(1.0, "their voxel size in mm")
     seed: int = setting(0, "their seed")
     first: int = setting(0, "number of the first phantom")
-    subjects: int = setting(2, "how many phantoms, of four contrasts each")
+    subjects: int = setting(2, "number of phantoms, of four contrasts each")
     spacings: list[float] = setting([8.0, 10.0, 12.0], "values of n4.spacing to try")
     levels: list[int] = setting([1, 2, 3], "numbers of levels of n4.iterations to try")
-    iterations: list[int] = setting([50], "iterations a level to try")
+    iterations: list[int] = setting([50], "iterations per level to try")
     tolerances: list[float] = setting([1e-3, 5e-4], "values of n4.tolerance to try")
     control_points: list[int] = setting([4, 5], "values of n4.control_points to try")
-    full_resolution: bool = setting(True, "also N4 on every voxel, for the first volume only: it takes minutes")
+    full_resolution: bool = setting(True, "also N4 on every voxel, for the first volume: it takes minutes")
 
     def __post_init__(self) -> None:
         if self.subjects < 1 or self.first < 0:
@@ -44,15 +45,15 @@ class Settings:
         self.grid()
 
     def grid(self) -> list[N4Settings]:
-        """The default and every combination asked for. Raises SettingError for one that N4 refuses."""
-        asked = product(self.control_points, self.levels, self.iterations, self.tolerances, self.spacings)
-        rows = [N4Settings(True, spacing, [n] * levels, tolerance, points) for points, levels, n, tolerance, spacing in asked]
+        """The default and every combination of the settings. Raises SettingError for one that N4 refuses."""
+        values = product(self.control_points, self.levels, self.iterations, self.tolerances, self.spacings)
+        rows = [N4Settings(True, spacing, [n] * levels, tolerance, points) for points, levels, n, tolerance, spacing in values]
         return [N4Settings(), *(row for row in rows if row != N4Settings())]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One contrast of a phantom (z, y, x) and what is true of it."""
+    """One contrast of a phantom (z, y, x) and its ground truth."""
 
     volume: Volume
     mask: Mask
@@ -63,7 +64,7 @@ class Scan:
 
 @dataclass
 class Row:
-    """A method, with CPU seconds and residual of each volume."""
+    """A method, with CPU seconds and residual for each volume."""
 
     name: str
     method: Method
@@ -78,33 +79,35 @@ class Row:
 
 
 def run(settings: Settings) -> None:
-    """Measure every row on every volume, in turns and in one process, and print the table."""
+    """Measure all rows on one volume after the other, in one process, and print the table."""
     from rich.progress import track
 
     rows = [Row("no correction", lambda volume, *_: volume), Row("common practice", common_practice)]
     rows += [Row(describe(n4), by(n4)) for n4 in settings.grid()]
     full = Row("full resolution", partial(common_practice, shrink=1))
-    scans = read_scans(asked_for(settings), Path(settings.phantoms) / "truth")
+    scans = read_scans(selected(settings), Path(settings.phantoms) / "truth")
     for number, scan in enumerate(track(scans, "volumes", total=settings.subjects * len(MODALITIES))):
         for row in [*rows, full] if settings.full_resolution and not number else rows:
             row.measure(scan)
     report(rows, full)
 
 
-def asked_for(settings: Settings) -> list[Case]:
+def selected(settings: Settings) -> list[Case]:
     last = settings.first + settings.subjects
     return phantoms(Path(settings.phantoms), settings.voxel, last, settings.seed)[settings.first :]
 
 
 def read_scans(cases: Sequence[Case], truth: Path) -> Iterator[Scan]:
-    """Every contrast of every phantom, with what its truth folder holds. Raises UserError if an older phantom lacks a part."""
+    """Every contrast of every phantom with its ground truth. Raises UserError if that is missing, as in folders of an older version."""
     for case in cases:
         scans = read(case)
         affine = np.array(scans.original["original_affine"])
         try:
             fields, white = np.load(truth / f"{case.name}_log_bias.npz"), np.load(truth / f"{case.name}_white.npz")["white"]
         except OSError as error:
-            raise UserError(f"phantoms={truth.parent} lacks the truth of {case.name}: give another folder, it is made") from error
+            raise UserError(
+                f"phantoms={truth.parent} lacks the truth of {case.name}: give another folder for new ones"
+            ) from error
         for modality, volume in zip(MODALITIES, scans.volumes, strict=True):
             kind = case.files[modality].name.removeprefix(f"{case.name}_").partition(".")[0]
             log_bias, inside = (to_canonical(array, affine)[0] for array in (fields[kind].astype(np.float32), white))
@@ -120,7 +123,7 @@ def describe(n4: N4Settings) -> str:
 
 
 def common_practice(volume: Volume, mask: Mask, spacing: Sequence[float], shrink: int = 4) -> Volume:
-    """N4 as SimpleITK's own example has it: every fourth voxel of the whole grid, 4 x 50 iterations, ITK's field at full resolution."""
+    """N4 as in SimpleITK's example: every fourth voxel of the whole grid, 4 x 50 iterations, ITK's field at full resolution."""
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -134,19 +137,19 @@ def common_practice(volume: Volume, mask: Mask, spacing: Sequence[float], shrink
 
 
 def residual(scan: Scan, corrected: Volume) -> float:
-    """Coefficient of variation, inside white matter, of the true field over the one that was found."""
-    true, found = np.exp(scan.log_bias[scan.white], dtype=np.float64), scan.volume[scan.white] / corrected[scan.white]
-    return float((true / found).std() / (true / found).mean())
+    """Coefficient of variation, inside white matter, of the true field over the estimated one."""
+    true, estimated = np.exp(scan.log_bias[scan.white], dtype=np.float64), scan.volume[scan.white] / corrected[scan.white]
+    return float((true / estimated).std() / (true / estimated).mean())
 
 
 def report(rows: Sequence[Row], full: Row) -> None:
-    """The table, and the goals beside what was reached."""
+    """Print the table, and the results beside the goals."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     common, default = rows[1], rows[2]
-    title = f"N4 on {len(common.seconds)} volumes: per volume, applying the field included"
+    title = f"N4 on {len(common.seconds)} volumes: per volume, including the application of the field"
     table = Table(
         "spacing, control points, levels x iterations, tolerance",
         title=title,

@@ -1,4 +1,4 @@
-"""What a subject costs: seconds by stage, memory of a worker, bytes in the store, and what a second worker gains."""
+"""Cost of a subject: seconds by stage, memory of a worker, bytes in the store, and the gain of a second worker."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pathlib import Path
 from preprocess import to_zarr
 from preprocess.bench.cases import CasesSettings, folder_of_cases
 from preprocess.cohort import Cohort
+from preprocess.cohort.summary import print_seconds
 from preprocess.shared.errors import UserError
 from preprocess.shared.settings import parse, setting
-from preprocess.summary import print_seconds
 
 MEMORY_GOAL = 1.5  # GB of a worker at 240x240x155
 WORKERS_GOAL = 1.8  # times as fast with two workers
@@ -30,7 +30,7 @@ LOOP = "import time; s = time.perf_counter(); sum(i * i for i in range(20_000_00
 
 @dataclass
 class Settings(CasesSettings):
-    repeats: int = setting(3, "pairs of runs with one and with two workers")
+    repeats: int = setting(3, "number of pairs of runs, with one and with two workers")
 
 
 def run(settings: Settings) -> None:
@@ -40,24 +40,24 @@ def run(settings: Settings) -> None:
         print_seconds(stages)
         print(f"peak memory of a worker: {peak:.2f} GB on grids of {grid}; goal at most {MEMORY_GOAL} GB at 240x240x155")
         before, after = bytes_of(source, ("*.nii*", "*.mha")), bytes_of(Path(scratch) / "stages.zarr", ("*",))
-        print(f"store {after / 1e6:.1f} MB, sources {before / 1e6:.1f} MB: {after / before:.2f} of them")
+        print(f"store {after / 1e6:.1f} MB, sources {before / 1e6:.1f} MB: a ratio of {after / before:.2f}")
         ratios, bare = [], []
         for repeat in range(settings.repeats):
             one, two = (wall(source, Path(scratch) / f"{repeat}-{n}.zarr", n) for n in (1, 2))
             ratios.append(one / two)
             bare.append(2 * max(loops(1)) / max(loops(2)))
             print(
-                f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x; bare loops {bare[-1]:.2f} x"
+                f"{len(stages)} subjects: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} x; simple loops {bare[-1]:.2f} x"
             )
         spread = f"median of {len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f}"
         print(f"two workers are {statistics.median(ratios):.2f} x as fast as one ({spread}); goal at least {WORKERS_GOAL}")
         print(
-            f"this machine's second core is worth {statistics.median(bare):.2f} x to a bare loop, which shares no memory and has no start"
+            f"upper bound from this machine's cores: two simple loops, which share no memory, run {statistics.median(bare):.2f} x as fast as one"
         )
 
 
 def in_a_fresh_process(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:
-    """Every subject through a process that has done nothing else: its seconds by stage, its peak memory in GB, and the grid."""
+    """Take every subject through a new process. Returns its seconds by stage, its peak memory in GB, and the grid."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, source, store).result()
 
@@ -68,21 +68,21 @@ def work(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:
     with writer.lock():
         outcomes = [to_zarr.one(case, settings, writer) for case in cases]
         if refused := [outcome.reason for outcome in outcomes if outcome.reason]:
-            raise UserError(f"the cases must all go through: {refused[0]}")
+            raise UserError(f"the benchmark needs cases that can all be used: {refused[0]}")
         to_zarr.finish(cases, settings, writer, {})
     shape = Cohort.open(store).record(cases[0].name).original_shape
     return [Counter(outcome.seconds) for outcome in outcomes], peak_memory(), "x".join(map(str, shape))
 
 
 def peak_memory() -> float:
-    """GB that this process has held at most. Not getrusage's, which begins with the memory of the process that started this one."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1e6
+    """Peak memory of this process in GB. Not getrusage's, which includes the memory of the process that started this one."""
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak is not None
+    return int(peak[1]) / 1e6
 
 
 def wall(source: Path, store: Path, workers: int) -> float:
-    """Seconds of the whole command, as a user runs it. Raises UserError if it fails."""
+    """Seconds of the whole command, run as a user does. Raises UserError if it fails."""
     words = [f"source={source}", f"store={store}", f"workers={workers}"]
     start = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -93,7 +93,7 @@ def wall(source: Path, store: Path, workers: int) -> float:
 
 
 def loops(count: int) -> list[float]:
-    """Seconds that each of so many processes at once takes for the same bare loop: what a second core of this machine gives at most."""
+    """Seconds that each of `count` simultaneous processes takes for the same simple loop: an upper bound on the gain of a second core."""
     running = [subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(count)]
     return [float(process.communicate()[0]) for process in running]
 

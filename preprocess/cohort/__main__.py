@@ -1,22 +1,22 @@
-"""Looking at a cohort, and holding every byte of it against its manifest.
+"""Shows what a cohort holds, and checks every byte of it against its manifest.
 
 python -m preprocess.cohort info COHORT.zarr       what is in it
 python -m preprocess.cohort tree COHORT.zarr       its groups and arrays
-python -m preprocess.cohort verify COHORT.zarr     names a flipped byte, a missing or cut file, a stranger; exit status 1
+python -m preprocess.cohort verify COHORT.zarr     lists changed, missing and unexpected files; exit status 1 if there are any
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from preprocess.cohort.files import IMAGE, SEG, shard_path, subject_path
 from preprocess.cohort.reader import Cohort
+from preprocess.cohort.summary import print_splits
 from preprocess.cohort.verify import verify
 from preprocess.shared.errors import SettingError
-from preprocess.shared.settings import command
+from preprocess.shared.settings import command, flatten
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,9 +27,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def info(cohort: Cohort) -> int:
-    """Print the recipe, the subjects by split and grade, and how much of everything there is."""
-    from preprocess.summary import print_splits
-
+    """Print the recipe, the subjects by split and grade, and counts of all else."""
     records = list(cohort.records.values())
     files = [path for path in cohort.path.rglob("*") if path.is_file()]
     print(f"{cohort.path}: {len(records)} subjects of {len({r.patient for r in records})} patients, {size(files)}")
@@ -47,8 +45,8 @@ def info(cohort: Cohort) -> int:
     if cohort.rejected:
         print(f"cases set aside: {len(cohort.rejected)}, see {cohort.path / 'rejected.json'}")
     print(f"digest {cohort.digest}")
-    for key, value in flat(cohort.recipe):
-        print(f"recipe.{key}={value}")
+    for key, value in flatten(cohort.recipe, "recipe."):
+        print(f"{key}={value}")
     return 0
 
 
@@ -64,23 +62,14 @@ def tree(cohort: Cohort) -> int:
 
 
 def verify_all(cohort: Cohort) -> int:
-    """Print one line for each thing that is wrong; the exit status."""
-    wrong = 0
+    """Print one line per fault; the exit status."""
+    faults = 0
     for sentence in verify(cohort):
-        wrong += 1
+        faults += 1
         print(sentence)
-    what = f"{wrong} fault{'s' * (wrong > 1)}" if wrong else "every byte is as it was written"
-    print(f"{cohort.path}: {len(cohort.subjects)} subjects, {what}")
-    return 1 if wrong else 0
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as a command takes them: `n4.spacing`, its value."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    result = f"{faults} fault{'s' * (faults > 1)}" if faults else "no byte has changed"
+    print(f"{cohort.path}: {len(cohort.subjects)} subjects, {result}")
+    return 1 if faults else 0
 
 
 def size(paths: Sequence[Path]) -> str:

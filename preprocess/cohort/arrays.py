@@ -1,4 +1,4 @@
-"""A subject's arrays: one shard file each, chunks behind crc32c, whole arrays checked on reading."""
+"""A subject's arrays: one shard file each, a checksum (crc32c) for each chunk, whole arrays checked on reading."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def read_array(folder: Path, name: str, shape: Sequence[int]) -> npt.NDArray[Any
 
 
 def open_array(folder: Path, name: str, shape: Sequence[int]) -> Any:
-    """A subject's zarr array, of which nothing is read yet. Raises StoreError naming the file that is missing, empty or of another shape."""
+    """A subject's zarr array, not read yet. Raises StoreError naming the file that is missing, empty or of another shape."""
     import zarr
 
     shard = shard_path(folder / name, len(shape))
     if not shard.is_file():
         raise StoreError(f"{shard} is missing: {REMEDY}")
-    if not shard.stat().st_size:  # zarr would read it as the fill value; a power cut can leave one
+    if not shard.stat().st_size:  # a power cut can leave one, and zarr would read it as the fill value
         raise StoreError(f"{shard} is empty: {REMEDY}")
     try:
         array = zarr.open_array(folder / name, mode="r")
@@ -48,7 +48,7 @@ def open_array(folder: Path, name: str, shape: Sequence[int]) -> Any:
 
 
 def write_array(path: Path, array: npt.NDArray[Any], chunks: str) -> None:
-    """One shard file; `slice` chunks are axial slices, `patch` chunks cubes of 32 voxels, both of all modalities together."""
+    """Write one shard file; `slice` chunks are axial slices, `patch` chunks cubes of 32 voxels, both with all modalities."""
     import zarr
     from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
@@ -59,7 +59,7 @@ def write_array(path: Path, array: npt.NDArray[Any], chunks: str) -> None:
     made = zarr.create_array(
         path, shape=array.shape, dtype=array.dtype, chunks=inner, shards=shard,
         dimension_names=("c", "z", "y", "x")[-array.ndim:], serializer=BytesCodec(), compressors=codecs,
-        config={"write_empty_chunks": True},  # else labels that are 0 throughout have no shard file, as if it were lost
+        config={"write_empty_chunks": True},  # otherwise labels of only 0 would have no shard file, as if it were lost
     )  # fmt: skip
     made[...] = array
 

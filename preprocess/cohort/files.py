@@ -1,15 +1,15 @@
-"""Where things lie in a cohort, and its JSON files: written atomically, hashed, compared."""
+"""Where files lie in a cohort, and its JSON files and their checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from preprocess.shared.errors import CaseError, StoreError
+from preprocess.shared.files import json_text, write_json
 
 SCHEMA = 2
 IMAGE, SEG = "image", "labels/seg/0"
@@ -23,7 +23,7 @@ def subject_path(store: Path, subject: str) -> Path:
 
 
 def record_path(store: Path, subject: str) -> Path:
-    """Raises CaseError for a name that leads out of its folder, or onto the file of a group, or that is too long for a file."""
+    """Raises CaseError for a name that leads out of the folder, is that of a group's own file, or is too long for a file."""
     if subject in ("", ".", "..", "zarr.json") or Path(subject).name != subject or len(os.fsencode(subject)) > 240:
         raise CaseError(f"{subject!r} cannot name a subject: give its files a plain, shorter name")
     return store / "records" / f"{subject}.json"
@@ -42,59 +42,29 @@ def file_digest(path: Path) -> str:
 
 def json_digest(value: Any) -> str:
     """The sha256 of a JSON value."""
-    return hashlib.sha256(json_text(value).encode()).hexdigest()
-
-
-def json_text(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return hashlib.sha256(json_text(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises StoreError if the file is absent or holds no JSON object."""
+    """Raises StoreError if the file is missing or is not a JSON object."""
     try:
         loaded = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({str(error).splitlines()[0]}): {REMEDY}") from error
     if not isinstance(loaded, dict):
-        raise StoreError(f"{path} holds no JSON object: {REMEDY}")
+        raise StoreError(f"{path} is not a JSON object: {REMEDY}")
     return loaded
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Atomically and durably."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w") as file:
-            file.write(json_text(value))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:  # a full disk
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Like `write_json`, with the sha256 of the rest as one of its entries."""
-    write_json(path, {**value, "sha256": json_digest(value)})
+    """Write a JSON object atomically, its keys sorted, with the sha256 of the rest as one of its entries."""
+    write_json(path, {**value, "sha256": json_digest(value)}, sort_keys=True)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote. Raises StoreError if one byte of it is another."""
+    """What `write_sealed` wrote, without the sha256. Raises StoreError if any byte has changed."""
     value = read_json(path)
     seal = value.pop("sha256", None)
-    if seal != json_digest(value) or path.read_bytes() != json_text({**value, "sha256": seal}).encode():
-        raise StoreError(f"{path} is not as it was written: {REMEDY}")
+    if seal != json_digest(value) or path.read_bytes() != json_text({**value, "sha256": seal}, sort_keys=True).encode():
+        raise StoreError(f"{path} has changed since it was written: {REMEDY}")
     return value
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The settings that differ between two recipes: `recipe.n4.spacing: 6.0 there, 4.0 here`."""
-    found = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a} there, {b} here")
-    return found

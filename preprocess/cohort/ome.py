@@ -1,6 +1,6 @@
 """OME-Zarr 0.5 metadata (https://ngff.openmicroscopy.org/0.5), so that ordinary viewers open a subject: scale, names, display windows.
 
-It has no place for an affine; that is in the record.
+It cannot hold an affine; that is in the record.
 """
 
 from __future__ import annotations

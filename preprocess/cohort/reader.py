@@ -1,4 +1,4 @@
-"""The reading side of a cohort: only what the manifest names."""
+"""The reading side of a cohort: it reads only what the manifest names."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from preprocess.splits import SPLITS
 class Cohort:
     """The subjects of a store, of one fold of it, or of those that have certain contrasts (see `having`).
 
-    The manifest and each record are read once: other folds and the cohorts that `having` returns share them. Pickled, a cohort takes
-    along what was read.
+    The manifest and each record are read once: other folds and the cohorts that `having` returns share them. A pickled cohort includes
+    what has been read.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], fold: int = 0) -> None:
         """Raises StoreError if the manifest has no such fold."""
         if not 0 <= fold < len(manifest["folds"]):
-            raise StoreError(f"cohort {path} has folds 0 to {len(manifest['folds']) - 1} and fold {fold} is asked for")
+            raise StoreError(f"cohort {path} has no fold {fold}: its folds are 0 to {len(manifest['folds']) - 1}")
         self.path = path
         self.manifest = manifest
         self.fold = fold
@@ -35,7 +35,7 @@ class Cohort:
         self.modalities: list[str] = manifest["modalities"]
         self.whole = self  # the cohort of this fold with all its subjects
         self._folds = {fold: self}
-        self._records: dict[str, Record] = {}  # those that were read
+        self._records: dict[str, Record] = {}  # those that have been read
         self._hold(sorted(manifest["subjects"]), manifest["folds"][fold])
 
     def _hold(self, subjects: list[str], split: dict[str, list[str]]) -> None:
@@ -51,17 +51,17 @@ class Cohort:
         folder = Path(path)
         manifest_file = folder / "manifest.json"
         if not manifest_file.is_file():
-            what = "is not finished, or no cohort" if folder.is_dir() else "does not exist"
+            what = "is not finished or is not a cohort" if folder.is_dir() else "does not exist"
             raise StoreError(f"cohort {folder} {what}: run python -m preprocess.to_zarr source=… store={folder}")
         manifest = read_json(manifest_file)
         if manifest.get("schema") != SCHEMA:
             schema = manifest.get("schema")
-            raise StoreError(f"cohort {folder} has schema {schema} and this version reads {SCHEMA}: make it again with to_zarr")
+            raise StoreError(f"cohort {folder} has schema {schema}, and this version reads {SCHEMA}: make it again with to_zarr")
         return cls(folder, read_sealed(manifest_file), fold)
 
     @property
     def digest(self) -> str:
-        """Names the data: a hash of the manifest, which holds every array's own, and of the split."""
+        """Identifies the data: a hash of the manifest, which contains that of every array, and of the split."""
         self._digest = self._digest or json_digest([self.manifest, self._split])
         return self._digest
 
@@ -74,7 +74,7 @@ class Cohort:
         return self._folds[fold]
 
     def having(self, modalities: Iterable[str], at_least: int | None = None) -> Cohort:
-        """The same cohort without the subjects that lack one of the contrasts, or have less than `at_least` of them."""
+        """The same cohort without the subjects that lack one of the contrasts, or have fewer than `at_least` of them."""
         wanted = frozenset(modalities)
         enough = len(wanted) if at_least is None else at_least
         if (wanted, enough) not in self._narrowed:
@@ -119,11 +119,11 @@ class Cohort:
         return self._array(subject, IMAGE).astype(np.float32, copy=False)
 
     def labels(self, subject: str) -> npt.NDArray[np.uint8]:
-        """(z, y, x) BRATS labels, all 0 where the case had no segmentation. Raises StoreError if the array is damaged."""
+        """(z, y, x) BRATS labels, all 0 if the case has no segmentation. Raises StoreError if the array is damaged."""
         return self._array(subject, SEG)
 
     def lazy_image(self, subject: str) -> Any:
-        """The zarr array of `image`, to read parts of; each chunk is checked as it is read. Raises StoreError."""
+        """The zarr array of `image`, to read parts of it; each chunk is checked as it is read. Raises StoreError."""
         return open_array(subject_path(self.path, subject), IMAGE, self._shape(subject, IMAGE))
 
     def lazy_labels(self, subject: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the store knows of one subject."""
+"""What the store knows about one subject."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from preprocess.shared.errors import StoreError
 
 @dataclass
 class Record:
-    """One subject; enough to take a volume back to the patient's own grid, type and units, and to find odd cases without the images.
+    """One subject: enough to return a volume to the patient's own grid, type and units, and to detect odd cases without their images.
 
-    The dictionaries hold one entry for each modality that the subject has; `source`, `dtypes` and `scaling` also one for `seg` where there is one.
+    The dictionaries have one entry for each modality of the subject; `source`, `dtypes` and `scaling` also for `seg` and `mask` where they exist.
     """
 
     subject: str
@@ -28,12 +28,12 @@ class Record:
     source: dict[str, dict[str, str]]  # file name, its sha256
     dtypes: dict[str, str]  # of the source's voxels as stored
     scaling: dict[str, list[float]]  # slope and intercept that turn them into intensities
-    content: dict[str, str]  # sha256 of the stored channel: equal ones are one image under two names
+    content: dict[str, str]  # sha256 of the stored channel: equal ones are the same image under two names
     original_shape: list[int]  # (x, y, z) of the files
     original_affine: list[list[float]]
     original_orientation: str
     canonical_shape: list[int]  # (z, y, x) before the crop
-    crop_offset: list[int]  # (z, y, x) of the crop in the canonical grid
+    crop_offset: list[int]  # (z, y, x) where the crop begins in the canonical grid
     brain_size: list[int]  # (z, y, x) voxels of the brain's bounding box before the crop
     brain_voxels: int
     brain_voxels_lost: int
@@ -43,16 +43,21 @@ class Record:
     label_voxels: dict[str, int]  # by label, before the crop
     has_labels: bool
 
+    @property
+    def brain_share_lost(self) -> float:
+        """Share of the brain's voxels that lie outside the crop."""
+        return self.brain_voxels_lost / (self.brain_voxels + self.brain_voxels_lost)
+
 
 def read_record(store: Path, subject: str, digest: str) -> Record:
-    """Raises StoreError if the record's file is absent or has another sha256 than `digest`."""
+    """Raises StoreError if the record's file is missing or its sha256 is not `digest`."""
     path = record_path(store, subject)
     try:
         written = path.read_bytes()
         if hashlib.sha256(written).hexdigest() != digest:
-            raise StoreError(f"{path} is not as it was written: {REMEDY}")
+            raise StoreError(f"{path} has changed since it was written: {REMEDY}")
         return Record(**json.loads(written)["record"])
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} is no record of this version: remove it and run to_zarr again") from error
+        raise StoreError(f"{path} is not a record of this version: remove it and run to_zarr again") from error

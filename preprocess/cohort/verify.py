@@ -1,4 +1,4 @@
-"""Holding every byte of a cohort against what its manifest says."""
+"""Checks every byte of a cohort against its manifest."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from preprocess.shared.errors import StoreError
 
 
 def verify(cohort: Cohort) -> Iterator[str]:
-    """One sentence for each thing that is damaged, missing or a stranger; none for a sound cohort."""
+    """One sentence for each file or array that is damaged, missing or unexpected; none for an undamaged cohort."""
     expected = {Path("manifest.json"), *map(Path, STORE_FILES)}
     for name, digest in cohort.manifest["files"].items():
         yield from changed(cohort.path / name, digest)
     for subject in cohort.subjects:
         expected |= files_of(subject)
         yield from verify_subject(cohort, subject)
-    yield from strangers(cohort, expected)
+    yield from unexpected(cohort, expected)
 
 
 def verify_subject(cohort: Cohort, subject: str) -> Iterator[str]:
-    """What is wrong with one subject: its metadata, its record, and, where that is sound, its arrays."""
+    """The faults of one subject: of its metadata, its record and, if the record is undamaged, its arrays."""
     folder, hashes = subject_path(cohort.path, subject), cohort.manifest["subjects"][subject]
     for name in METADATA:
         yield from changed(folder / name, hashes[name])
@@ -51,7 +51,7 @@ def changed(path: Path, digest: str) -> Iterator[str]:
     """A sentence if the file is missing, unreadable or has another sha256."""
     try:
         if file_digest(path) != digest:
-            yield f"{path} is not as it was written"
+            yield f"{path} has changed since it was written"
     except OSError as error:
         yield f"{path} cannot be read ({error.strerror})"
 
@@ -63,9 +63,9 @@ def files_of(subject: str) -> set[Path]:
     return {Path("records") / f"{subject}.json", *shards, *(folder / name for name in METADATA)}
 
 
-def strangers(cohort: Cohort, expected: set[Path]) -> Iterator[str]:
-    """Files that the manifest does not account for; a subject is told once."""
-    told = set()
+def unexpected(cohort: Cohort, expected: set[Path]) -> Iterator[str]:
+    """Files that the manifest does not name; one sentence for all files of a subject."""
+    reported = set()
     for path in sorted(path for path in cohort.path.rglob("*") if not path.is_dir()):
         place = path.relative_to(cohort.path)
         if place in expected:
@@ -73,13 +73,13 @@ def strangers(cohort: Cohort, expected: set[Path]) -> Iterator[str]:
         subject = owner(place)
         if subject in cohort.subjects or not subject:
             yield f"{path} does not belong to the cohort: remove it"
-        elif subject not in told:
-            told.add(subject)
-            yield f"subject {subject} is in {cohort.path} and not in its manifest: run to_zarr again, or remove its files"
+        elif subject not in reported:
+            reported.add(subject)
+            yield f"subject {subject} is in {cohort.path} but not in its manifest: run to_zarr again, or remove its files"
 
 
 def owner(place: Path) -> str:
-    """The subject that a file of a store would belong to; none where it lies elsewhere."""
+    """The subject to which a file at this place belongs; empty where no subject's files lie."""
     match place.parts:
         case ("subjects", subject, _, *_):
             return subject
@@ -88,8 +88,8 @@ def owner(place: Path) -> str:
     return ""
 
 
-def repeats(cohort: Cohort) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Pairs of (subject, modality) that are one image under two names: equal files, or equal voxels once they went through the recipe."""
+def same_images(cohort: Cohort) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Pairs of (subject, modality) that are the same image under two names: equal files, or equal voxels after the recipe."""
     names: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
     for subject, record in cohort.records.items():
         for modality in record.modalities:

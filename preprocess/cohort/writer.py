@@ -21,22 +21,22 @@ from preprocess.cohort.files import (
     SCHEMA,
     SEG,
     STORE_FILES,
-    differences,
     file_digest,
     read_json,
     read_sealed,
     record_path,
     subject_path,
-    write_json,
     write_sealed,
 )
 from preprocess.cohort.record import Record
 from preprocess.shared.errors import StoreError
+from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
+from preprocess.shared.settings import differences
 
 
 class CohortWriter:
-    """`lock` it, `write` subjects from any process, then `finish`."""
+    """Writes a cohort: `lock` it, `write` subjects from any process, then `finish`."""
 
     def __init__(self, path: str | Path, recipe: dict[str, Any], modalities: Sequence[str]) -> None:
         self.path = Path(path)
@@ -44,16 +44,16 @@ class CohortWriter:
             raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
         self.recipe, self.modalities = recipe, list(modalities)
         if self.path.is_symlink():
-            self.path = self.path.resolve()  # staged and locked beside it, where each who writes it looks, and on its file system
+            self.path = self.path.resolve()  # every writer must lock the same file, and a rename needs one file system
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.staging = self.partial / "staged" / "whole"
         self.reasons = self.partial / "rejected"
 
     @contextmanager
     def lock(self, part: str = "") -> Iterator[None]:
-        """Be the only writer or, with the name of a `part`, the only one of it beside the writers of other parts.
+        """Be the only writer or, with the name of a `part`, the only writer of this part, beside those of other parts.
 
-        Clears what a killed one left. Raises StoreError if another is at work or the recipe differs.
+        Removes what a killed writer left. Raises StoreError if another one is at work or the recipe differs.
         """
         busy = f"another to_zarr is writing {self.path}: wait for it, or give another store="
         self.staging = self.partial / "staged" / (part or "whole")
@@ -68,16 +68,16 @@ class CohortWriter:
                 self.staging.mkdir(parents=True)
                 self._create()
                 yield
-            finally:  # on a full disk above all, what is half-written must not stay
+            finally:  # above all on a full disk, nothing half-written may stay
                 shutil.rmtree(mine, ignore_errors=True)
                 if not part:
                     shutil.rmtree(self.partial / "locks", ignore_errors=True)
                     with suppress(OSError):
-                        self.partial.rmdir()  # stays where parts have left their reasons and no manifest was written since
-                    lock.unlink(missing_ok=True)  # last: who comes now must find nothing that is still being cleared
+                        self.partial.rmdir()  # stays while it holds parts' reasons, until a manifest is written
+                    lock.unlink(missing_ok=True)  # last: the next writer must not see files that are still being removed
 
     def _create(self) -> None:
-        """Make an empty store, by one rename so that a kill leaves none without a recipe; or see that the one there is of this recipe."""
+        """Make an empty store by one rename, so that a kill leaves none without a recipe; or check that the existing one has this recipe."""
         import zarr
 
         expected = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities}
@@ -91,34 +91,38 @@ class CohortWriter:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another part was first
                     raise
         if not (self.path / "zarr.json").is_file():
-            raise StoreError(f"store={self.path} exists and is no cohort: give another path")
+            raise StoreError(f"store={self.path} exists and is not a cohort: give another path")
         attributes = read_json(self.path / "zarr.json").get("attributes", {})
         if attributes.get("schema") != SCHEMA:
-            raise StoreError(f"store={self.path} is no cohort of this version (schema {SCHEMA}): give another store=")
+            raise StoreError(f"store={self.path} is not a cohort of this version (schema {SCHEMA}): give another store=")
         if differing := differences(attributes["recipe"], self.recipe, "recipe."):
-            what = "; ".join(differing)
-            raise StoreError(f"store={self.path} was made by another recipe ({what}): give another store=, or the old settings")
+            settings = "; ".join(differing)
+            raise StoreError(
+                f"store={self.path} was made with another recipe ({settings}): give another store=, or the old settings"
+            )
 
     def committed(self) -> set[str]:
-        """The subjects that are finished."""
+        """The names of the finished subjects."""
         return {path.stem for path in (self.path / "records").glob("*.json")}
 
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
 
-        Raises CaseError if the name is no plain file name, StoreError if an array does not read back, OSError on a full disk.
+        Raises CaseError if the name cannot be that of a file, StoreError if an array reads back differently, OSError on a full disk.
         """
-        commit = record_path(self.path, record.subject)  # first: it refuses names that lead out, and what is staged gets removed
+        commit = record_path(
+            self.path, record.subject
+        )  # first: it refuses names that lead out of the store, where files would be removed
         staged = self.staging / record.subject
         shutil.rmtree(staged, ignore_errors=True)
         hashes = self._stage(staged, record, image, labels)
         target = subject_path(self.path, record.subject)
-        shutil.rmtree(target, ignore_errors=True)  # of a run killed between renaming and committing
+        shutil.rmtree(target, ignore_errors=True)  # left by a run that was killed between rename and commit
         staged.replace(target)
         write_sealed(commit, {"record": dataclasses.asdict(record), "written": hashes})
 
     def _stage(self, staged: Path, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> dict[str, str]:
-        """Write a subject's groups and arrays and read them back; the sha256 of each array and metadata file."""
+        """Write a subject's groups and arrays and read them back. Returns the sha256 of each array and metadata file."""
         import zarr
 
         group = zarr.create_group(staged, attributes=ome.image_attributes(record))
@@ -129,28 +133,27 @@ class CohortWriter:
         for name, array in ((IMAGE, image), (SEG, labels)):
             write_array(staged / name, array, self.recipe.get("chunks", "slice"))
             if read_array(staged, name, array.shape).tobytes() != array.tobytes():
-                raise StoreError(f"{staged / name} does not read back as it was written: the disk is not to be trusted")
+                raise StoreError(f"{staged / name} read back differently: the disk may be faulty")
             hashes[name] = array_digest(array)
         return hashes | {name: file_digest(staged / name) for name in METADATA}
 
     def set_aside(self, part: str, rejected: Mapping[str, str]) -> None:
-        """Leave the cases that a part could not use, with the reasons, for the step that finishes."""
-        self.reasons.mkdir(exist_ok=True)
-        write_json(self.reasons / f"{part}.json", rejected)
+        """Keep the cases that a part could not use, with the reasons, for the step that finishes the cohort."""
+        write_json(self.reasons / f"{part}.json", rejected, sort_keys=True)
 
     def parts_rejected(self) -> dict[str, str]:
-        """What the parts could not use."""
-        found: dict[str, str] = {}
+        """The cases that the parts could not use, with the reasons."""
+        rejected: dict[str, str] = {}
         for path in sorted(self.reasons.glob("*.json")):
-            found |= read_json(path)
-        return found
+            rejected |= read_json(path)
+        return rejected
 
     def finish(self, folds: Sequence[Mapping[str, Sequence[str]]], rejected: Mapping[str, str]) -> None:
-        """Write the manifest from the committed subjects, and the cases set aside. Each fold holds subjects by split.
+        """Write the manifest of the committed subjects, and the cases set aside. `folds` are subjects by split.
 
         Raises StoreError if a subject's record is damaged.
         """
-        write_json(self.path / "rejected.json", dict(rejected))
+        write_json(self.path / "rejected.json", dict(rejected), sort_keys=True)
         subjects = {}
         for subject in sorted(self.committed()):
             commit = record_path(self.path, subject)
@@ -160,5 +163,5 @@ class CohortWriter:
                     "files": files}  # fmt: skip
         write_sealed(self.path / "manifest.json", manifest)
         shutil.rmtree(self.reasons, ignore_errors=True)
-        for leftover in (self.path / "records").glob("*.partial"):  # of a killed run, of a case that is no longer there
+        for leftover in (self.path / "records").glob("*.partial"):  # left by a killed run, of a case that no longer exists
             leftover.unlink()

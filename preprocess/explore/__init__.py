@@ -1,7 +1,7 @@
-"""Looking at a cohort before anything is trained on it: figures, one page, and what is odd.
+"""Shows a cohort before anything is trained on it: figures on one page, and what is odd in it.
 
     python -m preprocess.explore COHORT.zarr
 
-flags.py finds what is odd, sample.py reads some subjects, stages.py repeats the recipe on one, pictures.py and charts.py draw, page.py
-makes the one page.
+flags.py detects odd subjects, sample.py reads some of the subjects, stages.py repeats the recipe on one, pictures.py and charts.py draw,
+report.py decides what is on the page and page.py writes it.
 """

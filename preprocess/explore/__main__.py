@@ -1,9 +1,9 @@
-"""Figures of a cohort, one page with all of them, and what is odd in it.
+"""Draws figures of a cohort, puts them on one page, and lists what is odd in the cohort.
 
     python -m preprocess.explore data/brats.zarr
-    python -m preprocess.explore data/brats.zarr source=MICCAI_BraTS_2018      also the stages before the store, and scans as scanned
+    python -m preprocess.explore data/brats.zarr source=MICCAI_BraTS_2018      also the scans themselves, and each stage of the recipe
 
-Writes a PNG for each figure and index.html, which needs no other file and no network. Whatever is flagged, the exit status is 0.
+Writes a PNG for each figure, and index.html, which needs no other file and no network. The exit status is 0 even if there are flags.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from preprocess.source.brats import discover
 
 @dataclass
 class Settings:
-    store: str = required("the cohort to look at; the first word may be its path alone")
-    source: str = setting("", "the folder it was made from: shows scans as scanned, and every stage of the recipe")
-    layout: str = setting("auto", "how the source's files are named, as for to_zarr; pattern= and names= go with it")
+    store: str = required("the cohort to show; as the first word, its path is enough")
+    source: str = setting("", "the folder that it was made from: also shows the scans themselves and each stage of the recipe")
+    layout: str = setting("auto", "how the source's files are named, as for to_zarr; also pattern= and names=")
     pattern: str = setting("", "layout=pattern: as for to_zarr")
     names: dict[str, str] = setting(dict, "layout=pattern: as for to_zarr")
-    subject: str = setting("", "whose stages and augmentations are drawn (empty: the one with the largest tumour)")
+    subject: str = setting("", "the subject whose stages and augmentations are drawn (empty: the one with the largest tumour)")
     subjects: int = setting(
-        40, "at most so many subjects are read for histograms and pictures, evenly spread; records are read of all", least=1
+        40, "most subjects to read for histograms and pictures, evenly spread over the grades; all records are read", least=1
     )
-    out: str = setting("", "the folder to write (empty: beside the cohort, its name with _explore)")
+    out: str = setting("", "the folder to write to (empty: beside the cohort, its name with _explore)")
 
 
 def main(words: Sequence[str]) -> int:
@@ -42,15 +42,15 @@ def main(words: Sequence[str]) -> int:
     out = folder(settings)
     sample = chosen(cohort, settings.subjects)
     subject = settings.subject or largest(cohort, sample)
-    cohort.record(subject)  # refuses a stranger before any work is done
+    cohort.record(subject)  # refuses an unknown subject before any work is done
     needed = {*sample, subject, *dict(losses(cohort))}
     cases = files_of(settings, cohort, needed)
-    found = flags(cohort)
-    print_flags(found)
+    flagged = flags(cohort)
+    print_flags(flagged)
     repeat = shlex.join(["python", "-m", "preprocess.explore", *words])
     try:
         out.mkdir(parents=True, exist_ok=True)
-        page = report(cohort, sample, subject, cases, found, out, repeat)
+        page = report(cohort, sample, subject, cases, flagged, out, repeat)
     except OSError as error:
         raise UserError(f"cannot write to out={out}: {error.strerror}") from error
     print(f"{page} shows {len(sample)} of {len(cohort.subjects)} subjects and the records of all")
@@ -58,14 +58,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def with_store(words: Sequence[str]) -> Sequence[str]:
-    """The words, the first of them as `store=` where it is a path alone."""
+    """The words, with a first word that is only a path as `store=`."""
     if words and ("=" not in words[0] or Path(words[0]).is_dir()):
         return [f"store={words[0]}", *words[1:]]
     return words
 
 
 def folder(settings: Settings) -> Path:
-    """Where the figures go. Raises SettingError for a folder inside the store, where `verify` would call them strangers."""
+    """The folder for the figures. Raises SettingError for one inside the store, where `verify` would list them as unexpected."""
     store = Path(settings.store).resolve()
     out = Path(settings.out) if settings.out else store.with_name(store.name.removesuffix(".zarr") + "_explore")
     if out.resolve().is_relative_to(store):
@@ -74,16 +74,16 @@ def folder(settings: Settings) -> Path:
 
 
 def files_of(settings: Settings, cohort: Cohort, subjects: set[str]) -> Cases:
-    """The source's cases by name; none without a source. Raises StoreError if a file of one of the subjects is not among them."""
+    """The source's cases by name; none without a source. Raises StoreError if the source lacks a file of one of the subjects."""
     if not settings.source:
         return {}
-    found = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
-    cases = {case.name: case for case in found.cases}
+    discovery = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    cases = {case.name: case for case in discovery.cases}
     for subject in sorted(subjects):
         files = cases[subject].files if subject in cases else {}
         if missing := [modality for modality in cohort.record(subject).modalities if modality not in files]:
             what = f"source={settings.source} does not hold {subject}'s {', '.join(missing)}, which store={settings.store} does"
-            raise StoreError(f"{what}: give the folder it was made from")
+            raise StoreError(f"{what}: give the folder that it was made from")
     return cases
 
 

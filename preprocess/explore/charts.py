@@ -1,4 +1,4 @@
-"""Figures of numbers: the split, intensities before and after, tumour volumes, what the crop loses, what the clip changes."""
+"""Draws numbers: the split, intensities before and after, tumour volumes, brain outside the crop, lesions beyond the clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.cohort import Cohort
-from preprocess.explore.flags import LOST, lost_share
+from preprocess.cohort.summary import LOST, by_split, clip_shares
 from preprocess.explore.sample import Histograms, label_ml
 from preprocess.explore.style import (
     CONTRASTS,
@@ -27,17 +27,15 @@ from preprocess.explore.style import (
     save,
     short,
 )
-from preprocess.splits import SPLITS
 
 Row = tuple[int, str, Counter[str]]  # fold, split, subjects by grade
 
 
 def split_rows(cohort: Cohort) -> list[Row]:
-    """Every split of every fold, and `none` where subjects are left over."""
+    """Every split of every fold, and `none` for subjects in no split."""
     rows = []
     for number, fold in enumerate(cohort.manifest["folds"]):
-        in_none = set(cohort.subjects) - {subject for members in fold.values() for subject in members}
-        for name, members in {**{name: fold[name] for name in SPLITS}, **({"none": in_none} if in_none else {})}.items():
+        for name, members in by_split(cohort, fold).items():
             rows.append((number, name, Counter(cohort.record(subject).grade for subject in members)))
     return rows
 
@@ -88,18 +86,18 @@ def whole_numbers(axis: Any) -> None:
 
 
 def draw_histograms(path: Path, curves: Mapping[str, Histograms], before: str) -> Path:
-    """A column for each contrast: its subjects' densities thinly, their mean boldly; in source units above, as z-scores below."""
+    """A column for each contrast: thin lines for subjects, a bold line for their mean; source units above, z-scores below."""
     figure, axes = panels(2, len(curves), (2.75 * len(curves) + 0.3, 4.6))
-    for (modality, found), (above, below) in zip(curves.items(), axes.T, strict=True):
-        draw_densities(above, found.before_edges, found.before, found.raw_bounds, CONTRASTS[modality])
-        draw_densities(below, found.after_edges, found.after, found.z_bounds, CONTRASTS[modality])
+    for (modality, densities), (above, below) in zip(curves.items(), axes.T, strict=True):
+        draw_densities(above, densities.before_edges, densities.before, densities.raw_bounds, CONTRASTS[modality])
+        draw_densities(below, densities.after_edges, densities.after, densities.z_bounds, CONTRASTS[modality])
         above.set(title=TITLES[modality], xlabel=before)
         below.set(xlabel="z-score")
     return save(figure, path)
 
 
 def draw_densities(axis: Any, edges: Any, densities: Sequence[Any], bounds: Sequence[tuple[float, float]], colour: str) -> None:
-    """Curves of densities; each subject's clip bounds as ticks on the floor, the bounds' medians as dashed lines."""
+    """Curves of densities, with each subject's clip bounds as ticks below and the bounds' medians as dashed lines."""
     centres = (edges[:-1] + edges[1:]) / 2
     for density in densities:
         axis.plot(centres, density, color=colour, linewidth=0.6, alpha=max(0.18, min(0.6, 6 / len(densities))))
@@ -108,8 +106,8 @@ def draw_densities(axis: Any, edges: Any, densities: Sequence[Any], bounds: Sequ
     top = 1.08 * min(float(np.max(densities)), 2.5 * float(np.mean(densities, axis=0).max()))
     axis.set(xlim=(edges[0], edges[-1]), ylim=(-0.06 * top, top))
     for side in zip(*bounds, strict=True):
-        floor = {"transform": axis.get_xaxis_transform(), "clip_on": True}
-        axis.plot(side, [0.025] * len(side), "|", color=colour, markersize=5, alpha=0.7, markeredgewidth=0.8, **floor)
+        below = {"transform": axis.get_xaxis_transform(), "clip_on": True}
+        axis.plot(side, [0.025] * len(side), "|", color=colour, markersize=5, alpha=0.7, markeredgewidth=0.8, **below)
         axis.axvline(float(np.median(side)), color=FAINT, linewidth=0.9, linestyle=(0, (4, 2)))
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
@@ -117,13 +115,13 @@ def draw_densities(axis: Any, edges: Any, densities: Sequence[Any], bounds: Sequ
 
 
 def draw_volumes(path: Path, cohort: Cohort) -> Path:
-    """A panel for each label and one for all of them together: volume in ml by grade, a point a subject."""
+    """A panel for each label and one for the whole tumour: volume in ml by grade, a point per subject."""
     volumes = [(record.grade, label_ml(record)) for record in cohort.records.values()]
     present = {name for _, ml in volumes for name in ml}
     known = [name for name in dict.fromkeys(LABEL_NAMES.values()) if name in present]
     names = [*known, *sorted(present - set(known))]
     names = [*names, *(["whole tumour"] if len(names) > 1 else [])]
-    grades = [grade for grade in GRADES if any(found == grade and ml for found, ml in volumes)]
+    grades = [grade for grade in GRADES if any(each == grade and ml for each, ml in volumes)]
     figure, axes = panels(1, len(names), (max(5.0, 2.2 * len(names)), 3.1), sharey=True)
     for axis, name in zip(axes[0], names, strict=True):
         value = {
@@ -140,8 +138,8 @@ def draw_volumes(path: Path, cohort: Cohort) -> Path:
 
 
 def draw_losses(path: Path, cohort: Cohort, worst: Sequence[tuple[str, float]]) -> Path:
-    """How much of the brain the crop leaves out: a histogram of all subjects, and those that lose most, by name."""
-    lost = 100 * np.array([lost_share(record) for record in cohort.records.values()])
+    """The share of the brain outside the crop: a histogram of all subjects, and the largest shares by name."""
+    lost = 100 * np.array([record.brain_share_lost for record in cohort.records.values()])
     figure, axes = panels(1, 2 if worst else 1, (8.2 if worst else 5.0, 2.9))
     top = max(1.5 * 100 * LOST, float(lost.max()) * 1.05)
     axes[0, 0].hist(lost, np.linspace(0, top, 31), color=CONTRASTS["t1"])
@@ -160,7 +158,9 @@ def draw_losses(path: Path, cohort: Cohort, worst: Sequence[tuple[str, float]]) 
         )
         for place, share in enumerate(shares):
             axis.text(share, place, f" {share:.2g} %", va="center", color=INK)
-        axis.set(yticks=range(len(worst)), yticklabels=[short(subject) for subject, _ in worst], title="lose most", xlabel="%")
+        axis.set(
+            yticks=range(len(worst)), yticklabels=[short(subject) for subject, _ in worst], title="largest shares", xlabel="%"
+        )
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.grid(False, axis="y")
         axis.margins(x=0.18)
@@ -169,17 +169,15 @@ def draw_losses(path: Path, cohort: Cohort, worst: Sequence[tuple[str, float]]) 
 
 
 def draw_clip_shares(path: Path, cohort: Cohort) -> Path:
-    """A panel for each contrast: the share of each label's voxels that lie beyond the clip bounds, a point a subject."""
-    records = list(cohort.records.values())
-    labels = sorted({label for record in records for label in record.label_voxels}, key=int)
-    modalities = [m for m in cohort.modalities if any(m in record.clip_share for record in records)]
+    """A panel for each contrast: the share of each label's voxels beyond the clip bounds, a point per subject."""
+    shares = clip_shares(cohort)
+    labels = list(shares)
+    modalities = [m for m in cohort.modalities if any(m in record.clip_share for record in cohort.records.values())]
     figure, axes = panels(1, len(modalities), (max(5.0, 2.2 * len(modalities)), 3.1), sharey=True)
-    colours = {**LABELS, "2": "#2a9d6f", "3": "#c99700", "4": "#c99700"}  # darker than on black
+    colours = {**LABELS, "2": "#2a9d6f", "3": "#c99700", "4": "#c99700"}  # darker than those on black
     for axis, modality in zip(axes[0], modalities, strict=True):
-        found = [
-            [100 * r.clip_share[modality][label] for r in records if label in r.clip_share.get(modality, {})] for label in labels
-        ]
-        boxes(axis, found, [colours.get(label, FAINT) for label in labels])
+        percent = [[100 * share for share in shares[label][modality]] for label in labels]
+        boxes(axis, percent, [colours.get(label, FAINT) for label in labels])
         names = [label_name(label).replace(" ", "\n") for label in labels]
         axis.set(xticks=range(len(labels)), xticklabels=names, title=TITLES[modality], ylim=(-2, 102))
         axis.tick_params(axis="x", length=0, labelcolor=INK)

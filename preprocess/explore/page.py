@@ -1,4 +1,4 @@
-"""The one page: everything in it, nothing fetched, every name escaped."""
+"""Writes the page: it contains everything, loads nothing, and escapes every name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PIXELS_PER_INCH = 160 / 100  # a figure's pixels for one of the page's: sharp on a fine screen, as large as it was drawn
+from preprocess.shared.files import write_atomically
+
+PIXELS_PER_INCH = (
+    160 / 100
+)  # a figure's pixels for one pixel of the page: sharp on a high-resolution screen, and in the size it was drawn for
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; `numbers` are the columns set flush right, a `tall` one scrolls."""
+    """Rows under column names; the columns `numbers` are aligned right, and a `tall` table scrolls."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -29,7 +33,7 @@ class Section:
     title: str
     caption: str = ""
     figure: Path | None = None
-    dark: bool = False  # a figure of images: black around it
+    dark: bool = False  # a figure of images, on black
     lines: Sequence[str] = ()
     tables: Sequence[Table] = ()
     number: int = field(default=0, init=False)
@@ -45,7 +49,7 @@ class Section:
 
     @property
     def width(self) -> int:
-        """In the page's pixels; a PNG says its own after 16 bytes."""
+        """In pixels of the page; a PNG has its own width at byte 16."""
         assert self.figure is not None
         return round(int.from_bytes(self.figure.read_bytes()[16:20]) / PIXELS_PER_INCH)
 
@@ -55,10 +59,10 @@ class Section:
 
 
 def write(path: Path, sections: Sequence[Section], **texts: Any) -> None:
-    """Write the page: sections in their order, and `name`, `read`, `facts`, `notes` and `footer` as page.html places them."""
+    """Write the page: the sections in order, and `name`, `read`, `facts` and `footer` where page.html has them."""
     from jinja2 import Environment
 
     for number, section in enumerate((s for s in sections if s.figure), 1):
         section.number = number
     template = Environment(autoescape=True, trim_blocks=True).from_string(Path(__file__).with_name("page.html").read_text())
-    path.write_text(template.render(sections=sections, **texts), encoding="utf-8")
+    write_atomically(path, template.render(sections=sections, **texts))

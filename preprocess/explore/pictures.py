@@ -1,4 +1,4 @@
-"""Figures of images: contrasts with the segmentation, the stages of the recipe, the augmentations."""
+"""Draws images: contrasts with the segmentation, the stages of the recipe, the augmentations."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from preprocess.explore.style import (
 )
 
 Slice = npt.NDArray[Any]
-TURNS = ("as stored", "turned by 90°", "turned by 180°")
+TURNS = ("as stored", "rotated by 90°", "rotated by 180°")
 
 
 def draw_contrasts(path: Path, cohort: Cohort, subjects: Sequence[str]) -> Path:
-    """A row for each subject: its contrasts in the slice with most tumour, and the labels' outlines on the last of them."""
+    """A row for each subject: its contrasts in the slice with most tumour, and the last one again with the labels' outlines."""
     shown = [m for m in cohort.modalities if any(m in cohort.record(s).modalities for s in subjects)]
     labelled = any(cohort.record(subject).label_voxels for subject in subjects)
     titles = [*(TITLES[m] for m in shown), *(["segmentation"] if labelled else [])]
@@ -56,7 +56,7 @@ def draw_contrasts(path: Path, cohort: Cohort, subjects: Sequence[str]) -> Path:
         caption(axis, title)
     for side, place in (("L", 0.03), ("R", 0.97)):
         axes[0][0].text(place, 0.5, side, color=PALE, fontsize=7, ha="center", va="center", transform=axes[0][0].transAxes)
-    key(figure, sorted(seen, key=int))
+    legend(figure, sorted(seen, key=int))
     return save(figure, path)
 
 
@@ -70,8 +70,8 @@ def clip_bounds(record: Record, modality: str) -> tuple[float, float]:
     return record.intensity[modality]["clip_low"], record.intensity[modality]["clip_high"]
 
 
-def key(figure: Any, labels: Sequence[str]) -> None:
-    """The labels' colours, below the panels; each name once."""
+def legend(figure: Any, labels: Sequence[str]) -> None:
+    """The legend of the labels, below the panels; each name once."""
     from matplotlib.lines import Line2D
 
     names = {label_name(label): LABELS.get(label, "#ffffff") for label in labels}
@@ -83,12 +83,12 @@ def key(figure: Any, labels: Sequence[str]) -> None:
 
 
 def aspect(spacing: Sequence[float]) -> float:
-    """Height over width of a pixel of an axial slice."""
+    """Height of an axial slice's pixel over its width."""
     return float(spacing[1] / spacing[2])
 
 
 def fullest_slice(labels: npt.NDArray[np.uint8], brain: npt.NDArray[np.bool_]) -> int:
-    """The axial slice with most tumour in the brain; with most brain, where there is none."""
+    """The axial slice with most tumour inside the brain; without a tumour, the one with most brain."""
     tumour = (labels > 0) & brain
     return int((tumour if tumour.any() else brain).sum(axis=(1, 2)).argmax())
 
@@ -96,7 +96,7 @@ def fullest_slice(labels: npt.NDArray[np.uint8], brain: npt.NDArray[np.bool_]) -
 def draw_stages(path: Path, stages: Stages, z: int) -> Path:
     """A row for each contrast: scanned, brain mask, bias field, corrected, clip bounds, z-score with the crop's box, stored.
 
-    `z` is a slice of the canonical grid. Without the source files the first three are left out.
+    `z` is a slice of the canonical grid. Without the source files there are no first three columns.
     """
     titles = ["bias-corrected", "clip bounds", "z-score, crop box", "stored"]
     bias = stages.bias
@@ -120,12 +120,12 @@ def draw_stages(path: Path, stages: Stages, z: int) -> Path:
 
 
 def field_limit(mask: npt.NDArray[np.bool_], bias: npt.NDArray[Any]) -> float:
-    """How far from 1 the fields reach, so that all share one colour scale."""
+    """The largest distance of the fields from 1, for one colour scale."""
     return max(float(np.abs(np.percentile(bias[:, mask], [0.5, 99.5]) - 1).max()), 0.02)
 
 
 def draw_source(axes: Sequence[Any], scan: Slice, bias: Slice, brain: Slice, far: float, stages: Stages) -> None:
-    """What only the source files can show of a contrast: the scan, the mask on it, the bias field."""
+    """The stages of a contrast that need the source files: the scan, the mask on it, the bias field."""
     shape = aspect(stages.spacing)
     for axis in axes[:2]:
         grey(axis, np.where(scan == 0, -np.inf, scan), window(scan[brain]), shape)
@@ -135,7 +135,7 @@ def draw_source(axes: Sequence[Any], scan: Slice, bias: Slice, brain: Slice, far
 
 
 def scale(axis: Any) -> None:
-    """A colour bar inside a panel, where the scan has its dark border."""
+    """A colour bar inside a panel, on the scan's dark border."""
     inside = axis.inset_axes([0.14, 0.08, 0.72, 0.025])
     bar = axis.figure.colorbar(axis.images[0], cax=inside, orientation="horizontal")
     bar.ax.tick_params(labelsize=6.5, colors=PALE, length=2)
@@ -143,13 +143,13 @@ def scale(axis: Any) -> None:
 
 
 def window(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """All but the darkest and the brightest."""
+    """The range of the values without the darkest and the brightest."""
     low, high = np.percentile(values, [1, 99.5])
     return float(low), float(high)
 
 
 def draw_result(axes: Sequence[Any], stages: Stages, channel: int, z: int) -> None:
-    """The stages that the store can show too."""
+    """The stages of a contrast that the store can show."""
     corrected, scores = stages.corrected[channel], stages.z[channel].astype(np.float32)
     shape, brain = aspect(stages.spacing), stages.mask[z]
     grey(axes[0], np.where(brain, corrected[z], -np.inf), window(corrected[z][brain]), shape)
@@ -160,7 +160,7 @@ def draw_result(axes: Sequence[Any], stages: Stages, channel: int, z: int) -> No
 
 
 def draw_box(axis: Any, grid: Sequence[int], offset: Sequence[int], size: Sequence[int]) -> None:
-    """The crop on a slice; all of it is shown, where it reaches beyond the grid too. All as (y, x)."""
+    """Draw the crop on a slice, all of it even where it reaches beyond the grid. All as (y, x)."""
     from matplotlib.patches import Rectangle
 
     (y, x), (height, width), (rows, columns) = offset, size, grid
@@ -170,9 +170,9 @@ def draw_box(axis: Any, grid: Sequence[int], offset: Sequence[int], size: Sequen
 
 
 def draw_bounds(axis: Any, values: Slice, bounds: tuple[float, float], colour: str) -> None:
-    """The histogram of the brain's intensities, what lies beyond the clip bounds in white."""
+    """The histogram of the brain's intensities, white beyond the clip bounds."""
     low, high = bounds
-    step = (high - low) / 48  # so that both bounds are edges of bars
+    step = (high - low) / 48  # both bounds are then edges of bars
     counts, edges = np.histogram(values, low + step * np.arange(-14, 69))
     centres = (edges[:-1] + edges[1:]) / 2
     axis.bar(centres, counts, step, color=[colour if low < centre < high else PALE for centre in centres])
@@ -183,13 +183,13 @@ def draw_bounds(axis: Any, values: Slice, bounds: tuple[float, float], colour: s
 
 
 def augmentations(image: Slice) -> dict[str, Slice]:
-    """All that training's feed makes of a slice (y, x): flipped left-right or not, turned by 0, 90 or 180 degrees."""
+    """All augmentations of a slice (y, x) in training: flipped left-right or not, rotated by 0, 90 or 180 degrees."""
     flips = (("", image), (", flipped", image[..., ::-1]))
-    return {f"{name}{how}": np.rot90(flipped, turn, axes=(-2, -1)) for how, flipped in flips for turn, name in enumerate(TURNS)}
+    return {f"{name}{suffix}": np.rot90(each, turn, axes=(-2, -1)) for suffix, each in flips for turn, name in enumerate(TURNS)}
 
 
 def draw_augmentations(path: Path, cohort: Cohort, subject: str) -> Path:
-    """One slice in all the ways that training may see it."""
+    """Draw one slice with each augmentation of training."""
     record, image, labels = cohort.record(subject), cohort.image(subject), cohort.labels(subject)
     z = fullest_slice(labels, image[0] != BACKGROUND)
     ways = augmentations(image[-1, z])

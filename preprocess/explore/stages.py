@@ -1,4 +1,4 @@
-"""One subject's way through the recipe, stage by stage, through the functions that to_zarr itself uses."""
+"""One subject at each stage of the recipe, computed by the functions that to_zarr uses."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.arrays import array_digest
 from preprocess.geometry import crop, resample, spacing_of, uncrop
 from preprocess.intensity import normalise, statistics
+from preprocess.recipe import Recipe
 from preprocess.source.brats import Case
 from preprocess.source.scans import read
-from preprocess.subject import Recipe
 
 Volumes = npt.NDArray[Any]  # (modality, z, y, x)
 
 
 @dataclass
 class Stages:
-    """Volumes on the canonical grid, but for `result`, which is the crop."""
+    """Volumes on the canonical grid, except `result`, which is on the crop."""
 
     subject: str
     modalities: list[str]
     spacing: tuple[float, float, float]  # (z, y, x) in mm
     mask: npt.NDArray[np.bool_]  # (z, y, x), the brain
-    scanned: Volumes | None  # in source units; None where only the store is at hand
+    scanned: Volumes | None  # in source units; None without the source files
     corrected: Volumes  # after N4, in source units
-    bounds: list[tuple[float, float]]  # the clip's, in source units, by modality
+    bounds: list[tuple[float, float]]  # clip bounds in source units, by modality
     z: Volumes  # z-scores, background -9
     offset: tuple[int, ...]  # of the crop, (z, y, x)
     result: Volumes  # as stored
-    same: bool  # whether `result` is what the store holds, to the last bit
+    same: bool  # whether `result` equals the stored image to the last bit
 
     @property
     def bias(self) -> Volumes | None:
-        """The field by which N4 divided each volume, over its mean in the brain, which means nothing; 1 outside the brain."""
+        """The field by which N4 divided each volume, over its mean in the brain, which is arbitrary; 1 outside the brain."""
         if self.scanned is None:
             return None
         usable = self.mask & (self.scanned != 0)
@@ -48,7 +48,7 @@ class Stages:
 
 
 def repeated(cohort: Cohort, case: Case) -> Stages:
-    """All stages, from the source files. Raises CaseError if they can no longer be read."""
+    """All stages, from the source files. Raises CaseError if they can no longer be used."""
     record = cohort.record(case.name)
     recipe = Recipe(**{**cohort.recipe, "n4": N4Settings(**cohort.recipe["n4"])})
     scans = read(case, recipe.resample)
@@ -68,7 +68,7 @@ def repeated(cohort: Cohort, case: Case) -> Stages:
 
 
 def stored(cohort: Cohort, subject: str) -> Stages:
-    """What the store alone can show: from the bias-corrected intensities on, and only what lies inside the crop."""
+    """The stages that the store can show: from the bias-corrected intensities on, and only inside the crop."""
     record, image = cohort.record(subject), cohort.image(subject)
     z = uncrop(image, record.crop_offset, record.canonical_shape, BACKGROUND)
     mask = z[0] != BACKGROUND

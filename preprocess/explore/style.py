@@ -1,4 +1,4 @@
-"""How figures look: one palette that colour-blind readers can tell apart, images on black, charts without frames."""
+"""The look of figures: one palette that colour-blind readers can distinguish, images on black, charts without frames."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 INK, FAINT, GRID = "#1f2933", "#6b7785", "#e3e7eb"
-DARK, PALE = "#000000", "#d5dbe1"  # behind images, and what is written there
+DARK, PALE = "#000000", "#d5dbe1"  # behind images, and text on it
 TITLES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 CONTRASTS = {"t1": "#0072b2", "t1c": "#d55e00", "t2": "#009e73", "flair": "#b45f9b"}  # Okabe and Ito's, the last a little darker
 GRADES = {"HGG": "#b2453c", "LGG": "#3f7cac", "unknown": "#98a2ad"}
-# BRATS's own red, green and yellow (Baid et al. 2021), set apart by lightness too. Enhancing is 4 until 2022 and 3 from 2023 on.
+# BRATS's red, green and yellow (Baid et al. 2021), which also differ in lightness. Enhancing is 4 until 2022 and 3 from 2023 on.
 LABELS = {"1": "#e8483b", "2": "#3fc98f", "3": "#ffd84d", "4": "#ffd84d"}
 LABEL_NAMES = {"1": "necrotic core", "2": "oedema", "3": "enhancing", "4": "enhancing"}
-BOX = "#4cc3ff"  # what is drawn over a grey image: mask and crop box
+BOX = "#4cc3ff"  # mask and crop box over a grey image
 SPLIT_TITLES = {"segmentor": "segmentor", "gan": "GAN", "val": "val", "test": "test", "none": "in no split"}
 
 RC = {
@@ -30,7 +30,7 @@ RC = {
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], dark: bool = False, **options: Any) -> tuple[Any, Any]:
-    """A figure of `size` inches and its (rows, columns) axes; `dark` ones are for images and have neither ticks nor grid."""
+    """A figure of `size` inches and its (rows, columns) axes; a `dark` one is for images and has neither ticks nor grid."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -42,12 +42,12 @@ def panels(rows: int, columns: int, size: tuple[float, float], dark: bool = Fals
         axis.set(xticks=[], yticks=[], facecolor=DARK)
         axis.grid(False)
         axis.set_frame_on(False)
-        axis.set_anchor("N")  # images of other shapes would else push their titles off the common line
+        axis.set_anchor("N")  # otherwise images of different shapes have titles at different heights
     return figure, axes
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write the figure as PNG and forget it; the path."""
+    """Write the figure as PNG and close it. Returns the path."""
     from matplotlib import pyplot as plt
 
     figure.savefig(path, facecolor=figure.get_facecolor())
@@ -61,12 +61,12 @@ def caption(axis: Any, text: str) -> None:
 
 
 def row_name(axis: Any, text: str) -> None:
-    """What is written left of a dark row, upwards."""
+    """The text to the left of a dark row, written upwards."""
     axis.set_ylabel(text, color=PALE, fontsize=8.5, labelpad=6)
 
 
 def grey(axis: Any, image: npt.NDArray[Any], window: tuple[float, float], aspect: float = 1.0) -> None:
-    """A slice (y, x) seen from above, the front up and the patient's left on the left; the window's lower end is not quite black."""
+    """A slice (y, x) seen from above, the front up and the patient's left on the left; the window's lower end is almost black."""
     low, high = window
     axis.imshow(
         image, cmap="gray", vmin=low - 0.05 * (high - low), vmax=high, origin="lower", aspect=aspect, interpolation="nearest"
@@ -80,7 +80,7 @@ def contours(axis: Any, labels: npt.NDArray[np.uint8], width: float = 0.9) -> No
 
 
 def short(name: str, longest: int = 26) -> str:
-    """A name that fits beside a figure: its middle gives way. `$` would start a formula."""
+    """A name short enough for a figure, shortened in the middle. `$` would start a formula."""
     cut = name if len(name) <= longest else f"{name[: longest // 2]}…{name[-(longest // 2) :]}"
     return cut.replace("$", r"\$")
 
@@ -91,7 +91,7 @@ def label_name(label: str) -> str:
 
 def boxes(axis: Any, groups: Sequence[Sequence[float]], colours: Sequence[str]) -> None:
     """One box and all points for each group, at 0, 1, 2, …; no box is drawn for fewer than five points."""
-    spread = np.random.default_rng(0)  # sideways, only so that points do not hide each other
+    spread = np.random.default_rng(0)  # sideways, so that points do not hide each other
     for place, (values, colour) in enumerate(zip(groups, colours, strict=True)):
         if len(values) >= 5:
             line = {"color": colour, "linewidth": 1.1}

@@ -1,0 +1,1 @@
+"""Made-up patients: `python -m preprocess.phantom`."""

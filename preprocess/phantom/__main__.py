@@ -1,9 +1,9 @@
-"""A cohort of made-up patients in BRATS 2018's layout, since nobody may ship BRATS itself.
+"""Makes a cohort of made-up patients in BRATS 2018's layout, because BRATS itself may not be redistributed.
 
     python -m preprocess.phantom out=data/phantom subjects=24 spacing=3
 
-Each subject is a pure function of (seed, number): MNI152 anatomy bent and folded anew, a glioma grown in it, four contrasts from relaxation
-times by their signal equations, a bias field (kept in OUT/truth), Rician noise and a scanner's gain. spacing=1 gives 240x240x155 voxels.
+Each subject depends only on (seed, number): MNI152 anatomy, deformed and with its own folds, a glioma, four contrasts computed from
+relaxation times by the signal equations, a bias field (stored in OUT/truth), Rician noise and a scanner gain. spacing=1 gives 240x240x155.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from preprocess.shared.settings import command, parse, setting
 
 @dataclass
 class Settings:
-    out: str = setting("data/phantom", "the folder to write")
-    subjects: int = setting(24, "how many", least=1)
-    spacing: float = setting(1.0, "voxel size in mm; 3 is the small grid of demos and tests", least=0.5, most=8)
-    seed: int = setting(0, "another seed, other patients")
+    out: str = setting("data/phantom", "the folder to write to")
+    subjects: int = setting(24, "number of patients", least=1)
+    spacing: float = setting(1.0, "voxel size in mm; demos and tests use a coarse grid, such as 3", least=0.5, most=8)
+    seed: int = setting(0, "each seed gives other patients")
     workers: int = setting(0, "processes (0: one per core)")
 
 
@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     settings = parse(Settings, words)
     out = Path(settings.out)
     identity = {"seed": settings.seed, "spacing": settings.spacing}
-    templates()  # says at once if nilearn is missing
+    templates()  # fails at once if nilearn is missing
     workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), settings.subjects))
     try:
         claim(out, identity)

@@ -1,7 +1,7 @@
-"""A brain like no other: the MNI152 tissue maps, bent for one subject, folded, with vessels and choroid plexus.
+"""One subject's brain: the MNI152 tissue maps, deformed, with its own folds, vessels and choroid plexus.
 
 The maps are averages of 152 people, so cortex and sulci are blurred in them. Their probabilities are raised to a power, so that voxels are
-nearly pure, and random folds of a few millimetres decide anew where grey matter ends and a sulcus begins.
+nearly pure, and random folds of a few millimetres decide where grey matter ends and a sulcus begins.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import numpy.typing as npt
 from preprocess.phantom.fields import Grid, Volume, smooth_field, step
 from preprocess.shared.errors import UserError
 
-TISSUES = ("white", "grey", "deep_grey", "csf", "vessel", "choroid")
-
 
 @dataclass
 class Anatomy:
@@ -25,7 +23,6 @@ class Anatomy:
 
     tissue: dict[str, Volume]  # (x, y, z), summing to 1 inside the brain
     brain: npt.NDArray[np.bool_]
-    mni: tuple[Volume, Volume, Volume]  # where each voxel lies in MNI space, mm
 
 
 @cache
@@ -34,7 +31,7 @@ def templates() -> tuple[Volume, npt.NDArray[Any]]:
     try:
         from nilearn import datasets
     except ImportError as error:
-        raise UserError("the phantom's anatomy comes with nilearn: pip install -e '.[phantom]'") from error
+        raise UserError("the phantom's anatomy needs nilearn: pip install -e '.[phantom]'") from error
     grey_image = datasets.load_mni152_gm_template(resolution=1)
     grey = grey_image.get_fdata(dtype=np.float32)
     white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
@@ -49,11 +46,11 @@ def anatomy(rng: np.random.Generator, grid: Grid, push: Volume) -> Anatomy:
     mni = bend(rng, grid, push)
     grey, white, csf = read_maps(mni)
     tissue = fold(rng, grid, grey, white, csf, mni)
-    # Skull stripping leaves a thin and uneven layer of CSF around the cortex.
+    # Skull stripping leaves a thin, uneven layer of CSF around the cortex.
     rim = 0.36 + 0.06 * smooth_field(rng, 18, grid)
     brain = largest_part(((grey + white + 0.5 * csf) > rim) & (grey + white + csf > 0.5))
     add_vessels(rng, grid, tissue, mni)
-    return Anatomy(tissue, brain, mni)
+    return Anatomy(tissue, brain)
 
 
 def read_maps(mni: tuple[Volume, Volume, Volume]) -> list[Volume]:
@@ -74,7 +71,7 @@ def read_maps(mni: tuple[Volume, Volume, Volume]) -> list[Volume]:
 
 def bend(rng: np.random.Generator, grid: Grid, push: Volume) -> tuple[Volume, Volume, Volume]:
     """MNI coordinates of every voxel: the subject's size, tilt and smooth deformation, then the tumour's push."""
-    size = rng.normal(0.89, 0.03) * (1 + rng.normal(0, 0.025, 3))  # the MNI brain is larger than a usual one
+    size = rng.normal(0.89, 0.03) * (1 + rng.normal(0, 0.025, 3))  # the MNI brain is larger than average
     angle = np.deg2rad(rng.normal(0, 3, 3))
     turn = rotation(angle)
     x, y, z = grid.mesh()
@@ -98,13 +95,13 @@ def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def fold(
     rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, csf: Volume, mni: tuple[Volume, Volume, Volume]
 ) -> dict[str, Volume]:
-    """Nearly pure tissues: probabilities to a power, with the cortex folded anew where the maps are undecided.
+    """Nearly pure tissues: probabilities to a power, with random folds of the cortex where the maps are blurred.
 
-    Sulci are the sheets where a smooth random field crosses zero: CSF on the sheet, 3 mm of cortex to both sides, white matter beyond.
+    Sulci are the sheets where a smooth random field crosses zero: CSF on the sheet, 3 mm of cortex on both sides, then white matter.
     """
     power = rng.uniform(3.0, 4.0)
     deep = deepness(mni)
-    cortical = (1 - 0.9 * deep) * np.clip((0.93 - white) / 0.35, 0, 1)  # deep nuclei and ventricles are alike in everybody
+    cortical = (1 - 0.9 * deep) * np.clip((0.93 - white) / 0.35, 0, 1)  # deep nuclei and ventricles differ little between people
     sheet = sheet_distance(smooth_field(rng, 8.5, grid) + 0.3 * smooth_field(rng, 5.0, grid), grid)
     atrophy, ventricles = rng.normal(0.0, 1.0), rng.normal(0.3, 0.7)
     width = np.clip(0.95 + 0.25 * atrophy + 0.35 * smooth_field(rng, 20, grid) - 0.7 * white, 0.1, 1.8)  # mm, wider outside
@@ -123,7 +120,7 @@ def fold(
 
 
 def sheet_distance(field: Volume, grid: Grid) -> Volume:
-    """About how far each voxel lies from where the field crosses zero, in mm."""
+    """Approximate distance in mm of each voxel from where the field crosses zero."""
     steepness = sum(slope**2 for slope in np.gradient(field, *(float(axis[1] - axis[0]) for axis in grid.axes)))
     return np.asarray(np.abs(field) / np.sqrt(steepness + 1e-4), np.float32)
 
@@ -136,7 +133,7 @@ def deepness(mni: tuple[Volume, Volume, Volume]) -> Volume:
 
 
 def add_vessels(rng: np.random.Generator, grid: Grid, tissue: dict[str, Volume], mni: tuple[Volume, Volume, Volume]) -> None:
-    """Vessels are thin curves, where two random fields cross zero together, mostly in CSF; choroid plexus lies in the ventricles."""
+    """Add vessels (thin curves where two random fields are both zero, mostly in CSF) and choroid plexus (in the ventricles)."""
     first, second = smooth_field(rng, 13, grid), smooth_field(rng, 13, grid)
     tube = np.exp(-(first**2 + second**2) / 0.022)
     outside = 1 - deepness(mni)
@@ -153,7 +150,7 @@ def add_vessels(rng: np.random.Generator, grid: Grid, tissue: dict[str, Volume],
 
 
 def largest_part(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The largest connected part, holes filled: what a skull stripping leaves."""
+    """The largest connected part with its holes filled, as skull stripping leaves it."""
     from scipy.ndimage import binary_fill_holes, label
 
     parts, _ = label(mask)

@@ -1,4 +1,4 @@
-"""Smooth random fields in millimetres: the same field for the same generator, whatever grid it is read on."""
+"""Smooth random fields in millimetres: the same generator gives the same field on any grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from preprocess.spline import spline_basis
 
 Volume = npt.NDArray[np.float32]
-EXTENT = (244.0, 244.0, 164.0)  # mm of head that fields cover, x, y, z, centred on the head
+EXTENT = (244.0, 244.0, 164.0)  # mm that fields cover along x, y, z, centred on the head
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Grid:
 def smooth_field(rng: np.random.Generator, scale: float, grid: Grid) -> Volume:
     """A random field (x, y, z) of mean 0 and variance 1 that varies over about `scale` mm.
 
-    Random coefficients of a cubic B-spline with knots `scale` mm apart, evaluated one axis at a time by small matrix products.
+    A cubic B-spline with random coefficients and knots `scale` mm apart, evaluated one axis at a time by small matrix products.
     """
     bases = [
         spline_basis((axis + extent / 2) / scale, int(np.ceil(extent / scale)) + 4).astype(np.float32)
@@ -44,7 +44,7 @@ def smooth_field(rng: np.random.Generator, scale: float, grid: Grid) -> Volume:
     field = rng.standard_normal([basis.shape[1] for basis in bases]).astype(np.float32)
     for basis in bases:
         field = np.tensordot(field, basis, axes=(0, 1))  # contracts the first axis, appends the evaluated one
-    return np.asarray(field / 0.479**1.5, np.float32)  # the mean square of a cubic B-spline's weights is .479 an axis
+    return np.asarray(field / 0.479**1.5, np.float32)  # a cubic B-spline's weights have a mean square of .479 per axis
 
 
 def step(value: npt.NDArray[Any]) -> Volume:

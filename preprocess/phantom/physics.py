@@ -1,4 +1,4 @@
-"""What an MRI scanner makes of tissue: relaxation times from the literature, and the signal equation of each contrast.
+"""The MRI signal of each tissue: relaxation times from the literature, and the signal equation of each contrast.
 
 Relaxation times at 1.5 to 3 T: white and grey matter and CSF from Wansapura et al. 1999 (JMRI 9:531) and Stanisz et al. 2005 (MRM 54:507),
 deep grey matter from Gelman et al. 1999 (Radiology 210:759), oedema and tumour within the ranges of Bottomley et al. 1987 (Med Phys 14:1) and
@@ -41,7 +41,7 @@ TISSUES = {
 
 @dataclass(frozen=True)
 class Sequence:
-    """Repetition, echo and inversion time in ms; no inversion where it is 0."""
+    """Repetition, echo and inversion time in ms; an inversion time of 0 means no inversion."""
 
     repetition: float
     echo: float
@@ -59,7 +59,7 @@ SEQUENCES = {
 
 def signal(tissue: Tissue, sequence: Sequence) -> float:
     """The spin echo's density (1 - exp(-TR/T1)) exp(-TE/T2); with an inversion, the magnitude of
-    density (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2) (Bernstein et al. 2004, Handbook of MRI Watchdog Sequences, 14.1 and 6.2)."""
+    density (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2) (Bernstein et al. 2004, Handbook of MRI Pulse Sequences, 14.1 and 6.2)."""
     rate = 1 / tissue.t1 + (RELAXIVITY * tissue.uptake if sequence.gadolinium else 0.0)
     recovered = 1 - np.exp(-sequence.repetition * rate)
     if sequence.inversion:
@@ -68,18 +68,13 @@ def signal(tissue: Tissue, sequence: Sequence) -> float:
 
 
 def vary(rng: np.random.Generator, tissue: Tissue, spread: float) -> Tissue:
-    """Another person's tissue: times, density and uptake drawn around their means."""
+    """The tissue of one person: times, density and uptake drawn around their means."""
     t1, t2, uptake = np.exp(rng.normal(0, spread, 3))
     density = np.exp(rng.normal(0, spread / 4))
     return Tissue(tissue.t1 * t1, tissue.t2 * t2, tissue.density * density, tissue.uptake * uptake**4)
 
 
 def vary_sequence(rng: np.random.Generator, sequence: Sequence) -> Sequence:
-    """Another scanner's protocol."""
+    """The protocol of one scanner."""
     tr, te, ti = np.exp(rng.normal(0, 0.06, 3))
     return Sequence(sequence.repetition * tr, sequence.echo * te, sequence.inversion * ti, sequence.gadolinium)
-
-
-if __name__ == "__main__":
-    for name, tissue in TISSUES.items():
-        print(name, [round(signal(tissue, s) / signal(TISSUES["white"], s), 2) for s in SEQUENCES.values()])

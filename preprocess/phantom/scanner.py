@@ -1,4 +1,4 @@
-"""From tissue to four contrasts as a scanner delivers them: slice thickness, bias field, noise, gain, and whole numbers."""
+"""Tissue to four contrasts as from a scanner: slice thickness, bias field, noise, gain, and whole numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHITE = {"t1": 616.0, "t1ce": 556.0, "t2": 105.0, "flair": 183.0}
 
 @dataclass(frozen=True)
 class Scan:
-    """One contrast on the scanner's grid, before it is made whole numbers, and the field that it was multiplied with."""
+    """One contrast on the scanner's grid, before rounding to whole numbers, and its bias field."""
 
     intensity: Volume
     log_bias: Volume
@@ -25,7 +25,7 @@ class Scan:
 
 
 def relaxed(rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Signal of each tissue in each contrast for one person on one scanner, white matter being 1."""
+    """Signal of each tissue in each contrast, relative to white matter, for one person on one scanner."""
     tissues = {
         name: vary(rng, tissue, 0.03 if name in ("white", "grey", "deep_grey", "csf") else 0.12)
         for name, tissue in TISSUES.items()
@@ -39,7 +39,7 @@ def relaxed(rng: np.random.Generator) -> dict[str, dict[str, float]]:
 
 
 def image(fractions: dict[str, Volume], signals: dict[str, float], texture: Volume) -> Volume:
-    """The contrast that the fractions of tissue give, with texture in proportion to the signal."""
+    """The contrast that the tissue fractions give, with texture in proportion to the signal."""
     total = np.zeros_like(next(iter(fractions.values())))
     for name, fraction in fractions.items():
         total += np.float32(signals[name]) * fraction
@@ -47,7 +47,7 @@ def image(fractions: dict[str, Volume], signals: dict[str, float], texture: Volu
 
 
 def textures(rng: np.random.Generator, grid: Grid) -> dict[str, Volume]:
-    """Small differences within a tissue: more water lowers T1 contrasts and raises T2 contrasts, so they are related."""
+    """Small variations within a tissue, correlated between contrasts: more water lowers T1 contrasts and raises T2 contrasts."""
     water = 0.020 * smooth_field(rng, 11, grid) + 0.014 * smooth_field(rng, 4.5, grid) + 0.016 * smooth_field(rng, 2.6, grid)
     weights = {"t1": -0.9, "t1ce": -0.8, "t2": 1.5, "flair": 1.3}
     return {contrast: weight * water + 0.012 * smooth_field(rng, 2.6, grid) for contrast, weight in weights.items()}
@@ -56,14 +56,14 @@ def textures(rng: np.random.Generator, grid: Grid) -> dict[str, Volume]:
 def scan(
     rng: np.random.Generator, contrast: str, ideal: Volume, brain: npt.NDArray[np.bool_], grid: Grid, spacing: float, factor: int
 ) -> Scan:
-    """An ideal contrast on the fine grid, measured: `factor` fine voxels make one of `spacing` mm along each axis."""
+    """The scan of an ideal contrast on the fine grid, of which `factor` voxels along each axis make one voxel of `spacing` mm."""
     from scipy.ndimage import gaussian_filter, uniform_filter1d
 
     thickness = float(
         rng.choice([1.0, 1.5, 2.0, 3.0, 5.0], p=[0.35, 0.2, 0.2, 0.15, 0.1] if contrast != "t1" else [0.6, 0.2, 0.1, 0.1, 0.0])
     )
     fine = spacing / factor
-    blurred = gaussian_filter(ideal, 0.45 / fine)  # the point spread, and the registration's interpolation
+    blurred = gaussian_filter(ideal, 0.45 / fine)  # point spread, and the interpolation of a registration
     if thickness > 1.5 * fine:
         blurred = uniform_filter1d(blurred, max(1, round(thickness / fine)), axis=2)
     log_bias = np.float32(rng.uniform(0.03, 0.09)) * smooth_field(rng, 85, grid)
@@ -76,7 +76,7 @@ def scan(
 
 
 def smoothed_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Volume:
-    """White noise as interpolation leaves it, of standard deviation 1."""
+    """White noise after interpolation, with standard deviation 1."""
     from scipy.ndimage import gaussian_filter
 
     noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
@@ -84,7 +84,7 @@ def smoothed_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: floa
 
 
 def block_mean(volume: npt.NDArray[np.float32], factor: int) -> Volume:
-    """Means over cubes of `factor` voxels: partial volume."""
+    """Means over cubes of `factor` voxels along an edge: partial volume."""
     if factor == 1:
         return volume
     x, y, z = (n // factor for n in volume.shape)

@@ -1,4 +1,4 @@
-"""One made-up patient: a pure function of (seed, number), whatever the grid it is scanned on."""
+"""One made-up patient: the same (seed, number) gives the same patient, on any grid."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from preprocess.phantom.fields import Grid
 from preprocess.phantom.physics import SEQUENCES
 
 FIELD_OF_VIEW = (240, 240, 155)  # mm, x, y, z
-BOX = (172, 208, 155)  # mm around the brain that is worked on
+BOX = (172, 208, 155)  # mm around the brain, where everything is computed
 
 
 @dataclass
 class Phantom:
-    """A subject's arrays (x, y, z) in RAS order, and what is true of it."""
+    """A subject's arrays (x, y, z) in RAS order, and its ground truth."""
 
     scans: dict[str, npt.NDArray[np.int16]]
     labels: npt.NDArray[np.uint8]
@@ -36,7 +36,7 @@ def grade_of(seed: int, number: int) -> str:
 def make(seed: int, number: int, spacing: float) -> Phantom:
     """The phantom `number` of a seed on a grid of `spacing` mm."""
     rng = np.random.default_rng([seed, number])
-    # One stream per part, so that a part that draws more leaves the others as they are.
+    # One random stream per part: a part that draws more numbers does not change the others.
     plan_rng, body, growth, relaxation, texture, *machines = rng.spawn(5 + len(SEQUENCES))
     shape, (fine, coarse), factor, corner = grids(spacing)
     plan = tumour.plan(plan_rng, grade_of(seed, number))
@@ -72,8 +72,8 @@ def make(seed: int, number: int, spacing: float) -> Phantom:
 
 
 def grids(spacing: float) -> tuple[tuple[int, ...], tuple[Grid, Grid], int, tuple[int, ...]]:
-    """The scan's whole shape; the box around the brain as a fine grid (voxels of at most 1.5 mm) and as the scan's; fine voxels per
-    scan voxel along an axis; and the box's corner in the scan."""
+    """The shape of the whole scan; the box around the brain as a fine grid (voxels of at most 1.5 mm) and on the scan's grid; fine voxels
+    per scan voxel along an axis; and the box's corner in the scan."""
     factor = max(1, round(spacing / 1.5))
     shape = tuple(int(np.ceil(mm / spacing - 0.01)) for mm in FIELD_OF_VIEW)
     box = tuple(min(n, int(np.ceil(mm / spacing))) for n, mm in zip(shape, BOX, strict=True))

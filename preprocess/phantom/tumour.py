@@ -1,4 +1,4 @@
-"""A glioma, grown procedurally: necrotic core, enhancing rim, oedema along the white matter; low grades have no rim."""
+"""A procedural glioma: necrotic core, enhancing rim, oedema along the white matter; low grades have no rim."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NECROTIC, OEDEMA, ENHANCING = 1, 2, 4  # BRATS's labels
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the tumour grows, before there is a brain around it."""
+    """Place and size of the tumour, independent of the brain around it."""
 
     grade: str
     centre: tuple[float, float, float]  # mm from the head's centre
@@ -27,13 +27,13 @@ class Tumour:
 
     necrosis: Volume
     rim: Volume
-    solid: Volume  # tumour that takes up no contrast
+    solid: Volume  # tumour that does not enhance
     oedema: Volume
     labels: npt.NDArray[np.uint8]
 
 
 def plan(rng: np.random.Generator, grade: str) -> Plan:
-    """A place in one hemisphere's white matter and a size; radii follow BRATS's spread of volumes."""
+    """A place in the white matter of one hemisphere and a size; radii follow the distribution of volumes in BRATS."""
     side = rng.choice([-1, 1])
     centre = (float(side * rng.uniform(20, 40)), float(rng.uniform(-45, 42)), float(rng.uniform(-10, 32)))
     return Plan(grade, centre, float(rng.uniform(9, 22) if grade == "HGG" else rng.uniform(11, 25)))

@@ -1,4 +1,4 @@
-"""Phantoms as files, in BRATS 2018's layout; what is true of them lies in OUT/truth."""
+"""Writes phantoms as files, in BRATS 2018's layout; their ground truth is in OUT/truth."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 
 from preprocess.phantom.subject import FIELD_OF_VIEW, grade_of, make
 from preprocess.shared.errors import UserError
+from preprocess.shared.files import write_atomically
 
 
 def claim(out: Path, identity: dict[str, Any]) -> None:
     """Make the folder, or check that it holds phantoms of the same seed and spacing. Raises UserError."""
     file = out / "truth" / "phantom.json"
     if file.is_file():
-        if (found := json.loads(file.read_text())) != identity:
-            raise UserError(f"out={out} holds phantoms of {found} and {identity} are asked for: give another out=")
+        if (existing := json.loads(file.read_text())) != identity:
+            raise UserError(f"out={out} holds phantoms of {existing}, not of {identity}: give another out=")
         return
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"out={out} holds other files: give an empty folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(identity))
+    write_atomically(file, json.dumps(identity))
 
 
 def write_subject(out: Path, seed: int, spacing: float, number: int) -> bool:
-    """Write one subject, whole or not at all; False if it was there."""
+    """Write one subject, complete or not at all. Returns False if it existed."""
     import nibabel as nib
 
     grade, name = grade_of(seed, number), f"Brats18_PHANTOM_{number:03d}_1"

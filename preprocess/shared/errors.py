@@ -1,17 +1,17 @@
-"""The errors that a user can mend: one sentence each, naming the setting, file or case and what would be right."""
+"""Errors that a user can correct: each is one sentence that names the setting, file or case and what would be right."""
 
 
 class UserError(Exception):
-    """Something the user gave is wrong; `str(error)` is the one sentence that a command prints before it exits with 2."""
+    """Something the user gave is wrong; a command prints `str(error)`, one sentence, and exits with status 2."""
 
 
 class SettingError(UserError):
-    """A setting is unknown, ill-typed, missing or does not go with another."""
+    """A setting is unknown, missing, of the wrong type, or contradicts another."""
 
 
 class CaseError(UserError):
-    """One subject's files cannot be used; the cohort goes on without it."""
+    """One subject's files cannot be used; the cohort is made without it."""
 
 
 class StoreError(UserError):
-    """A cohort store is absent, damaged, or made by another recipe."""
+    """A store is missing, damaged, in use, or was made with other settings."""

@@ -1,4 +1,4 @@
-"""Being the only process at work on something. The operating system lets go of the lock when the process dies, however it dies."""
+"""Locks between processes. The operating system releases a lock when its process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from preprocess.shared.errors import StoreError
 
 @contextmanager
 def only_one(path: Path, refusal: str, shared: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, with `shared` beside others that hold it so too; its folder is made where it is absent.
+    """Hold the lock file `path`; with `shared`, together with other processes that share it. Makes its folder.
 
-    The only holder may remove the file before it lets go. Raises StoreError with the text `refusal` if another process holds it.
+    An exclusive holder may remove the file before it releases it. Raises StoreError with the text `refusal` if another process holds it.
     """
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("a+") as handle:  # to be read as well, without which NFS grants no shared lock
+        with path.open("a+") as handle:  # readable too, or NFS grants no shared lock
             try:
-                fcntl.flock(handle, how | fcntl.LOCK_NB)
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError(refusal) from error
-            except OSError:  # some cluster file systems are mounted without locks; there the user must not start two
+            except OSError:  # some cluster file systems have no locks; there the user must not start two processes
                 pass
             if still_there(path, handle):
                 yield
@@ -34,7 +34,7 @@ def only_one(path: Path, refusal: str, shared: bool = False) -> Iterator[None]:
 
 
 def still_there(path: Path, handle: IO[Any]) -> bool:
-    """Whether the open file is the one at `path`: its last holder may have removed it, and then another could lock a new one."""
+    """Whether the open file is still the one at `path`: if its last holder removed it, another process can lock a new file there."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
     except FileNotFoundError:

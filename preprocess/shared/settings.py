@@ -1,9 +1,9 @@
-"""Settings: `key=value` words laid over typed dataclasses, the same way for every command of the project.
+"""Settings: typed dataclasses whose defaults `key=value` words override, the same way for every command of the project.
 
     settings = parse(Settings, ["source=brats", "n4.iterations=50"])
 
-Each component owns a dataclass whose fields are made with `setting(default, "what it is, with its unit")`. An unknown key
-is refused with the nearest known one, an ill-typed value with the type that would do, all before any work starts.
+Each component owns a dataclass whose fields are made with `setting(default, "what it is, with its unit")`. Before any work starts, an
+unknown key is refused with the most similar known one, and a value of the wrong type with the right type.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import difflib
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -33,8 +33,10 @@ BOUNDS = {
 
 
 def setting(default: Any, doc: str, **bounds: float) -> Any:
-    """A dataclass field with its documentation, and the `least`, `above`, `most` and `below` that its value must be; a list, dict or
-    dataclass type as default is called for each instance."""
+    """A dataclass field with its documentation and the bounds of its value: `least`, `above`, `most`, `below`.
+
+    A list or dict as default is copied for each instance, and a type is called.
+    """
     metadata = {"doc": doc, "bounds": bounds}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -44,26 +46,26 @@ def setting(default: Any, doc: str, **bounds: float) -> Any:
 
 
 def required(doc: str) -> Any:
-    """A dataclass field that has no default: the command refuses to start without it."""
+    """A dataclass field without a default: the command refuses to start unless it is given."""
     return setting(MISSING, doc)
 
 
 def parse(schema: type[T], words: Sequence[str]) -> T:
-    """The dataclass `schema` with the `key=value` words laid over its defaults.
+    """The dataclass `schema` with its defaults overridden by `key=value` words.
 
-    Raises SettingError for a word that is not `key=value`, an unknown key, an ill-typed or a missing value.
+    Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
     return finish(merge(OmegaConf.structured(schema), dotlist(words)), schema)
 
 
 def dotlist(words: Sequence[str]) -> DictConfig:
-    """`["a.b=1", "c=[x,y]"]` as a nested config; a value that is no YAML, such as `{case}/*.nii`, is the text that it is."""
+    """`["a.b=1", "c=[x,y]"]` as a nested config; a value that is not valid YAML, such as `{case}/*.nii`, is taken as text."""
     config = OmegaConf.create()
     for word in words:
         if "=" not in word or word.startswith("="):
             raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
         try:
-            if re.fullmatch(r"[^=]+=0\d+", word):  # a case may be named 007, which YAML would count in octal
+            if re.fullmatch(r"[^=]+=0\d+", word):  # a case may be named 007, which YAML would read as an octal number
                 OmegaConf.update(config, *word.split("=", 1))
             else:
                 config.merge_with_dotlist([word])
@@ -75,7 +77,7 @@ def dotlist(words: Sequence[str]) -> DictConfig:
 
 
 def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
-    """`over` laid on the typed config `base`. Raises SettingError naming the key that does not fit and what would."""
+    """The typed config `base` with the `over` configs on top. Raises SettingError naming the key that does not fit, and what would."""
     merged = base
     for layer in over:
         refuse_unknown_keys(base, layer)
@@ -88,21 +90,21 @@ def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
 
 
 def finish(config: DictConfig, schema: type[T]) -> T:
-    """The typed config as its dataclass, whose `__post_init__` checks run here. Raises SettingError if a value is missing or out of bounds."""
+    """The typed config as its dataclass, whose `__post_init__` checks run here. Raises SettingError for a missing value or one out of bounds."""
     try:
-        made = OmegaConf.to_object(config)
+        settings = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = error.full_key
         raise SettingError(f"setting {key} is missing: give {key}=… ({documentation(schema, str(key))})") from error
     except OmegaConfBaseException as error:
         raise SettingError(f"setting {error.full_key}: {first_line(error)}") from error
-    assert isinstance(made, schema)
-    check_bounds(made)
-    return made
+    assert isinstance(settings, schema)
+    check_bounds(settings)
+    return settings
 
 
 def check_bounds(settings: Any, head: str = "") -> None:
-    """Raise SettingError for the first value of a dataclass, or of those in it, that is out of its bounds."""
+    """Raise SettingError for the first value out of its bounds, in a dataclass or in those nested in it."""
     for field in dataclasses.fields(settings):
         value, bounds = getattr(settings, field.name), field.metadata.get("bounds", {})
         if dataclasses.is_dataclass(value):
@@ -113,23 +115,25 @@ def check_bounds(settings: Any, head: str = "") -> None:
 
 
 def refuse_unknown_keys(base: DictConfig, layer: DictConfig) -> None:
-    """Raise SettingError, with the nearest known key, for the first key of `layer` that the typed `base` does not have."""
+    """Raise SettingError for the first key of `layer` that the typed `base` lacks, with the most similar key that it has."""
     known = set(keys(base))
     for key in keys(layer):
         if key not in known and not is_free(base, key):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or last_part_matches(key, known)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(k for k in known if '.' not in k))}"
+            hint = (
+                f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(k for k in known if '.' not in k))}"
+            )
             raise SettingError(f"unknown setting {key}: {hint}")
 
 
 def last_part_matches(key: str, known: set[str]) -> list[str]:
-    """Known keys anywhere in the tree whose last part is nearest to `key`'s last part (`widht` finds `method.width`)."""
+    """The known key, at any depth, whose last part is most similar to `key`'s last part (`widht` gives `method.width`)."""
     tails = {k.rsplit(".", 1)[-1]: k for k in sorted(known)}
     return [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1, cutoff=0.7)]
 
 
 def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a nested config, inner nodes included."""
+    """Every dotted key of a nested config, including those of its sections."""
     for name in config:
         key = prefix + str(name)
         yield key
@@ -139,7 +143,7 @@ def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def is_free(base: DictConfig, key: str) -> bool:
-    """Whether `key` lies in a part of `base` whose keys are the user's own (a plain dict or an untyped node)."""
+    """Whether `key` lies in a section of `base` whose keys the user chooses (a plain dict or an untyped node)."""
     parts = key.split(".")
     for depth in range(len(parts)):
         node = OmegaConf.select(base, ".".join(parts[:depth])) if depth else base
@@ -151,7 +155,7 @@ def is_free(base: DictConfig, key: str) -> bool:
 
 
 def documentation(schema: Any, key: str) -> str:
-    """The doc string of the field `key` ("a.b") of a dataclass."""
+    """The documentation of the field `key` ("a.b") of a dataclass."""
     for field in dataclasses.fields(schema):
         head, _, rest = key.partition(".")
         if field.name == head:
@@ -175,12 +179,31 @@ def describe(schema: Any, prefix: str = "") -> Iterator[str]:
         yield f"  {f'{prefix}{field.name}={shown}':<42} {field.metadata.get('doc', '')}"
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested mapping with its dotted key: `{"n4": {"spacing": 8}}` gives `("n4.spacing", 8)`."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The settings that differ between two nested mappings: `n4.spacing: 6.0 before, 4.0 now`."""
+    before, now = dict(flatten(old, prefix)), dict(flatten(new, prefix))
+    return [
+        f"{key}: {before.get(key)} before, {now.get(key)} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
 def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
 def command(main: Callable[[list[str]], int], doc: str | None, schema: Any = None) -> None:
-    """Run `main(words)` as a command: `--help` prints `doc` and the settings; a UserError is one sentence and exit status 2."""
+    """Run `main(words)` as a command: `--help` prints `doc` and the settings; a UserError is printed as one sentence, with exit status 2."""
     words = sys.argv[1:]
     if any(word in ("-h", "--help", "help") for word in words):
         print((doc or "").strip())

@@ -1,4 +1,4 @@
-"""One file to an array, header first: no header, and no compressed file, makes a reader take more memory than its voxels need."""
+"""Reads one file to an array, header first: no false header or compressed file makes it use more memory than the voxels need."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from preprocess.shared.errors import CaseError
 
 SUFFIXES = (".nii", ".nii.gz", ".mha")
-LARGEST = 1024  # voxels along an axis: more is a lying header
+LARGEST = 1024  # voxels along an axis: more means a false header
 MOST = 2**28  # voxels in all: 1 GB as float32
-INFLATION = 1032  # deflate makes nothing shorter than by this factor (zlib.net/zlib_tech.html)
-SLACK = 2**20  # bytes that a file may hold after its voxels
+INFLATION = 1032  # the largest compression factor of deflate (zlib.net/zlib_tech.html)
+SLACK = 2**20  # bytes that may follow the voxels
 LONGEST_HEADER = 2**24  # bytes before the voxels, extensions included
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's millimetres to NIfTI's
 
@@ -37,7 +37,7 @@ class Image:
 def load(case: str, path: Path) -> Image:
     """The image of a .nii, .nii.gz or .mha file. Raises CaseError naming the file and what is wrong with it."""
     if not path.name.lower().endswith(SUFFIXES):
-        raise CaseError(f"{case}: {path.name} is neither {', '.join(SUFFIXES[:-1])} nor {SUFFIXES[-1]}: convert it")
+        raise CaseError(f"{case}: {path.name} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: convert it")
     try:
         image = load_mha(path) if path.suffix.lower() == ".mha" else load_nifti(path)
     except CaseError as error:
@@ -55,7 +55,7 @@ def load(case: str, path: Path) -> Image:
 
 
 def load_nifti(path: Path) -> Image:
-    """The whole file passes through the decompressor, so that its checksum is compared."""
+    """Decompresses the whole file, so that its checksum is checked."""
     import nibabel as nib
 
     packed = path.suffix.lower() == ".gz"
@@ -65,15 +65,15 @@ def load_nifti(path: Path) -> Image:
         kind = nib.Nifti2Image if second else nib.Nifti1Image
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
         if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
-            raise CaseError("is no NIfTI file that holds its own voxels: convert it")
+            raise CaseError("is not a NIfTI file with header and voxels in one: convert it")
         dtype, start = header.get_data_dtype(), int(header.get_data_offset())
         shape = three_axes(header.get_data_shape())
-        size = start + believable(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
+        size = start + bytes_of_voxels(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
         data = head + file.read(size - len(head) + SLACK + 1)
     if len(data) < size:
         raise CaseError(f"is cut off: it holds {len(data)} of {size} bytes: copy it again")
     if len(data) > size + SLACK:
-        raise CaseError(f"goes on after the {size} bytes that its header tells of: export it again")
+        raise CaseError(f"is longer than the {size} bytes that its header gives: export it again")
     file = kind.from_bytes(data)
     with np.errstate(over="ignore"):
         array = np.asanyarray(file.dataobj).reshape(shape).astype(np.float32)
@@ -81,22 +81,22 @@ def load_nifti(path: Path) -> Image:
 
 
 def load_mha(path: Path) -> Image:
-    """MetaImage through ITK, which trusts the header and, with a line on stderr, what it could decompress: both are checked first."""
+    """Reads a MetaImage with ITK, which trusts the header and, after a line on stderr, a damaged stream: both are checked first."""
     import SimpleITK as sitk
 
     text, start = mha_header(path)
     if text.get("ElementDataFile") != "LOCAL":
-        raise CaseError(f"keeps its voxels in {text.get('ElementDataFile', 'no file')}: save it as one file")
+        raise CaseError(f"has its voxels in {text.get('ElementDataFile', 'no file')}: save it as one file")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("MetaImageIO")
     reader.ReadImageInformation()
     shape = three_axes(reader.GetSize())
     if reader.GetNumberOfComponents() != 1:
-        raise CaseError(f"has {reader.GetNumberOfComponents()} values a voxel: expected one")
+        raise CaseError(f"has {reader.GetNumberOfComponents()} values per voxel: expected one")
     packed = text.get("CompressedData", "").lower() == "true"
     dtype = sitk.GetArrayViewFromImage(sitk.Image([1] * reader.GetDimension(), reader.GetPixelID())).dtype
-    size = believable(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
+    size = bytes_of_voxels(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
     if packed:
         check_stream(path, start, size, int(text.get("CompressedDataSize", 0)))
     image = reader.Execute()
@@ -109,13 +109,13 @@ def load_mha(path: Path) -> Image:
 
 
 def mha_header(path: Path) -> tuple[dict[str, str], int]:
-    """The `key = value` lines before the voxels, and the byte at which these begin."""
-    found: dict[str, str] = {}
+    """The `key = value` lines before the voxels, and the byte at which the voxels begin."""
+    header: dict[str, str] = {}
     with path.open("rb") as file:
-        while "ElementDataFile" not in found and (line := file.readline(2**12)) and file.tell() < 2**16:
+        while "ElementDataFile" not in header and (line := file.readline(2**12)) and file.tell() < 2**16:
             key, _, value = line.decode("ascii", "replace").partition("=")
-            found[key.strip()] = value.strip()
-        return found, file.tell()
+            header[key.strip()] = value.strip()
+        return header, file.tell()
 
 
 def check_stream(path: Path, start: int, size: int, packed_size: int) -> None:
@@ -126,13 +126,13 @@ def check_stream(path: Path, start: int, size: int, packed_size: int) -> None:
         while length <= size and not stream.eof and (part := stream.unconsumed_tail or file.read(2**20)):
             length += len(stream.decompress(part, 2**20))
     if length > size:
-        raise CaseError(f"goes on after the {size} bytes that its header tells of: export it again")
+        raise CaseError(f"is longer than the {size} bytes that its header gives: export it again")
     if length < size or not stream.eof or start + packed_size > path.stat().st_size:
         raise CaseError(f"is cut off: it holds {length} of {size} bytes: copy it again")
 
 
 def three_axes(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape without trailing axes of 1. Raises CaseError unless three axes are left that an MRI can have."""
+    """The shape without trailing axes of 1. Raises CaseError unless three axes of a plausible size are left."""
     three = tuple(shape[:3]) if set(shape[3:]) <= {1} else tuple(shape)
     if len(three) != 3 or max(three) > LARGEST or min(three) < 1 or math.prod(three) > MOST:
         limit = f"three axes of at most {LARGEST} voxels, {MOST // 10**6} million in all"
@@ -140,13 +140,13 @@ def three_axes(shape: Sequence[int]) -> tuple[int, ...]:
     return three
 
 
-def believable(shape: Sequence[int], dtype: np.dtype[Any], room: int, start: int) -> int:
-    """The bytes of the voxels. Raises CaseError if they are no plain numbers, or if a file with room for `room` cannot hold them."""
+def bytes_of_voxels(shape: Sequence[int], dtype: np.dtype[Any], room: int, start: int) -> int:
+    """How many bytes the voxels take. Raises CaseError if they are not plain numbers, or more than the `room` bytes that the file can hold."""
     if dtype.kind not in "iuf":
         raise CaseError(f"stores voxels as {dtype.name}: expected whole or floating-point numbers")
     if not 0 <= start <= LONGEST_HEADER:
         raise CaseError(f"has a header that puts the voxels at byte {start}: export it again")
     size = math.prod(shape) * dtype.itemsize
     if start + size > room:
-        raise CaseError(f"is cut off, or its header lies: it cannot hold {shape} voxels of {dtype.name}: copy it again")
+        raise CaseError(f"is cut off, or its header is wrong: it cannot hold {shape} voxels of {dtype.name}: copy it again")
     return size

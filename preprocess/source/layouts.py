@@ -1,4 +1,4 @@
-"""How files are named: each layout turns a file's path into the case it belongs to and its kind, by regular expressions.
+"""How files are named: each layout gets from a file's path, by regular expressions, the case it belongs to and its kind.
 
 brats2015   CASE/VSD.Brain.XX.O.MR_T1.NUMBER/VSD.Brain.XX.O.MR_T1.NUMBER.mha, MR_T1c, MR_T2, MR_Flair and OT, the labels
 brats2018   CASE_t1 _t1ce _t2 _flair _seg        (.nii or .nii.gz; 2017 to 2021)
@@ -6,7 +6,7 @@ brats2023   CASE-t1n -t1c -t2w -t2f -seg         (2023 on)
 bids        sub-X[_ses-Y]*_T1w, *_ce-LABEL_T1w, *_T2w, *_FLAIR in anat/, labels and brain masks in derivatives/
 pattern     the user's own: a path below the source with {case} and {modality}
 
-A kind is a modality, `seg` (the labels) or `mask` (the brain). Letters' case does not matter.
+A kind is a modality, `seg` (the labels) or `mask` (the brain). Upper and lower case are equal.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ FIELD = r"(\{\w*\}|\*\*/|\*)"
 
 Rule = tuple[
     re.Pattern[str], Mapping[str, str]
-]  # of a whole path; its group `word` names the kind (a rule without one has one kind)
+]  # for a whole path; its group `word` gives the kind (a rule without that group has one kind)
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a path says."""
+    """What a path tells about a file."""
 
     case: str
     kind: str
-    patient: str = ""  # empty where the path does not say
+    patient: str = ""  # empty if the path does not tell
     grade: str = ""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A naming scheme; `like` shows it to the user."""
+    """A naming scheme; `like` is an example for the user."""
 
     name: str
     like: str
     rules: tuple[Rule, ...]
 
     def match(self, path: str) -> Match | None:
-        """What the path of a file says; `path` begins with a slash and the name of the source folder."""
+        """What a path tells, or None if it does not fit; `path` begins with a slash and the name of the source folder."""
         for regex, kinds in self.rules:
-            if found := regex.fullmatch(path):
-                said = found.groupdict()
-                kind = kinds[(said.get("word") or "").lower()]
-                return Match(said["case"], kind, said.get("patient") or "", said.get("grade") or "")
+            if fits := regex.fullmatch(path):
+                groups = fits.groupdict()
+                kind = kinds[(groups.get("word") or "").lower()]
+                return Match(groups["case"], kind, groups.get("patient") or "", groups.get("grade") or "")
         return None
 
 
 def rule(regex: str, kinds: Mapping[str, str]) -> Rule:
-    """`regex` of a whole path, where WORD is any of the words of `kinds`."""
+    """The rule of a `regex` for whole paths, in which WORD stands for any of the words of `kinds`."""
     words = "|".join(re.escape(word) for word in sorted(kinds, key=len, reverse=True))
     return re.compile(regex.replace(WORD, f"(?P<word>{words})"), re.IGNORECASE), kinds
 
@@ -66,14 +66,14 @@ ANYWHERE = ".*?/"
 SOURCE = "/[^/]*/"  # the folder's own name
 BELOW = "(?:.*/)?"
 
-# On some mirrors CASE_t1.nii is a folder, and the file in it has another name: the folder's counts.
+# On some mirrors CASE_t1.nii is a folder, and the file in it has another name: the folder's name counts.
 NIFTI = r"\.nii(?:\.gz)?(?:/[^/]+\.nii(?:\.gz)?)?"
 VSD = {"mr_t1": "t1", "mr_t1c": "t1c", "mr_t2": "t2", "mr_flair": "flair", "ot": "seg"}
 OF_2018 = {"t1": "t1", "t1ce": "t1c", "t2": "t2", "flair": "flair", "seg": "seg"}
 OF_2023 = {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "seg"}
 
-# BIDS. Images below derivatives/ are never taken for the raw ones (give that folder as source to use them); labels and masks are,
-# wherever they lie, but not on a template's grid, and not the tissues and brain regions that fMRIPrep and FreeSurfer write.
+# BIDS. Images below derivatives/ do not count as raw ones (give that folder as source to use them). Labels and masks count wherever they
+# lie, except those on a template's grid and the tissues and brain regions that fMRIPrep and FreeSurfer write.
 SUBJECT = r"(?P<case>sub-[^_/]+(?:_ses-[^_/]+)?)"
 ENTITIES = r"(?:_(?!ce-)[a-z0-9]+-[^_/]+)*"
 RAW = rf"{SOURCE}(?!{BELOW}derivatives/){BELOW}anat/{SUBJECT}{ENTITIES}"
@@ -117,15 +117,15 @@ NAMES = ("auto", *(layout.name for layout in LAYOUTS), "pattern")
 
 
 def candidates(layout: str, pattern: str, names: Mapping[str, str]) -> tuple[Layout, ...]:
-    """The layouts that the settings allow. Raises SettingError if they are unknown or do not go together."""
+    """The layouts that the settings allow. Raises SettingError for an unknown layout or settings that contradict each other."""
     if layout not in NAMES:
         raise SettingError(f"layout={layout} is not known: choose from {', '.join(NAMES)}")
     if bool(pattern) != (layout == "pattern") and not (pattern and layout == "auto"):
         raise SettingError(
-            f"layout={layout} and pattern={pattern or '(none)'} do not go together: pattern= belongs to layout=pattern"
+            f"layout={layout} and pattern={pattern or '(none)'} contradict each other: pattern= needs layout=pattern"
         )
     if names and not pattern:
-        raise SettingError("names= are the words of a pattern: give pattern= too")
+        raise SettingError("names= gives the words of a pattern: give pattern= too")
     if pattern:
         return (from_pattern(pattern, names),)
     return tuple(each for each in LAYOUTS if layout in ("auto", each.name))
@@ -134,8 +134,8 @@ def candidates(layout: str, pattern: str, names: Mapping[str, str]) -> tuple[Lay
 def from_pattern(pattern: str, names: Mapping[str, str]) -> Layout:
     """The layout of a path template below the source. Raises SettingError.
 
-    {case} and {modality} must stand in it, {patient} and {grade} may; each is the shortest text without a slash that fits, and one
-    that stands twice says the same twice. `*` is any part of a name, `**/` any folders. `names` adds words for kinds to their own.
+    It must contain {case} and {modality}, and may contain {patient} and {grade}. Each matches the shortest text without a slash that fits;
+    the same field twice matches the same text. `*` is any part of a name, `**/` any folders. `names` adds words for the kinds.
     """
     parts = re.split(FIELD, pattern.removeprefix("./"))
     fields = [part[1:-1] for part in parts[1::2] if part.startswith("{")]
@@ -151,7 +151,7 @@ def from_pattern(pattern: str, names: Mapping[str, str]) -> Layout:
 
 
 def pieces(parts: Sequence[str]) -> Iterator[str]:
-    """A pattern, split at its fields and stars, as pieces of a regular expression."""
+    """The pieces of a regular expression for a pattern that was split at its fields and stars."""
     seen = set()
     for number, part in enumerate(parts):
         field = part[1:-1]

@@ -1,4 +1,4 @@
-"""Reading a case: its files become arrays on one canonical grid, with a brain mask, or one sentence says which file is why not."""
+"""Reads a case: its files as arrays on one canonical grid, with a brain mask, or one sentence naming the file that prevents it."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ import numpy.typing as npt
 
 from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.shared.errors import CaseError
-from preprocess.source.brats import MODALITIES, Case
+from preprocess.source.brats import Case
 from preprocess.source.images import load
-from preprocess.source.layouts import KINDS
+from preprocess.source.layouts import KINDS, MODALITIES
 
 LARGEST_BRAIN = 3.5  # litres; an adult's brain has 1 to 2, a head 4 and more
-SAME = 1e-3  # mm by which the affines of one grid may differ
+SAME = 1e-3  # mm by which affines of the same grid may differ
 
 
 @dataclass
 class Scans:
-    """A case's files as read: canonical (z, y, x) grids."""
+    """A case's files on one canonical (z, y, x) grid."""
 
     modalities: list[str]  # those that exist, in the order of MODALITIES
     volumes: npt.NDArray[Any]  # (modality, z, y, x) float32
     mask: npt.NDArray[np.bool_]  # the brain
-    labels: npt.NDArray[np.uint8]  # all 0 where there is no segmentation
+    labels: npt.NDArray[np.uint8]  # all 0 if there is no segmentation
     affine: npt.NDArray[Any]  # of the canonical grid
-    original: dict[str, Any]  # shape, affine and orientation of the file whose grid it is
+    original: dict[str, Any]  # shape, affine and orientation of the file that gives the grid
     dtypes: dict[str, str]  # by kind: numpy's name of the type that the file stores voxels in
     scaling: dict[str, list[float]]  # by kind: slope and intercept that turn stored voxels into intensities
-    resampled: list[str]  # kinds that were on another grid
 
 
 @dataclass
 class Canonical:
-    """One file in canonical orientation, and what it was before."""
+    """One file in canonical orientation, and its original grid."""
 
     file: str
     volume: npt.NDArray[Any]  # (z, y, x)
@@ -48,9 +47,9 @@ class Canonical:
 
 
 def read(case: Case, resample: str = "") -> Scans:
-    """All files of a case on the grid of its first contrast, or of the contrast `resample`, onto which the others are then brought.
+    """All files of a case on the grid of its first contrast, or of the contrast `resample`, to which the others are resampled.
 
-    Raises CaseError naming the file that is unreadable, not finite, or on another grid.
+    Raises CaseError naming the file that is unreadable, has values that are not finite, or is on another grid.
     """
     files = {kind: canonical(case.name, case.files[kind]) for kind in KINDS if kind in case.files}
     if "seg" in files:
@@ -58,14 +57,14 @@ def read(case: Case, resample: str = "") -> Scans:
     modalities = [kind for kind in MODALITIES if kind in files]
     grid = resample or modalities[0]
     if grid not in files:
-        raise CaseError(f"{case.name}: no {grid} file, onto whose grid recipe.resample={grid} brings the others")
-    moved, seen = one_grid(case, files, grid, bool(resample))
+        raise CaseError(f"{case.name}: no {grid} file, to whose grid recipe.resample={grid} resamples the others")
+    seen = onto_one_grid(case, files, grid, bool(resample))
     volumes = np.stack([files[kind].volume for kind in modalities])
     mask = seen & (files["mask"].volume != 0 if "mask" in files else brain_mask(case, volumes, files[grid].affine))
     check_brain(case, modalities, volumes, mask)
     labels = files["seg"].volume if "seg" in files else np.zeros(mask.shape, np.uint8)
     dtypes, scaling = {k: f.dtype for k, f in files.items()}, {k: f.scaling for k, f in files.items()}
-    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved)
+    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling)
 
 
 def canonical(case: str, path: Path) -> Canonical:
@@ -77,12 +76,12 @@ def canonical(case: str, path: Path) -> Canonical:
     return Canonical(path.name, volume, affine, original, image.dtype, image.scaling)
 
 
-def one_grid(case: Case, files: Mapping[str, Canonical], grid: str, resample: bool) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """Bring the files onto the grid of one of them: which were moved, and the voxels that every contrast's field of view reaches.
+def onto_one_grid(case: Case, files: Mapping[str, Canonical], grid: str, resample: bool) -> npt.NDArray[np.bool_]:
+    """Resample the files to the grid of one of them. Returns the voxels inside every contrast's field of view.
 
     Raises CaseError for the first file on another grid unless `resample`.
     """
-    target, moved = files[grid], []
+    target = files[grid]
     seen = np.ones(target.volume.shape, bool)
     for kind, file in files.items():
         if file.volume.shape == target.volume.shape and np.allclose(file.affine, target.affine, atol=SAME):
@@ -92,8 +91,7 @@ def one_grid(case: Case, files: Mapping[str, Canonical], grid: str, resample: bo
         is_map = kind not in MODALITIES
         file.volume, reached = onto(file.volume, file.affine, target.affine, target.volume.shape, is_map)
         seen &= reached | is_map
-        moved.append(kind)
-    return moved, seen
+    return seen
 
 
 def difference(one: Canonical, other: Canonical) -> str:
@@ -108,30 +106,30 @@ def label_map(case: Case, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         labels = array.astype(np.uint8)
     if not np.array_equal(labels, array):
         raise CaseError(
-            f"{case.name}: {case.files['seg'].name} holds values that are no labels: expected whole numbers from 0 to 255"
+            f"{case.name}: {case.files['seg'].name} holds values that are not labels: expected whole numbers from 0 to 255"
         )
     return labels
 
 
 def brain_mask(case: Case, volumes: npt.NDArray[Any], affine: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Where any contrast is not exactly 0; real brains hold a few negative intensities.
+    """Where any contrast is not exactly 0; real brains have a few negative intensities.
 
-    Raises CaseError where no voxel is background or the brain would be larger than any: the skull is still there. Voxels on the
-    border prove nothing (a crop of a brain has them), and a few zeros do not either (air has them by chance).
+    Raises CaseError if no voxel is background or the brain would be larger than any brain: then the skull is still there. Voxels on the
+    border are no sign of it (a crop of a brain has them), nor are a few zeros a sign of a brain (air has them by chance).
     """
     mask: npt.NDArray[np.bool_] = (volumes != 0).any(axis=0)
     litres = float(mask.sum() * np.prod(spacing_of(affine))) / 1e6
     if mask.all() or litres > LARGEST_BRAIN:
         what = "no voxel is 0" if mask.all() else f"{litres:.1f} litres are not 0"
-        raise CaseError(f"{case.name}: {what}, so this is more than a brain: extract the brain first, or give a mask of it")
+        raise CaseError(f"{case.name}: {what}, so this is more than a brain: strip the skull first, or add a brain mask")
     return mask
 
 
 def check_brain(case: Case, modalities: list[str], volumes: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
-    """Raise CaseError if the brain is nowhere or a contrast is constant in it."""
+    """Raise CaseError if the mask is empty or a contrast is constant in it."""
     if not mask.any():
         what = f"{case.files['mask'].name}" if "mask" in case.files else "every contrast"
         raise CaseError(f"{case.name}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
     for modality, volume in zip(modalities, volumes, strict=True):
         if np.ptp(volume[mask]) == 0:
-            raise CaseError(f"{case.name}: {case.files[modality].name} has one intensity everywhere in the brain")
+            raise CaseError(f"{case.name}: {case.files[modality].name} has the same intensity everywhere in the brain")

@@ -1,13 +1,13 @@
-"""The fault table: what happens to a run, how soon it is noticed, how much work is done again, and whether the result is the same.
+"""The fault table: what happens to a run, how soon that is noticed, how much work is repeated, and whether the result is the same.
 
     python -m slurm.bench.faults store=data/phantom.zarr                       every fault, on this machine
     python -m slurm.bench.faults store=data/phantom.zarr only=[rank_killed]    some of them
-    python -m slurm.bench.faults store=data/phantom.zarr cluster=slurm         those that a user's rights allow on Slurm
+    python -m slurm.bench.faults store=data/phantom.zarr cluster=slurm         those on Slurm that need only a user's rights
     tests/slurm/lab.sh up && SLURM_CONF=/tmp/distsynth-slurm/slurm.conf python -m slurm.bench.faults store=data/phantom.zarr cluster=slurm \
         partitions=[low,high] node_down='tests/slurm/lab.sh kill' node_up='tests/slurm/lab.sh start'      all, on the Slurm of the tests
 
 Each fault is done to real processes: a small run of two ranks that the launcher started. The result is the same if all weights and every loss
-equal those of a run that nothing happened to, bit for bit.
+equal those of an undisturbed run, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from slurm.bench.trial import STEP, Trial, small_disk
 
 @dataclass
 class Settings:
-    store: str = required("a small cohort, for example of python -m preprocess.phantom spacing=5 subjects=10")
+    store: str = required("a small cohort, for example from python -m preprocess.phantom spacing=5 subjects=10")
     cluster: Literal["local", "slurm"] = setting("local", "where the runs go")
     only: list[str] = setting([], "names of the faults to try (empty: all)")
-    partitions: list[str] = setting([], "on Slurm: one whose jobs are pre-empted, and one whose jobs do it")
-    node_down: str = setting(
-        "", "on Slurm: a command that cuts the power of the node whose name follows it, and has the right to"
-    )
-    node_up: str = setting("", "on Slurm: a command that gives it back")
+    partitions: list[str] = setting([], "on Slurm: one whose jobs are pre-empted, and one whose jobs pre-empt them")
+    node_down: str = setting("", "on Slurm: a command that cuts the power of a node, whose name is appended")
+    node_up: str = setting("", "on Slurm: a command that restores the power of a node, whose name is appended")
 
     def __post_init__(self) -> None:
         if len(self.partitions) not in (0, 2):
-            raise SettingError(f"partitions={self.partitions} must be two: whose jobs are pre-empted, and whose jobs do it")
+            raise SettingError(
+                f"partitions={self.partitions} must be two: one whose jobs are pre-empted, and one whose jobs pre-empt them"
+            )
         if bool(self.node_down) != bool(self.node_up):
             raise SettingError("node_down and node_up must be given together")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One row: `do` does it to a run that has come to STEP; `again` tells that the same command has to be given again afterwards."""
+    """One row: `do` does it to a run that has reached STEP; `again`: the same command has to be given again afterwards."""
 
     how: str
     do: Callable[[Trial], None]
@@ -59,7 +59,7 @@ class Fault:
     words: tuple[str, ...] = ()
     disk: bool = False
     recovers: bool = True
-    restarts: bool = True  # or the run goes on as if nothing had been
+    restarts: bool = True  # the run itself is interrupted
     afterwards: Callable[[], None] = lambda: None
 
 
@@ -85,7 +85,7 @@ def fill_the_disk(trial: Trial) -> None:
 
 
 def damage_the_newest_checkpoint(trial: Trial) -> None:
-    """After a power cut: everything dies at once, and the file that was written last has a flipped byte."""
+    """As after a power cut: all processes die together, and the file that was written last has a flipped byte."""
     trial.kill_everything()
     newest = sorted((trial.run.checkpoints).glob("step-*.pt"))[-1]
     content = bytearray(newest.read_bytes())
@@ -98,7 +98,7 @@ def kill_the_launcher(trial: Trial) -> None:
     trial.process.wait()
 
 
-def slurm_says(*words: str) -> Callable[[Trial], None]:
+def slurm_command(*words: str) -> Callable[[Trial], None]:
     def do(trial: Trial) -> None:
         subprocess.run([*words, trial.job], check=True)
 
@@ -121,20 +121,20 @@ SHORT = ("cluster.minutes=1", "cluster.warning=30")
 
 
 def on_slurm(settings: Settings) -> dict[str, Fault]:
-    """Those of a cluster; what the settings do not allow is left out."""
+    """The faults of a cluster, without those that the settings do not allow."""
     faults = {
-        "signalled": Fault("scancel --signal=USR2", slurm_says("scancel", "--signal=USR2")),
-        "requeued": Fault("scontrol requeue", slurm_says("scontrol", "requeue")),
-        "out_of_time": Fault("a limit of a minute, warned at half of it", lambda trial: None, words=SHORT),
-        "cancelled": Fault("scancel", slurm_says("scancel"), again=True),
+        "signalled": Fault("scancel --signal=USR2", slurm_command("scancel", "--signal=USR2")),
+        "requeued": Fault("scontrol requeue", slurm_command("scontrol", "requeue")),
+        "out_of_time": Fault("a limit of a minute, with a warning at half of it", lambda trial: None, words=SHORT),
+        "cancelled": Fault("scancel", slurm_command("scancel"), again=True),
     }
     if settings.partitions:
         low, high = settings.partitions
         faults["preempted"] = Fault(f"a job in {high} takes the nodes", urgent_job(high), words=(f"cluster.partition={low}",))
     if settings.node_down:
         for name, place in (("first_node_lost", 0), ("last_node_lost", -1)):
-            lose, mend = power_cut(settings, place)
-            faults[name] = Fault(f"{settings.node_down} NODE", lose, afterwards=mend)
+            lose, restore = power_cut(settings, place)
+            faults[name] = Fault(f"{settings.node_down} NODE", lose, afterwards=restore)
     return faults
 
 
@@ -147,7 +147,7 @@ def urgent_job(partition: str) -> Callable[[Trial], None]:
 
 
 def power_cut(settings: Settings, place: int) -> tuple[Callable[[Trial], None], Callable[[], None]]:
-    """What cuts off the node at a place of the job's list, and what brings it back."""
+    """Functions that cut the power of the node at a place of the job's list, and restore it."""
     lost = []
 
     def lose(trial: Trial) -> None:
@@ -155,15 +155,15 @@ def power_cut(settings: Settings, place: int) -> tuple[Callable[[Trial], None], 
         lost.append(listed.stdout.split()[place])
         subprocess.run([*shlex.split(settings.node_down), lost[-1]], check=True)
 
-    def mend() -> None:
+    def restore() -> None:
         for node in lost:
             subprocess.run([*shlex.split(settings.node_up), node], check=True)
             subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
 
-    return lose, mend
+    return lose, restore
 
 
-HEAD = ("fault", "done how", "noticed in, s", "updates done again", "result equal?")
+HEAD = ("fault", "how", "noticed after, s", "updates repeated", "result equal?")
 
 
 def main(words: Sequence[str]) -> int:
@@ -173,7 +173,7 @@ def main(words: Sequence[str]) -> int:
         if name not in known:
             raise SettingError(f"only={name} is not a fault: choose from {', '.join(known)}")
     rows, failed = [], False
-    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=Path.cwd()))  # compute nodes do not see this machine's /tmp
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=Path.cwd()))  # compute nodes cannot read this machine's /tmp
     try:
         whole = Trial(folder / "whole", settings.store, settings.cluster, ())
         whole.finish()
@@ -195,7 +195,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Settings) -> tuple[str, ...]:
-    """Do it, let the run end, compare. Noticed: the run's or the launcher's first word on it, or the start that mends it."""
+    """Do it, let the run end, compare. Noticed: the first line of the journal or the launcher's end after it."""
     with ExitStack() as stack:
         folder.mkdir()
         if fault.disk and not small_disk(folder, stack):
@@ -206,7 +206,7 @@ def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Set
         trial.until(STEP if fault.recovers else 1)
         done_at = time.time()
         fault.do(trial)
-        noticed = "-" if trial.process.poll() is not None else f"{trial.first_word(done_at):.1f}"
+        noticed = "-" if trial.process.poll() is not None else f"{trial.noticed_after(done_at):.1f}"
         if not fault.recovers:
             trial.finish(expect=1)
             return noticed, "-", f"- ({trial.last_reason})"
@@ -216,7 +216,7 @@ def one_fault(name: str, fault: Fault, whole: Trial, folder: Path, settings: Set
             trial.launch()
         trial.finish()
         equal = "yes" if trial.same_as(whole) else "NO"
-        return noticed, str(trial.done_again), equal if trial.disturbed or not fault.restarts else "nothing disturbed it"
+        return noticed, str(trial.repeated), equal if trial.disturbed or not fault.restarts else "nothing disturbed it"
 
 
 def print_table(rows: Sequence[Sequence[str]], whole: Trial) -> None:

@@ -1,4 +1,4 @@
-"""A small run that the launcher trains on two ranks, watched from outside while something is done to it."""
+"""A small run that the launcher trains on two ranks, watched from outside while a fault is done to it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from distsynth import metric_names
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, read
 from preprocess.shared.errors import UserError
 from slurm.controller import ranks_of
 
-LAUNCH = Path(__file__).parent / "launch.py"
+LAUNCH = Path(__file__).parents[1] / "launch.py"
 STEP = 45  # in the third epoch of the second stage
 SMALL = (
     "method=tcmgan_small method.generator.width=4 method.generator.depth=2 method.critic.width=4 method.critic.depth=2 "
@@ -26,13 +27,13 @@ SMALL = (
 )
 WHERE = {
     "local": "cluster=local",
-    # Most of a minute, so that a limit of one minute comes in its midst.
+    # Most of a minute, so that a limit of one minute interrupts it.
     "slurm": "cluster=slurm cluster.nodes=2 cluster.gpus=0 cluster.cpus=1 cluster.memory=2GB train.epochs=18",
 }
 
 
 class Trial:
-    """One launch, and the same command again."""
+    """A launch of the run; `launch` again gives the same command once more."""
 
     def __init__(self, folder: Path, store: str, cluster: str, words: tuple[str, ...]) -> None:
         folder.mkdir(exist_ok=True)
@@ -40,7 +41,7 @@ class Trial:
         self.words = [*SMALL.split(), *WHERE[cluster].split(), f"data.store={Path(store).absolute()}", *words]
         self.run = RunDirectory(folder / "runs" / "faults" / "simo_tcmgan")
         self.started = time.time()
-        self.reached = self.done_again = 0
+        self.reached = self.repeated = 0
         self.launch()
 
     def launch(self) -> None:
@@ -55,11 +56,12 @@ class Trial:
         return str(json.loads(self.run.job.read_text())["id"])
 
     @property
-    def last_said(self) -> str:
+    def last_line(self) -> str:
+        """Of the launcher's output."""
         return Path(f"{self.folder}.log").read_text(errors="replace").strip().rpartition("\n")[2].removeprefix("error: ")
 
     def squeue(self, field: str) -> str:
-        """What Slurm says of the job, e.g. %N, its nodes."""
+        """A field of squeue's line about the job, e.g. %N, its nodes."""
         done = subprocess.run(["squeue", "-h", "-o", field, "-j", self.job], check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
@@ -73,26 +75,26 @@ class Trial:
         return ranks_of(int(self.job)) if self.local else []
 
     def look(self) -> list[Line]:
-        """The journal; how far it has come, and what a new start has given up of that, are kept."""
+        """The journal's lines. Updates the step that the run has reached and the number of updates that new starts have repeated."""
         lines, _ = read(self.run.journal)
         steps = [line["step"] for line in lines if line["kind"] == "metrics"]
         starts = [line["resumed_at"] for line in lines if line["kind"] == "start"]
         if starts and max(steps, default=0) < self.reached:
-            self.done_again += self.reached - starts[-1]
+            self.repeated += self.reached - starts[-1]
             self.reached = starts[-1]
         self.reached = max(self.reached, max(steps, default=0))
         return lines
 
     def until(self, step: int, seconds: float = 300) -> None:
-        """Raises UserError if the run does not come to the step."""
+        """Wait for an update. Raises UserError if the run does not reach it."""
         deadline = time.monotonic() + seconds
         while self.reached < step:
             self.look()
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the run did not come to update {step}; the launcher's last line: {self.last_said}")
+                raise UserError(f"the run did not reach update {step}; the launcher's last line: {self.last_line}")
             time.sleep(0.01)
 
-    def first_word(self, since: float, seconds: float = 300) -> float:
+    def noticed_after(self, since: float, seconds: float = 300) -> float:
         """Seconds from `since` to the journal's first end or start after it, or to the launcher's end."""
         while time.time() < since + seconds:
             for line in self.look():
@@ -112,10 +114,12 @@ class Trial:
         self.look()
         self.seconds, self.updates = time.time() - self.started, self.reached
         if self.process.poll() != expect:
-            raise UserError(f"the launcher ended with {self.process.poll()} in place of {expect}, saying: {self.last_said}")
+            raise UserError(
+                f"the launcher ended with {self.process.poll()} in place of {expect}; its last line: {self.last_line}"
+            )
 
     def kill_everything(self) -> None:
-        """The launcher, submitit's controller and the ranks at once; on Slurm the job."""
+        """Kill the launcher, submitit's controller and the ranks together; on Slurm the job."""
         if not self.local and self.run.job.is_file():
             subprocess.run(["scancel", self.job], check=True)
         ranks = self.ranks() if self.run.job.is_file() else []
@@ -129,7 +133,7 @@ class Trial:
         return str(next(line["reason"] for line in reversed(self.look()) if line["kind"] == "end"))
 
     def same_as(self, other: Trial) -> bool:
-        """All weights, and every point of every curve but the clock's, bit for bit."""
+        """Whether all weights, and every point of every curve but the clock's, are equal bit for bit."""
         import torch
 
         mine, theirs = self.weights(), other.weights()
@@ -139,20 +143,19 @@ class Trial:
     def weights(self) -> dict[str, Any]:
         from distsynth.training.checkpoint import newest
 
-        found = newest(self.run.checkpoints)
-        if found is None:
+        checkpoint = newest(self.run.checkpoints)
+        if checkpoint is None:
             raise UserError(f"{self.run.path} has no readable checkpoint")
-        weights: dict[str, Any] = found[0]["method"]
+        weights: dict[str, Any] = checkpoint[0]["method"]
         return weights
 
     def curve(self) -> list[tuple[int, str, float]]:
         lines = [line for line in self.look() if line["kind"] == "metrics"]
-        learnt = ("segmentor/", "joint/", "val/", "best/")
-        return [(line["step"], k, v) for line in lines for k, v in line["values"].items() if k.startswith(learnt)]
+        return [(line["step"], k, v) for line in lines for k, v in line["values"].items() if metric_names.repeatable(k)]
 
 
 def small_disk(folder: Path, stack: ExitStack, size: str = "30m") -> bool:
-    """Mount a disk of its own on the folder until the stack unwinds; whether that was allowed."""
+    """Mount a small disk on the folder until the stack unwinds; whether that was allowed."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         return False

@@ -4,7 +4,7 @@
     cd NEW_CHECKOUT && python tests/distsynth/same_weights.py new.json --store cohort.zarr --against old.json
 
 Trains every `configs/method/*_small.yaml` of the current directory's checkout for 20 updates on one rank, a few of them on two ranks as well, and
-writes {"PRESET" or "PRESET, 2 ranks": {"weights": sha256, "metrics": …, "scores": …, "figures": …}}. With `--against` it exits with 1 where
+writes {"PRESET" or "PRESET, 2 ranks": {"weights": sha256, "metrics": …, "scores": …}}. With `--against` it exits with 1 where
 anything differs and says what. About 2 minutes of one core; only on one machine and one torch are the same bits to be expected.
 
 It knows nothing of the code but its command lines and what a run's folder holds, so that it serves a version whose modules have other names. The
@@ -89,7 +89,6 @@ def trained(preset: str, ranks: int, store: Path, folder: Path) -> dict[str, str
         "weights": of_tensors(newest, folder / "checkpoints" / "best.pt"),
         "metrics": of_text(json.dumps(metrics(folder / "journal.jsonl"))),
         "scores": of_files([folder / "evaluation" / "scores.json"], folder),
-        "figures": of_files((folder / "figures").glob("*.png"), folder),
     }
     step = int(newest.stem.removeprefix("step-"))
     print(f"{folder.name:<24} {found['weights'][:12]} after {step} updates, {time.monotonic() - began:.0f} s", flush=True)
@@ -116,7 +115,10 @@ def metrics(journal: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def of_training(values: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if not name.startswith(("time/", "system/"))}
+    kept = {name: value for name, value in values.items() if not name.startswith(("time/", "system/"))}
+    return {
+        name.replace("best_floor", "best_baseline"): value for name, value in kept.items()
+    }  # baselines were called floors once
 
 
 def of_files(paths: Iterable[Path], base: Path) -> str:

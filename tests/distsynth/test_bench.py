@@ -8,7 +8,6 @@ import pytest
 
 from distsynth.bench.__main__ import main
 from distsynth.bench.flops import count, counted
-from distsynth.bench.methods import plan
 from distsynth.bench.synthetic import shipped
 from distsynth.run_directory import CONFIGS
 from preprocess.shared.settings import command
@@ -70,46 +69,6 @@ def test_speed_times_an_update_beside_the_published_procedure(tiny: tuple[str, .
     assert len(re.findall(r"^tcmgan, \w+ +procedure +[0-9.]+ ms, ours +[0-9.]+ ms: [0-9.]+ x", done.stdout, re.M)) == 2
 
 
-def test_methods_trains_and_scores_each_pair_once_with_each_seed(
-    store: Path, tiny: tuple[str, ...], run: Any, tmp_path: Path
-) -> None:
-    words = [word for word in tiny if not word.startswith("method=")]
-    command = (
-        "distsynth.bench",
-        "methods",
-        "methods=[tcmgan_small]",
-        "variants=[siso,mimo]",
-        "seeds=[0,1]",
-        f"data.store={store}",
-        *words,
-    )
-    segment = run(
-        "distsynth.bench", "methods", "methods=[segment_small]", "variants=[mimo]", f"data.store={store}",
-        "train.epochs=1", "train.steps_per_epoch=2", "method.norm=batch", "out=segment", cwd=tmp_path,
-    )  # fmt: skip
-    assert segment.returncode == 0, segment.stderr
-    assert re.findall(r"\| segment_small \| [^|]+\| (T1c|FLAIR) +\| 0\.\d{3} +\| 2 +\| \d+ +\| 0\.\d\d M", segment.stdout) == [
-        "T1c",
-        "FLAIR",
-    ]
-    done = run(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| tcmgan_small")]
-    assert len(rows) == 3
-    found = [
-        re.search(r"(yes|NO), ([+-][0-9.]+) .*\| ([+-][0-9.]+) ([+-][0-9.]+) +\| [+-].*\| 12 +\| \d+ +\| [0-9.]+ M", r)
-        for r in rows
-    ]
-    for match in found:
-        assert match, rows
-        mean, first, second = (float(match[group]) for group in (2, 3, 4))
-        assert first != second
-        assert mean == pytest.approx((first + second) / 2, abs=0.011)
-    assert run(*command, cwd=tmp_path).stdout == done.stdout
-    other = run(*command, "train.lr=.5", cwd=tmp_path)
-    assert "holds a run with other settings: give another out=, or remove it" in other.stderr
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -119,13 +78,6 @@ def test_methods_trains_and_scores_each_pair_once_with_each_seed(
         (["scaling", "ranks=[1,3]"], "must begin with 1 and divide batch=8"),
         (["scaling", "gpu=abacus"], "setting gpu"),
         (["speed", "ways=[fast]"], "ways=['fast'] must be some of eager, channels_last, compile, both"),
-        (["methods", "data.store=x", "methods=[tcmgann]"], "did you mean tcmgan"),
-        (["methods", "data.store=x", "seed=5"], "seed=5 is for one run: give seeds=[5]"),
-        (
-            ["methods", "data.store=x", "methods=[unet_small,tcmgan_small]", "method.weights.gp=1"],
-            "unknown setting method.weights",
-        ),
-        (["methods", "data.store=x", "data.fold=2"], "data.fold=2 is for one run: give folds=[2]"),
         (["overhead", "rounds=1"], "rounds=1 must be at least 3"),
     ],
 )
@@ -138,10 +90,3 @@ def test_what_a_bench_cannot_do_is_one_sentence(
     said = capsys.readouterr().err
     assert (ended.value.code, said.count("\n")) == (2, 1), said
     assert sentence in said
-
-
-def test_methods_takes_a_schedule_that_suits_its_presets_alone() -> None:
-    """tcmgan, the default method, has more epochs than this learning rate lasts."""
-    assert list(plan(["unet_small"], ["siso"], ["train.schedule={name: linear, flat: 20, decay: 10}"])) == [
-        ("unet_small", "siso")
-    ]

@@ -155,9 +155,9 @@ def test_a_run_reads_each_cohort_once(sweep: Path, store: Path, tmp_path: Path, 
     words = [f"data.external.other={other}", f"data.external.same={store}", f"evaluate.judge={sweep / 'segmentor'}",
              f"train.init_from={sweep / 'unet'}", "evaluate.baselines=true", "evaluate.figures=0"]  # fmt: skip
     assert train.main([f"run={tmp_path / 'run'}", f"data.store={store}", "variant=mimo", *UNET, *words]) == 0
-    found = dict(read_files)
+    counts = dict(read_files)
     names = ["manifest.json", *(f"records/{subject}.json" for subject in Cohort.open(store).subjects)]
-    assert found == {path / name: 1 for path in (store, other) for name in names}
+    assert counts == {path / name: 1 for path in (store, other) for name in names}
 
 
 def test_a_judge_that_does_not_fit_is_refused_before_any_work(

@@ -7,10 +7,11 @@ import pytest
 
 from distsynth import config as configuration
 from distsynth.config import compose
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Journal
 from distsynth.tracking.sync import Sync, ui_lines
 from preprocess.shared.errors import UserError
+from preprocess.shared.files import write_json
 
 
 @pytest.fixture

@@ -1,16 +1,20 @@
 """The sweep's table: chosen on val, reported on test, plain where a baseline was not beaten."""
 
 import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from distsynth import config as configuration
 from distsynth.config import compose
 from distsynth.evaluation.metrics import summarise
 from distsynth.evaluation.table import write_table
-from distsynth.run_directory import RunDirectory, write_json
+from distsynth.run_directory import RunDirectory
+from preprocess.shared.files import write_json
 
 
 def cells(psnr: float, baseline: float) -> dict[str, Any]:
@@ -20,8 +24,17 @@ def cells(psnr: float, baseline: float) -> dict[str, Any]:
     return {r: {"synthesised": metric(psnr), "copy": metric(3.0), "voxelwise": metric(baseline)} for r in ("brain", "tumour")}
 
 
-def add_run(sweep: Path, name: str, variant: str, val: float, test: float, baseline: float = 20.0, real: float = 15.0) -> None:
-    config = compose([f"variant={variant}", f"train.lr={val}e-5"])
+def add_run(
+    sweep: Path,
+    name: str,
+    variant: str,
+    val: float,
+    test: float,
+    baseline: float = 20.0,
+    real: float = 15.0,
+    words: Sequence[str] = (),
+) -> None:
+    config = compose([f"variant={variant}", f"train.lr={val}e-5", *words])
     run = RunDirectory(sweep / name)
     run.create(name, sweep.name)
     configuration.save(config, run.config)
@@ -142,4 +155,74 @@ def test_folds_and_seeds_of_a_setting_are_taken_together(tmp_path: Path) -> None
     assert row["beats it"] == "yes, +5.50"
     assert "Patients: val 3, test 3." in terminal
     assert "(4 runs)" in terminal
-    assert "they differ in fold or seed alone" in terminal
+    assert "they differ only in fold or seed" in terminal
+
+
+def test_a_sweep_of_several_methods_has_a_row_for_each(tmp_path: Path) -> None:
+    sweep = tmp_path / "methods"
+    for method, lr, val, test in (
+        ("unet", 1e-3, 21, 25),
+        ("unet", 2e-3, 22, 19),
+        ("pix2pix", 1e-3, 30, 18),
+        ("mmgan", 1e-3, 9, 26),
+    ):
+        add_run(sweep, f"{method}_{lr}", "mimo", val, test, words=(f"method={method}_small", f"train.lr={lr}"))
+    add_segmentor(sweep, "segmentor", val=0.5, test=0.9)
+    terminal = write_table(sweep)
+    with (sweep / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["variant"], r["output"], r["method"], r["best run"], r["brain"][:5]) for r in rows] == [
+        *(("mimo", output, *cells) for output in ("T1c", "FLAIR") for cells in (
+            ("mmgan", "mmgan_0.001", "26.00"), ("pix2pix", "pix2pix_0.001", "18.00"), ("unet", "unet_0.002", "19.00"))),
+        ("miso_flair", "-", "-", "segmentor", "-"),
+    ]  # fmt: skip
+    for text in (terminal, (sweep / "table.md").read_text()):
+        heads = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| variant")]
+        assert heads == [["variant", "output", "method"], ["variant", "tumour in", "best run"]]
+
+
+def test_the_files_have_more_columns_than_the_terminal(tmp_path: Path) -> None:
+    """Margins of each run, in SSIM and NMAE and over the copy, and what a setting has cost."""
+    sweep = tmp_path / "seeds"
+    for fold, (test, updates, took) in enumerate([(21, 10, 4), (25, 12, 8)]):
+        add_fold(sweep, fold, 0, 0.001, 20, test)
+        run = RunDirectory(sweep / f"lr-0.001_fold-{fold}_seed-0")
+        lines = [
+            {"kind": "start", "time": 1000}, {"kind": "metrics", "time": 2000, "step": updates, "values": {}},
+            {"kind": "progress", "time": 1000 + 1000 * took}, {"kind": "end", "time": 10**6},
+        ]  # fmt: skip
+        run.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    best = sweep / "lr-0.001_fold-0_seed-0" / "checkpoints" / "best.pt"
+    best.parent.mkdir()
+    torch.save({"method": {"a.weight": torch.zeros(50, 600)}}, best)
+    terminal = write_table(sweep)
+    with (sweep / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["beats it"] == "yes, +3.00"
+    extra = {"of each": "+1.00 +5.00", "SSIM beyond": "+0.000", "NMAE beyond": "+0.0%", "over the copy": "+3.00"}
+    cost = {"updates": "10", "seconds": "6", "parameters": "0.03 M"}
+    assert {name: row[name] for name in (*extra, *cost)} == extra | cost
+    text = (sweep / "table.md").read_text()
+    assert "| of each " in text
+    assert "Of each: dB of each run above the best baseline" in text
+    for name in (*extra, *cost, "volume*"):
+        assert name in text
+        assert f"| {name} " not in terminal
+    assert "method" not in row
+
+
+def test_ssim_and_nmae_are_compared_with_the_baseline_that_is_best_in_each(tmp_path: Path) -> None:
+    def cell(psnr: float, ssim: float, nmae: float) -> dict[str, Any]:
+        return {name: {"mean": value, "std": 0.0, "n": 2} for name, value in (("psnr", psnr), ("ssim", ssim), ("nmae", nmae))}
+
+    add_run(tmp_path / "s", "only", "miso_flair", val=20, test=25)
+    run = RunDirectory(tmp_path / "s" / "only")
+    scores = json.loads(run.scores.read_text())
+    models = {"synthesised": cell(25, 0.8, 0.09), "copy": cell(20, 0.75, 0.12), "voxelwise": cell(24, 0.7, 0.1)}
+    scores["cohorts"]["test"]["scores"]["flair"]["brain"] = models
+    write_json(run.scores, scores)
+    write_table(tmp_path / "s")
+    with (tmp_path / "s" / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["SSIM beyond"], row["NMAE beyond"], row["over the copy"]) == ("+0.050", "+10.0%", "+5.00")
+    assert "of each" not in row

@@ -392,7 +392,7 @@ def test_what_cannot_work_is_one_sentence(
 
 
 def test_what_is_wrong_from_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    assert "is not finished, or no cohort" in failing(tmp_path / "run", tmp_path, *tiny)
+    assert "is not finished or is not a cohort" in failing(tmp_path / "run", tmp_path, *tiny)
     assert "train.precision=fp16 needs a GPU" in failing(
         tmp_path / "run", store, *tiny, "train.precision=fp16", "train.device=cpu"
     )
@@ -428,11 +428,11 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     for change, sentence in (
         (
             {"method": {"critic": {"width": 8}}},
-            r"\(method.critic.width: 4 there, 8 here\): start a new run, or bring the old back",
+            r"\(method.critic.width: 4 before, 8 now\): start a new run, or bring the old back",
         ),
         (
             {"variant": {"outputs": ["t1", "flair"]}},
-            r"\(variant.outputs: \['t1', 't1c', 'flair'\] there, \['t1', 'flair'\] here\)",
+            r"\(variant.outputs: \['t1', 't1c', 'flair'\] before, \['t1', 'flair'\] now\)",
         ),
     ):
         tree = OmegaConf.merge(configuration.read_yaml(whole / "config.yaml"), change)

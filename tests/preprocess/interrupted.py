@@ -1,6 +1,6 @@
-"""to_zarr, interrupted on purpose. A script of test_restart.py's, so that worker processes, which run it too, can be interrupted as well.
+"""Interrupts to_zarr on purpose. A script of test_restart.py; worker processes run it too and can be interrupted as well.
 
-python interrupted.py changes kill|full SOURCE FOLDER     before each change of the disk in turn, then once more in peace: a line of JSON each
+python interrupted.py changes kill|full SOURCE FOLDER     before each change of the disk, then again without interruption: a line of JSON each
 python interrupted.py stages kill SOURCE FOLDER           at each stage of a case
 python interrupted.py STAGE:CASE WORDS                    to_zarr, killed when a process enters the stage of the case
 """
@@ -18,25 +18,25 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-import nibabel  # noqa: F401, with the next ones here, once, and not in each child
+import nibabel  # noqa: F401, imported once here, like the next ones, instead of in each child
 import rich.table  # noqa: F401
 import SimpleITK  # noqa: F401
 import zarr.codecs  # noqa: F401
 
 from preprocess import to_zarr
+from preprocess.recipe import Stopwatch
 from preprocess.shared.errors import UserError
 from preprocess.shared.settings import command
 from preprocess.source.brats import Case
-from preprocess.subject import Stopwatch
 
-os.environ.setdefault("COMMAND_PID", str(os.getpid()))  # of the command, in its workers too; 0: whoever is at work is killed
+os.environ.setdefault("COMMAND_PID", str(os.getpid()))  # of the command, in its workers too; 0: the process that calls `kill`
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 STAGES = ("read", "n4", "normalise", "write")
 
 
 def kill(event: str = "") -> None:
     os.kill(int(os.environ["COMMAND_PID"]) or os.getpid(), signal.SIGKILL)
-    time.sleep(60)  # a worker, which is to end with the command
+    time.sleep(60)  # in a worker, which must end with the command
 
 
 def full(event: str) -> None:
@@ -45,9 +45,9 @@ def full(event: str) -> None:
 
 
 def before_change(number: int, store: Path, act: Callable[[str], None]) -> None:
-    """Have `act` called before the `number`-th change of the store, or of what lies beside it, and before every later one.
+    """Call `act` before the `number`-th change of the store, or of files beside it, and before every later change.
 
-    Of the changes inside a staged folder, which a restart throws away whole, those of the shards stand for all.
+    A restart removes staged folders completely, so of the changes inside them only those of shards count.
     """
     seen = count(1)
 
@@ -82,7 +82,7 @@ def at_stage(point: str) -> None:
 
 
 def child(prepare: Callable[[], None], words: list[str]) -> tuple[int, str]:
-    """to_zarr in a process of its own, which starts at once because everything is imported: its exit status and its error."""
+    """Run to_zarr in a forked process, where everything is imported already. Returns its exit status and its error."""
     read, write = os.pipe()
     if not (pid := os.fork()):
         os.environ["COMMAND_PID"] = str(os.getpid())

@@ -1,4 +1,4 @@
-"""The bench measures what it says, on phantoms whose field is known."""
+"""The benchmark measures correctly, on phantoms whose field is known."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ ONE = ["voxel=5", "seed=3", "subjects=1"]
 
 @pytest.fixture(scope="module")
 def scans(phantoms: Path) -> list[n4.Scan]:
-    cases = n4.asked_for(parse(n4.Settings, [f"phantoms={phantoms}", *ONE]))
+    cases = n4.selected(parse(n4.Settings, [f"phantoms={phantoms}", *ONE]))
     return list(n4.read_scans(cases, phantoms / "truth"))
 
 
@@ -26,13 +26,13 @@ def test_dividing_by_the_true_field_leaves_nothing_and_no_correction_leaves_the_
     for scan in scans:
         field = np.exp(scan.log_bias)
         assert n4.residual(scan, scan.volume / field) < 1e-6
-        assert n4.residual(scan, 3 * scan.volume / field) < 1e-6  # a gain is no bias
+        assert n4.residual(scan, 3 * scan.volume / field) < 1e-6  # a gain is not a bias
         inside = field[scan.white]
         assert n4.residual(scan, scan.volume) == pytest.approx(inside.std() / inside.mean(), rel=1e-4)
 
 
 def test_the_truth_lies_on_the_scan(scans: list[n4.Scan]) -> None:
-    """White matter is nearly of one intensity once the true field is gone, and is not if the field is mirrored."""
+    """Without the true field, white matter has nearly one intensity; without the mirrored field it has not."""
     for scan in scans:
         even = (scan.volume / np.exp(scan.log_bias))[scan.white]
         assert scan.mask[scan.white].all()
@@ -44,7 +44,7 @@ def test_the_truth_lies_on_the_scan(scans: list[n4.Scan]) -> None:
     assert right.std() / right.mean() < mirrored.std() / mirrored.mean()
 
 
-def test_the_table_names_the_default_and_sets_it_beside_common_practice(phantoms: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_table_marks_the_default_and_compares_it_with_common_practice(phantoms: Path, capsys: pytest.CaptureFixture) -> None:
     grid = ["spacings=[16]", "levels=[1,2]", "control_points=[5]", "iterations=[20]"]
     assert main(["n4", f"phantoms={phantoms}", *ONE, *grid, "full_resolution=true"]) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -74,19 +74,19 @@ def test_the_default_is_always_in_the_grid_and_only_once() -> None:
 
 
 @pytest.mark.parametrize("words", [["n5"], ["subjects=1"], ["n4", "subjects=0"], ["n4", "levels=[0]"], ["n4", "spacings=[-1]"]])
-def test_what_cannot_be_measured_is_refused_before_any_work(words: list[str]) -> None:
+def test_impossible_settings_are_refused_before_any_work(words: list[str]) -> None:
     with pytest.raises(SettingError):
         main(words)
 
 
 def test_phantoms_without_truth_are_refused(phantoms: Path, tmp_path: Path) -> None:
-    cases = n4.asked_for(parse(n4.Settings, [f"phantoms={phantoms}", *ONE, "first=1"]))
+    cases = n4.selected(parse(n4.Settings, [f"phantoms={phantoms}", *ONE, "first=1"]))
     assert [case.name for case in cases] == ["Brats18_PHANTOM_001_1"]
     with pytest.raises(UserError, match=r"lacks the truth of Brats18_PHANTOM_001_1"):
         next(n4.read_scans(cases, tmp_path / "truth"))
 
 
-def test_phantoms_that_are_not_there_are_made(tmp_path: Path) -> None:
-    cases = n4.asked_for(n4.Settings(phantoms=str(tmp_path / "new"), voxel=8.0, subjects=1))
+def test_missing_phantoms_are_made(tmp_path: Path) -> None:
+    cases = n4.selected(n4.Settings(phantoms=str(tmp_path / "new"), voxel=8.0, subjects=1))
     assert [case.name for case in cases] == ["Brats18_PHANTOM_000_1"]
     assert len(list(n4.read_scans(cases, tmp_path / "new" / "truth"))) == 4

@@ -1,4 +1,4 @@
-"""N4 removes a field that was put in, whatever the grid."""
+"""N4 removes a known field, on any grid."""
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ def biased_brain(size: int = 40, strength: float = 0.35) -> tuple[np.ndarray, np
 @pytest.mark.parametrize("spacing", [1.0, 3.0])
 def test_most_of_a_known_field_is_removed(spacing: float) -> None:
     volume, mask, field = biased_brain()
-    found = log_bias_field(volume, mask, (spacing,) * 3, N4Settings(spacing=3 * spacing, iterations=[40, 30]))
-    assert (field - found)[mask].std() < 0.35 * field[mask].std()
+    estimated = log_bias_field(volume, mask, (spacing,) * 3, N4Settings(spacing=3 * spacing, iterations=[40, 30]))
+    assert (field - estimated)[mask].std() < 0.35 * field[mask].std()
 
 
 def test_one_tissue_becomes_more_even() -> None:
@@ -41,7 +41,7 @@ def test_the_same_volume_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize(("levels", "control_points"), [(1, 4), (2, 4), (2, 5), (4, 4)])
 def test_the_field_is_itks_own_to_half_a_part_in_ten_thousand(levels: int, control_points: int) -> None:
-    volume, mask, _ = biased_brain(41)  # every fourth voxel ends at both edges, where ITK's stretched spline lies as ours
+    volume, mask, _ = biased_brain(41)  # every fourth voxel includes both edges, so ITK stretches its spline as we do
     settings = N4Settings(spacing=4.0, iterations=[20] * levels, control_points=control_points)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(settings.iterations)
@@ -71,7 +71,7 @@ def test_air_around_the_head_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("where", [(20, 20, 20), (20, slice(5, 35), slice(5, 35)), ([3, 38], [3, 38], [3, 38])])
-def test_masks_too_small_for_a_spline_go_through(where: tuple) -> None:
+def test_masks_too_small_for_a_spline_work(where: tuple) -> None:
     mask = np.zeros((40, 40, 40), bool)
     mask[where] = True
     volume = (mask * np.random.default_rng(0).normal(100, 5, mask.shape)).astype(np.float32)
@@ -80,7 +80,7 @@ def test_masks_too_small_for_a_spline_go_through(where: tuple) -> None:
     assert (after[mask] > 0).all()
 
 
-def test_what_itk_cannot_fit_is_a_runtime_error() -> None:
+def test_a_failure_of_itk_is_a_runtime_error() -> None:
     """The command sets such a case aside."""
     with pytest.raises(RuntimeError, match="spacing"):
         correct(np.full((1, 30, 30), 100, np.float32), np.ones((1, 30, 30), bool), (1.0, 1.0, 1.0), N4Settings())
@@ -95,7 +95,7 @@ def test_negative_intensities_in_the_brain_keep_their_sign_and_stay_finite() -> 
 
 
 @pytest.mark.parametrize("shape", [(2, 30, 30), (3, 30, 30), (5, 5, 5)])
-def test_grids_thinner_than_the_working_copy_go_through(shape: tuple[int, ...]) -> None:
+def test_grids_thinner_than_the_coarse_copy_work(shape: tuple[int, ...]) -> None:
     volume = np.random.default_rng(0).normal(100, 5, shape).astype(np.float32)
     assert np.isfinite(correct(volume, np.ones(shape, bool), (1.0, 1.0, 1.0), N4Settings())).all()
 

@@ -1,4 +1,4 @@
-"""Cases are found by the challenge's names of each year."""
+"""Cases are recognised by the file names of each year's challenge."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from preprocess.shared.errors import CaseError, UserError
-from preprocess.source.brats import MODALITIES, discover, patient_of
+from preprocess.source.brats import discover, patient_of
+from preprocess.source.layouts import MODALITIES
 
 BRATS_2023 = {"t1": "-t1n", "t1c": "-t1c", "t2": "-t2w", "flair": "-t2f", "seg": "-seg"}
 
@@ -25,7 +26,7 @@ def names_of(case: str, style: str = "2018", ext: str = ".nii.gz") -> list[str]:
 
 @pytest.mark.parametrize("ext", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("style", ["2018", "2023"])
-def test_both_years_names_give_the_same_modalities(tmp_path: Path, style: str, ext: str) -> None:
+def test_the_names_of_both_years_give_the_same_modalities(tmp_path: Path, style: str, ext: str) -> None:
     touch(tmp_path / "deep" / "er", *names_of("case 1 é", style, ext))
     (case,) = discover(tmp_path).cases
     assert case.name == "case 1 é"
@@ -77,7 +78,7 @@ def test_linked_folders_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
     case.check()
 
 
-def test_a_missing_modality_and_a_second_file_are_told_by_check(tmp_path: Path) -> None:
+def test_check_names_a_missing_modality_and_a_second_file(tmp_path: Path) -> None:
     touch(tmp_path / "1", *names_of("lacking")[1:])
     touch(tmp_path / "1", *names_of("twice"))
     touch(tmp_path / "2", "twice_t2.nii.gz")
@@ -88,18 +89,18 @@ def test_a_missing_modality_and_a_second_file_are_told_by_check(tmp_path: Path) 
         twice.check()
 
 
-def test_auto_takes_one_layout_and_says_what_it_left_out(tmp_path: Path) -> None:
+def test_auto_takes_one_layout_and_reports_what_it_left_out(tmp_path: Path) -> None:
     for i in range(3):
         touch(tmp_path / "new", *names_of(f"new{i}", "2023"))
     touch(tmp_path / "old", *names_of("old"))
-    touch(tmp_path / "old", "lonely_seg.nii.gz")
-    found = discover(tmp_path)
-    assert (found.layout, [case.name for case in found.cases]) == ("brats2023", ["new0", "new1", "new2"])
-    assert "3 cases in 15 files" in found.why
-    assert "left out: 4 images named as in brats2018, such as old_flair.nii.gz: layout=brats2018 takes them" in found.why
-    found = discover(tmp_path, "brats2018")
-    assert [case.name for case in found.cases] == ["old"]
-    assert "1 labels or masks of no image's case, such as lonely_seg.nii.gz" in found.why
+    touch(tmp_path / "old", "unpaired_seg.nii.gz")
+    discovery = discover(tmp_path)
+    assert [case.name for case in discovery.cases] == ["new0", "new1", "new2"]
+    assert discovery.message.startswith("layout brats2023: 3 cases in 15 files")
+    assert "left out: 4 images named as in brats2018, such as old_flair.nii.gz: layout=brats2018 reads them" in discovery.message
+    discovery = discover(tmp_path, "brats2018")
+    assert [case.name for case in discovery.cases] == ["old"]
+    assert "1 labels or masks without an image, such as unpaired_seg.nii.gz" in discovery.message
 
 
 def test_bids_sessions_are_time_points_and_derived_images_do_not_shadow_raw_ones(tmp_path: Path) -> None:
@@ -113,12 +114,12 @@ def test_bids_sessions_are_time_points_and_derived_images_do_not_shadow_raw_ones
             f"{raw}_desc-2_FLAIR.nii",
         )
     (tmp_path / "participants.tsv").write_text("participant_id\tgrade\nsub-1\tHGG\n")
-    found = discover(tmp_path)
-    assert [(case.name, case.patient, case.grade) for case in found.cases] == [
+    discovery = discover(tmp_path)
+    assert [(case.name, case.patient, case.grade) for case in discovery.cases] == [
         ("sub-1_ses-1", "sub-1", "HGG"),
         ("sub-1_ses-2", "sub-1", "HGG"),
     ]
-    for case in found.cases:
+    for case in discovery.cases:
         case.check()
         assert {"seg"} == set(case.files) - set(MODALITIES)
         assert not any("derivatives" in case.files[m].parts for m in MODALITIES)
@@ -139,12 +140,12 @@ def test_one_image_as_nii_and_as_nii_gz_is_refused(tmp_path: Path) -> None:
 def test_a_pattern_numbers_cases_by_patient_and_may_name_the_grade(tmp_path: Path) -> None:
     for patient in ("p1", "p2"):
         touch(tmp_path / "LGG" / patient / "visit1", "pre.nii", "post.nii", "T2.nii", "flair.nii")
-    found = discover(tmp_path, pattern="{grade}/{patient}/{case}/{modality}.nii", names={"pre": "t1", "Post": "t1c"})
-    assert [(case.name, case.patient, case.grade) for case in found.cases] == [
+    discovery = discover(tmp_path, pattern="{grade}/{patient}/{case}/{modality}.nii", names={"pre": "t1", "Post": "t1c"})
+    assert [(case.name, case.patient, case.grade) for case in discovery.cases] == [
         ("p1_visit1", "p1", "LGG"),
         ("p2_visit1", "p2", "LGG"),
     ]
-    found.cases[0].check()
+    discovery.cases[0].check()
 
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "a\\b", "line\nbreak", os.fsdecode(b"latin-\xe9")])
@@ -164,7 +165,7 @@ def test_a_case_needs_only_what_is_required(tmp_path: Path) -> None:
         case.check()
 
 
-def test_a_folder_that_cannot_be_listed_is_told() -> None:
+def test_a_folder_that_cannot_be_listed_is_reported() -> None:
     with TemporaryDirectory() as place:  # tmp_path is closed to all but its owner
         Path(place).chmod(0o755)
         touch(Path(place) / "open", *names_of("a"))
@@ -173,21 +174,21 @@ def test_a_folder_that_cannot_be_listed_is_told() -> None:
         user = os.geteuid()
         os.seteuid(user or 65534)  # root may list anything
         try:
-            found = discover(Path(place))
+            discovery = discover(Path(place))
         finally:
             os.seteuid(user)
-    assert [case.name for case in found.cases] == ["a"]
-    assert "closed cannot be listed (Permission denied)" in found.why
+    assert [case.name for case in discovery.cases] == ["a"]
+    assert "closed cannot be listed (Permission denied)" in discovery.message
 
 
-def test_a_wrong_folder_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
+def test_a_wrong_folder_is_refused_with_the_expected_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         discover(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no case.*CASE_t1ce.*-t2f.*it holds no file at all"):
+    with pytest.raises(UserError, match=r"holds no case.*CASE_t1ce.*-t2f.*it holds no file"):
         discover(tmp_path)
     touch(tmp_path / "x", "scan1.dcm", *names_of("a"))
     with pytest.raises(
         UserError,
-        match=r"looked for \{case\}\.\{modality\} \(pattern\); it holds x/a_flair.*; left out: 4 images named as in brats2018",
+        match=r"expected \{case\}\.\{modality\} \(pattern\); it holds x/a_flair.*; left out: 4 images named as in brats2018",
     ):
         discover(tmp_path, pattern="{case}.{modality}")

@@ -1,4 +1,4 @@
-"""The store gives back what was put in, or says what is wrong; it never gives anything else."""
+"""The store returns what was written, or an error; never anything else."""
 
 import json
 import pickle
@@ -56,12 +56,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cohort.labels("sub é 1"), labels)
 
 
-def test_labels_that_are_0_throughout_are_read_as_such(tmp_path: Path) -> None:
+def test_labels_of_only_0_are_read(tmp_path: Path) -> None:
     cohort = Cohort.open(make(tmp_path / "c.zarr", labels=np.zeros(SHAPE, np.uint8)))
     assert not cohort.labels("a").any()
 
 
-def test_one_shard_file_an_array_and_one_chunk_a_slice(tmp_path: Path) -> None:
+def test_one_shard_file_per_array_and_one_chunk_per_slice(tmp_path: Path) -> None:
     store = make(tmp_path / "c.zarr", ("a",))
     assert [str(p.relative_to(store / "subjects/a")) for p in sorted((store / "subjects/a").rglob("c/**/*")) if p.is_file()] == [
         "image/c/0/0/0/0",
@@ -139,8 +139,8 @@ class CountedName(str):
         return str.__eq__(self, other)
 
 
-def test_what_one_subject_lacks_costs_no_search_through_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of n subjects each is looked at a few times, not n or n x n times."""
+def test_selecting_subjects_takes_time_in_proportion_to_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of n subjects is compared a few times, not n or n x n times."""
     names = [CountedName(f"case{number:04}") for number in range(1252)]
     read: list[str] = []
 
@@ -180,7 +180,7 @@ def test_a_cohort_takes_what_it_has_read_to_another_process(tmp_path: Path) -> N
     np.testing.assert_array_equal(taken.labels("b"), arrays(1)[1])
 
 
-def test_an_absent_or_unfinished_cohort_is_told_apart(tmp_path: Path) -> None:
+def test_a_missing_and_an_unfinished_cohort_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist"):
         Cohort.open(tmp_path / "none.zarr")
     store = make(tmp_path / "c.zarr")
@@ -201,7 +201,7 @@ def test_another_recipe_is_refused_with_the_settings_that_differ(tmp_path: Path)
     store = make(tmp_path / "c.zarr")
     before = (store / "manifest.json").read_bytes()
     with (
-        pytest.raises(StoreError, match=r"recipe\.n4\.spacing: 6\.0 there, 4\.0 here"),
+        pytest.raises(StoreError, match=r"recipe\.n4\.spacing: 6\.0 before, 4\.0 now"),
         CohortWriter(store, {"spacing": 0.0, "n4": {"spacing": 4.0}}, MODALITIES).lock(),
     ):
         pass
@@ -241,8 +241,8 @@ def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path, name: str
         make(tmp_path / "c.zarr", (name,))
 
 
-def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match="is no cohort"):
+    with pytest.raises(StoreError, match="is not a cohort"):
         make(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

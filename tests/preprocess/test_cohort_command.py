@@ -1,4 +1,4 @@
-"""verify finds whatever is not as it was written and names it; info and tree show what is there; ordinary viewers open a subject."""
+"""verify names every file that has changed; info and tree show what a cohort holds; ordinary viewers open a subject."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def make(source: Path, store: Path, *words: str) -> Path:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, write_case) -> Path:
-    """A store of two subjects, and a case that was set aside, at a path with odd characters."""
+    """A store of two subjects and a case that was set aside, at a path with special characters."""
     place = tmp_path_factory.mktemp("place") / "a [" / "b] é"
     for seed, name in enumerate(NAMES):
         write_case(place / "source" / "HGG" / "x", name, seed=seed, size=12)
@@ -51,10 +51,10 @@ def faults(store: Path) -> list[str]:
 
 def test_a_sound_cohort_has_no_fault(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cohort_command(["verify", str(sound)]) == 0
-    assert capsys.readouterr().out == f"{sound}: 2 subjects, every byte is as it was written\n"
+    assert capsys.readouterr().out == f"{sound}: 2 subjects, no byte has changed\n"
 
 
-def test_any_changed_byte_is_found_and_its_file_or_array_named(store: Path) -> None:
+def test_any_changed_byte_is_detected_and_its_file_or_array_named(store: Path) -> None:
     rng = np.random.default_rng(0)
     files = sorted(path for path in store.rglob("*") if path.is_file())
     assert len(files) == 4 + 2 * (5 + 2 + 1)
@@ -110,7 +110,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "subjects/dotsa/image is not the array that the manifest names",
     ),
     "no record": (lambda s: (s / "records/dotsa.json").unlink(), "records/dotsa.json cannot be read (No such file"),
-    "another record": (retell, "records/dotsa.json is not as it was written"),
+    "another record": (retell, "records/dotsa.json has changed since it was written"),
     "no subject": (forget, "records/dotsa.json cannot be read (No such file"),
     "no metadata": (
         lambda s: (s / "subjects/dotsa/labels/zarr.json").unlink(), "subjects/dotsa/labels/zarr.json cannot be read (No such file"
@@ -119,7 +119,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a stray file": (lambda s: (s / "subjects/dotsa/notes.txt").touch(), "subjects/dotsa/notes.txt does not belong"),
     "a stray file at the top": (lambda s: (s / "notes.txt").touch(), "notes.txt does not belong"),
     "no list of those set aside": (lambda s: (s / "rejected.json").unlink(), "rejected.json cannot be read"),
-    "another list of those set aside": (lambda s: (s / "rejected.json").write_text("{}"), "rejected.json is not as it was written"),
+    "another list of those set aside": (lambda s: (s / "rejected.json").write_text("{}"), "rejected.json has changed since it was written"),
 }  # fmt: skip
 
 
@@ -128,10 +128,10 @@ def test_damage_is_named_with_exit_status_1(store: Path, what: str, capsys: pyte
     damage, sentence = DAMAGE[what]
     damage(store)
     assert cohort_command(["verify", str(store)]) == 1
-    *told, last = capsys.readouterr().out.splitlines()
-    assert any(sentence in line for line in told)
-    assert all("dotsa" in line or "stranger" in line or "notes" in line or "rejected" in line for line in told)
-    assert last == f"{store}: 2 subjects, {len(told)} fault{'s' * (len(told) > 1)}"
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert any(sentence in line for line in lines)
+    assert all("dotsa" in line or "stranger" in line or "notes" in line or "rejected" in line for line in lines)
+    assert last == f"{store}: 2 subjects, {len(lines)} fault{'s' * (len(lines) > 1)}"
 
 
 def test_one_damaged_record_hides_no_fault_of_another_subject(store: Path) -> None:
@@ -151,7 +151,7 @@ def test_verify_as_a_user_runs_it(store: Path, run) -> None:
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
 
-def test_info_shows_what_is_there(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_what_the_cohort_holds(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cohort_command(["info", str(sound)]) == 0
     shown = capsys.readouterr().out
     for line in (
@@ -237,12 +237,12 @@ def many(tmp_path: Path, write_case) -> Path:
     return tmp_path
 
 
-def test_folds_counts_and_an_own_list_are_in_the_manifest(many: Path) -> None:
+def test_folds_counts_and_a_users_list_are_in_the_manifest(many: Path) -> None:
     store = make(many / "source", many / "c.zarr", "require=[t1]", "split.folds=3")
     tested = [Cohort.open(store, fold).split("test") for fold in range(3)]
     assert sorted(chain(*tested)) == Cohort.open(store).subjects
     assert len({Cohort.open(store, fold).digest for fold in range(3)}) == 3
-    with pytest.raises(StoreError, match="has folds 0 to 2 and fold 3 is asked for"):
+    with pytest.raises(StoreError, match="has no fold 3: its folds are 0 to 2"):
         Cohort.open(store, 3)
     make(many / "source", store, "require=[t1]", "split.counts=[1,2,1]", "split.val=0.5")
     assert [len(Cohort.open(store).split(name)) for name in ("segmentor", "gan", "val", "test")] == [1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""Looking at a cohort: one page with everything in it, the recipe's stages as they were, and no name that could break it."""
+"""Explore: one page that contains everything, the recipe's own stages, and no name that breaks the page."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def cohort_of(folder: Path, *words: str) -> Path:
 
 
 class Page(HTMLParser):
-    """What a browser would show and fetch."""
+    """What a browser would show and load."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def cases(tmp_path: Path, write_case: CaseWriter) -> Path:
-    """Three cases: two HGG, and one whose name is hard to bear and which has no segmentation."""
+    """Three cases: two HGG, and one with a difficult name and without a segmentation."""
     folder = tmp_path / "some cases"
     write_case(folder / "HGG", "a", seed=0)
     write_case(folder / "HGG", "b", seed=1)
@@ -62,7 +62,7 @@ def cases(tmp_path: Path, write_case: CaseWriter) -> Path:
     return folder
 
 
-def test_the_page_needs_nothing_else_and_escapes_every_name(
+def test_the_page_contains_everything_and_escapes_every_name(
     cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = cohort_of(cases)
@@ -81,17 +81,15 @@ def test_the_page_needs_nothing_else_and_escapes_every_name(
     assert "images of 3" in page.text
 
 
-def test_one_subject_without_source_or_segmentation_is_shown_as_far_as_the_store_goes(
-    tmp_path: Path, write_case: CaseWriter
-) -> None:
+def test_one_subject_without_source_or_segmentation_is_shown_from_the_store(tmp_path: Path, write_case: CaseWriter) -> None:
     files = write_case(tmp_path / "cases", "a", seg=False)
     files["t1c"].unlink()
     store = cohort_of(tmp_path / "cases", "require=[t2]", "split.test=1")
     assert main([f"store={store}", f"out={tmp_path / 'out'}"]) == 0
     page = Page(tmp_path / "out/index.html")
     assert page.tags.count("img") == len(FIGURES) - 2
-    assert "Nothing odd was found." in page.text
-    assert "From the store alone" in page.text
+    assert "Nothing is odd." in page.text
+    assert "Only from the store" in page.text
     assert "T1c (0)" in page.text
 
 
@@ -121,14 +119,14 @@ def test_the_stages_are_those_of_the_pipeline_bit_for_bit(
     assert not repeated(cohort, case).same
 
 
-def test_the_store_alone_gives_the_corrected_intensities_back(tmp_path: Path, write_case: CaseWriter) -> None:
+def test_the_store_gives_the_corrected_intensities_back(tmp_path: Path, write_case: CaseWriter) -> None:
     write_case(tmp_path / "cases", "a")
     cohort = Cohort.open(cohort_of(tmp_path / "cases", "recipe.dtype=float32"))
     (case,) = discover(tmp_path / "cases").cases
-    alone, whole = stored(cohort, "a"), repeated(cohort, case)
-    np.testing.assert_allclose(alone.corrected, whole.corrected, rtol=1e-5)
-    assert alone.bounds == whole.bounds
-    assert alone.bias is None
+    from_store, whole = stored(cohort, "a"), repeated(cohort, case)
+    np.testing.assert_allclose(from_store.corrected, whole.corrected, rtol=1e-5)
+    assert from_store.bounds == whole.bounds
+    assert from_store.bias is None
 
 
 def test_volumes_are_of_the_scans_grid_and_extents_of_the_whole_brain(tmp_path: Path, write_case: CaseWriter) -> None:
@@ -144,7 +142,7 @@ def test_volumes_are_of_the_scans_grid_and_extents_of_the_whole_brain(tmp_path: 
     wide = 4.0 * int(brain.any(axis=(1, 2)).sum())
     sizes = brain_mm(cohort.record(subject))
     assert sizes == pytest.approx([wide] * 3, abs=8)
-    assert min(sizes) > 160  # the crop cuts it, and hides nothing of that
+    assert min(sizes) > 160  # larger than the crop
 
 
 def test_a_tumour_beside_the_brain_does_not_choose_the_slice() -> None:
@@ -169,7 +167,7 @@ def test_the_augmentations_are_those_of_training() -> None:
     assert len(augmentations(image)) == len({made.tobytes() for made in many})
 
 
-def test_what_cannot_be_done_is_refused_before_any_work(tmp_path: Path, write_case: CaseWriter) -> None:
+def test_impossible_settings_are_refused_before_any_work(tmp_path: Path, write_case: CaseWriter) -> None:
     write_case(tmp_path / "cases", "a", size=12)
     write_case(tmp_path / "others", "b", size=12)
     store = cohort_of(tmp_path / "cases")

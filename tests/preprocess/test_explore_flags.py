@@ -1,4 +1,4 @@
-"""Each outlier, written into real files, is flagged; and nothing else is."""
+"""Each outlier, written into real files, is flagged, and nothing else is."""
 
 import shutil
 from collections.abc import Callable
@@ -45,17 +45,17 @@ def corner(array: Array) -> Array:
     return array
 
 
-# by the case's name: the file that is changed and how, and the flag: contrast, part of what it says, number
+# by the case's name: the changed file, the change, and the flag: contrast, part of its text, number
 ODD: dict[str, tuple[str, Callable[[Array], Array], tuple[str, str, str]]] = {
-    "ceiling": ("t1", one_voxel(32767), ("t1", "last number of 16 bits", "32767")),
-    "far": ("t2", one_voxel(3000), ("t2", "3000, is so many standard deviations", "")),
-    "masks": ("flair", half, ("flair", "masks disagree", "%")),
-    "flat": ("t1c", flat_slice, ("t1c", "one intensity", "1")),
-    "empty": ("t2", np.zeros_like, ("", "set aside: empty_t2.nii.gz has one intensity everywhere", "")),
+    "ceiling": ("t1", one_voxel(32767), ("t1", "at the limit of 16 bits", "32767")),
+    "far": ("t2", one_voxel(3000), ("t2", "3000, in standard deviations", "")),
+    "masks": ("flair", half, ("flair", "masks differ", "%")),
+    "flat": ("t1c", flat_slice, ("t1c", "the same intensity", "1")),
+    "empty": ("t2", np.zeros_like, ("", "set aside: empty_t2.nii.gz has the same intensity everywhere", "")),
     "constant": (
         "t1",
         lambda array: 100.0 * (array != 0),
-        ("", "set aside: constant_t1.nii.gz has one intensity everywhere", ""),
+        ("", "set aside: constant_t1.nii.gz has the same intensity everywhere", ""),
     ),
     "no tumour": ("seg", np.zeros_like, ("seg", "is empty", "0 ml")),
     "label": ("seg", lambda array: 3.5 * array, ("seg", "labels that BRATS does not have", "7")),
@@ -82,21 +82,21 @@ def test_a_sound_cohort_has_no_flags(tmp_path: Path, write_case: CaseWriter) -> 
     assert flagged(tmp_path / "cases") == []
 
 
-def test_one_image_under_two_names_is_flagged_once_a_contrast(tmp_path: Path, write_case: CaseWriter) -> None:
+def test_the_same_image_under_two_names_is_flagged_once_per_contrast(tmp_path: Path, write_case: CaseWriter) -> None:
     for path in write_case(tmp_path / "cases", "a").values():
         copy = tmp_path / "cases/b" / path.name.replace("a_", "b_")
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)
     twice = write_case(tmp_path / "cases", "c", seed=1)
     shutil.copy(twice["t1"], twice["t1c"])
-    found = [(flag.subject, flag.contrast, flag.what) for flag in flagged(tmp_path / "cases")]
-    assert found == [
+    same = [(flag.subject, flag.contrast, flag.what) for flag in flagged(tmp_path / "cases")]
+    assert same == [
         *(("b", m, f"the same image as a's {m}") for m in ("flair", "t1", "t1c", "t2")),
         ("c", "t1c", "the same image as its t1"),
     ]
 
 
-def test_a_copied_file_is_found_where_another_brain_mask_changes_what_is_stored(
+def test_a_copied_file_is_flagged_even_if_another_brain_mask_changes_the_stored_image(
     tmp_path: Path, write_case: CaseWriter, rewrite: Callable[..., None]
 ) -> None:
     first, second = write_case(tmp_path / "cases", "a"), write_case(tmp_path / "cases", "b", seed=1)
@@ -106,14 +106,14 @@ def test_a_copied_file_is_found_where_another_brain_mask_changes_what_is_stored(
     assert copies == [Flag("b", "t2", "the same image as a's t2", "")]
 
 
-def test_what_a_subject_lacks_is_flagged_where_others_have_it(tmp_path: Path, write_case: CaseWriter) -> None:
+def test_a_contrast_that_only_other_subjects_have_is_flagged(tmp_path: Path, write_case: CaseWriter) -> None:
     write_case(tmp_path / "cases", "whole", seed=1)
     write_case(tmp_path / "cases", "lacks", seg=False)["flair"].unlink()
-    found = flagged(tmp_path / "cases", "require=[t2]")
-    assert [(flag.subject, flag.contrast) for flag in found] == [("lacks", "flair"), ("lacks", "seg")]
+    lacking = flagged(tmp_path / "cases", "require=[t2]")
+    assert [(flag.subject, flag.contrast) for flag in lacking] == [("lacks", "flair"), ("lacks", "seg")]
 
 
-def test_brain_and_tumour_beyond_the_crop_are_flagged(
+def test_brain_and_tumour_outside_the_crop_are_flagged(
     tmp_path: Path, write_case: CaseWriter, rewrite: Callable[..., None]
 ) -> None:
     large = write_case(tmp_path / "cases", "large", size=58)
@@ -124,6 +124,9 @@ def test_brain_and_tumour_beyond_the_crop_are_flagged(
         return array
 
     rewrite(large["seg"], at_the_side)
-    found = flagged(tmp_path / "cases")
-    assert [(flag.contrast, flag.what) for flag in found] == [("", "brain lost by the crop"), ("seg", "tumour lost by the crop")]
-    assert 1 < float(found[0].number.rstrip("%")) < 10
+    outside = flagged(tmp_path / "cases")
+    assert [(flag.contrast, flag.what) for flag in outside] == [
+        ("", "brain outside the crop"),
+        ("seg", "tumour outside the crop"),
+    ]
+    assert 1 < float(outside[0].number.rstrip("%")) < 10

@@ -1,4 +1,4 @@
-"""Grids turn upright, resample without bleeding, and come back from the crop."""
+"""Grids become canonical, resampling keeps background out of the brain, and uncrop inverts crop."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def ball(size: int = 48) -> np.ndarray:
 
 
 @pytest.mark.parametrize("target", [0.7, 3.0, 2.3])
-def test_background_does_not_bleed_into_a_resampled_brain(target: float) -> None:
+def test_background_does_not_dim_a_resampled_brain(target: float) -> None:
     mask = ball()
     volumes, inside, _, affine = resample(
         np.where(mask, 500, 0)[None].astype(np.float32), mask, mask.astype(np.uint8), np.eye(4), target

@@ -1,4 +1,4 @@
-"""A file is read as what it is, or refused in one sentence before it takes memory."""
+"""A file is read correctly, or refused in one sentence before it takes memory."""
 
 import gzip
 import re
@@ -65,19 +65,19 @@ def endless() -> bytes:
 
 
 def hostile(folder: Path) -> dict[str, str]:
-    """Files that would take all memory, or all time, of a reader that trusts them, and what is to be said of each."""
+    """Files that would cost a reader that trusts them all its memory or time, and the expected sentence for each."""
     bomb = zlib.compress(bytes(2**28))
     files = {
         "dimensions.nii.gz": (gzip.compress(header((30000,) * 3) + bytes(100)), "has shape (30000, 30000, 30000)"),
         "voxels.nii": (header((1000,) * 3), "268 million"),
-        "absent.nii.gz": (gzip.compress(header((500,) * 3)), "its header lies"),
-        "absent.nii": (header((500,) * 3) + bytes(10**6), "its header lies"),
+        "absent.nii.gz": (gzip.compress(header((500,) * 3)), "its header is wrong"),
+        "absent.nii": (header((500,) * 3) + bytes(10**6), "its header is wrong"),
         "far.nii.gz": (gzip.compress(header((5, 5, 5), 3e9)) + endless(), "puts the voxels at byte 3"),
-        "endless.nii.gz": (gzip.compress(header((5, 5, 5))) + endless(), "goes on after the 852 bytes"),
+        "endless.nii.gz": (gzip.compress(header((5, 5, 5))) + endless(), "is longer than the 852 bytes"),
         "dimensions.mha": (mha("30000 30000 30000", 100) + bytes(100), "has shape (30000, 30000, 30000)"),
-        "absent.mha": (mha("500 500 500", 100) + bytes(100), "its header lies"),
+        "absent.mha": (mha("500 500 500", 100) + bytes(100), "its header is wrong"),
         "huge.mha": (mha("5 5 5", 10**12) + zlib.compress(bytes(250)), "is cut off"),
-        "endless.mha": (mha("5 5 5", len(bomb)) + bomb, "goes on after the 250 bytes"),
+        "endless.mha": (mha("5 5 5", len(bomb)) + bomb, "is longer than the 250 bytes"),
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)
@@ -101,13 +101,15 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def test_files_that_lie_take_neither_memory_nor_time(tmp_path: Path) -> None:
+def test_files_with_false_headers_take_neither_memory_nor_time(tmp_path: Path) -> None:
     wanted = hostile(tmp_path)
     done = subprocess.run([sys.executable, "-c", READ_ALL, tmp_path], capture_output=True, text=True, check=True)
-    told = {name: rest for name, *rest in (line.split("|") for line in done.stdout.splitlines())}
-    assert {name for name, sentence in wanted.items() if sentence not in told[name][2]} == set()
+    results = {name: rest for name, *rest in (line.split("|") for line in done.stdout.splitlines())}
+    assert {name for name, sentence in wanted.items() if sentence not in results[name][2]} == set()
     assert {
-        name: (megabytes, seconds) for name, (megabytes, seconds, _) in told.items() if int(megabytes) > 50 or float(seconds) > 2
+        name: (megabytes, seconds)
+        for name, (megabytes, seconds, _) in results.items()
+        if int(megabytes) > 50 or float(seconds) > 2
     } == {}
     assert done.stderr == ""
 
@@ -118,14 +120,14 @@ def damaged(path: Path, change) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
-def test_no_flipped_byte_of_the_voxels_goes_unnoticed(tmp_path: Path, save, name: str) -> None:
+def test_every_flipped_bit_of_the_voxels_is_detected(tmp_path: Path, save, name: str) -> None:
     path = tmp_path / name
     save(np.random.default_rng(0).integers(0, 99, (9, 9, 9)).astype(np.int16), np.eye(4), path)
     whole = path.read_bytes()
     voxels = whole.index(b"LOCAL\n") + 6 if name.endswith("mha") else 300
     for at in range(voxels, len(whole), 37):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
-        with pytest.raises(CaseError, match=f"case: {name} (cannot be read|is cut off|goes on)"):
+        with pytest.raises(CaseError, match=f"case: {name} (cannot be read|is cut off|is longer)"):
             load("case", path)
 
 
@@ -135,11 +137,11 @@ def test_no_flipped_byte_of_the_voxels_goes_unnoticed(tmp_path: Path, save, name
         ("a.nii.gz", lambda b: b[: len(b) // 2], r"a\.nii\.gz cannot be read \(Compressed file ended"),
         ("a.nii", lambda b: b[:-1], "is cut off"),
         ("a.mha", lambda b: b[:-1], "is cut off"),
-        ("a.mha", lambda b: re.sub(rb"= LOCAL", b"= /etc/passwd", b), "keeps its voxels in /etc/passwd"),
-        ("a.mha", lambda b: b"", "keeps its voxels in no file"),
+        ("a.mha", lambda b: re.sub(rb"= LOCAL", b"= /etc/passwd", b), "has its voxels in /etc/passwd"),
+        ("a.mha", lambda b: b"", "has its voxels in no file"),
         ("a.nii.gz", lambda b: b"", "cannot be read"),
         ("a.nii.gz", lambda b: b"GIF89a" * 99, r"cannot be read \(Not a gzipped file"),
-        ("a.nii", lambda b: b"GIF89a" * 99, "is no NIfTI file"),
+        ("a.nii", lambda b: b"GIF89a" * 99, "is not a NIfTI file"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, save, name: str, change, sentence: str) -> None:
@@ -151,7 +153,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, save, name: str, change,
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_what_is_not_finite_is_refused(tmp_path: Path, save, value: float) -> None:
+def test_intensities_that_are_not_finite_are_refused(tmp_path: Path, save, value: float) -> None:
     volume = counted("float64")
     volume[1, 2, 3] = value
     save(volume, np.eye(4), tmp_path / "a.nii")
@@ -161,9 +163,9 @@ def test_what_is_not_finite_is_refused(tmp_path: Path, save, value: float) -> No
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Pair(counted(), np.eye(4)), tmp_path / "pair.img")
-    with pytest.raises(CaseError, match=r"case: pair\.img is neither \.nii, \.nii\.gz nor \.mha: convert it"):
+    with pytest.raises(CaseError, match=r"case: pair\.img is not a \.nii, \.nii\.gz or \.mha file: convert it"):
         load("case", tmp_path / "pair.img")
-    with pytest.raises(CaseError, match="is no NIfTI file that holds its own voxels"):
+    with pytest.raises(CaseError, match="is not a NIfTI file with header and voxels in one"):
         load("case", (tmp_path / "pair.hdr").rename(tmp_path / "header.nii"))
 
 

@@ -1,4 +1,4 @@
-"""Statistics come from the clipped brain, what is stored is unclipped, and -9 means background alone."""
+"""Statistics come from the clipped brain, stored intensities are unclipped, and only background is -9."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_clipped_z_scores_have_mean_0_and_deviation_1() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_background_is_exactly_the_marker_and_the_brain_never_is(dtype: str) -> None:
+def test_background_is_exactly_minus_9_and_the_brain_never_is(dtype: str) -> None:
     raw = np.array([-9.0, -9.0001, -8.9999, -20.0, 0.0, -9.0], np.float32)
     mask = np.array([True, True, True, True, True, False])
     z = normalise(raw, mask, Statistics(-2, 2, 0, 1), dtype)
@@ -46,18 +46,18 @@ def test_background_is_exactly_the_marker_and_the_brain_never_is(dtype: str) -> 
     assert np.abs(z[mask].astype(np.float64) - raw[mask]).max() < 0.01
 
 
-def test_what_float16_cannot_hold_stays_finite() -> None:
+def test_z_scores_beyond_float16_stay_finite() -> None:
     z = normalise(np.array([1e30, -1e30], np.float32), np.array([True, True]), Statistics(-2, 2, 0, 1), "float16")
     assert z.tolist() == [65504, -65504]
 
 
 def test_a_brain_without_contrast_is_refused() -> None:
     brain, mask = np.full((4, 4, 4), 7, np.float32), np.ones((4, 4, 4), bool)
-    with pytest.raises(ValueError, match="one intensity 7"):
+    with pytest.raises(ValueError, match="the same intensity, 7"):
         statistics(brain, mask, 1.0)
 
 
-def test_the_clipped_share_is_told_per_label() -> None:
+def test_the_clipped_share_is_given_by_label() -> None:
     values = np.array([0, 1, 5, 5, 5, 1], np.float32)
     share = clip_share(values, np.array([0, 1, 1, 2, 2, 2], np.uint8), Statistics(0, 4, 1, 1))
     assert share == {"1": 0.5, "2": pytest.approx(2 / 3)}

@@ -1,4 +1,4 @@
-"""A path says which case and kind a file is, by each layout's names; the user's own names are a pattern."""
+"""A file's path gives its case and kind in each layout; a pattern describes the user's own names."""
 
 import pytest
 
@@ -37,7 +37,7 @@ MASKS = "derivatives/masks/sub-1/anat/sub-1"
         ("bids", "derivatives/fmriprep/sub-1/anat/sub-1_desc-brain_mask.nii.gz", "sub-1", "mask"),
     ],
 )
-def test_each_layout_knows_its_names(layout: str, path: str, case: str, kind: str) -> None:
+def test_each_layout_recognises_its_names(layout: str, path: str, case: str, kind: str) -> None:
     assert BY_NAME[layout].match(f"/source/{path}") == Match(case, kind)
 
 
@@ -53,11 +53,11 @@ def test_each_layout_knows_its_names(layout: str, path: str, case: str, kind: st
         "sub-1/func/sub-1_task-rest_bold.nii.gz",
     ],
 )
-def test_bids_leaves_derived_images_templates_and_anatomy_alone(path: str) -> None:
+def test_bids_ignores_derived_images_templates_and_anatomy(path: str) -> None:
     assert BY_NAME["bids"].match(f"/source/{path}") is None
 
 
-def test_a_bids_derivative_that_is_the_source_gives_its_images() -> None:
+def test_a_bids_derivative_given_as_source_gives_its_images() -> None:
     assert BY_NAME["bids"].match("/strip/sub-1/anat/sub-1_desc-preproc_T1w.nii.gz") == Match("sub-1", "t1")
 
 
@@ -75,7 +75,7 @@ def test_a_bids_derivative_that_is_the_source_gives_its_images() -> None:
         ("{case}.{modality}.nii", {}, "a-t1-nii", None),
     ],
 )
-def test_a_pattern_is_what_it_says(pattern: str, names: dict, path: str, match: Match | None) -> None:
+def test_a_pattern_matches_what_it_describes(pattern: str, names: dict, path: str, match: Match | None) -> None:
     assert from_pattern(pattern, names).match(f"/source/{path}") == match
 
 
@@ -84,7 +84,7 @@ def test_a_pattern_is_what_it_says(pattern: str, names: dict, path: str, match: 
     [
         ("brats", "", {}, "layout=brats is not known: choose from auto, brats2015"),
         ("pattern", "", {}, "layout=pattern and pattern="),
-        ("bids", "{case}_{modality}.nii", {}, "do not go together"),
+        ("bids", "{case}_{modality}.nii", {}, "contradict each other"),
         ("auto", "", {"a": "t1"}, "give pattern= too"),
         ("pattern", "{case}.nii", {}, "lacks {modality}"),
         ("pattern", "*_{modality}.nii", {}, "lacks {case}"),
@@ -93,7 +93,7 @@ def test_a_pattern_is_what_it_says(pattern: str, names: dict, path: str, match: 
         ("pattern", "{case}_{modality}.nii", {"a": "t3"}, "names.a=t3 must be one of t1,"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(layout: str, pattern: str, names: dict, sentence: str) -> None:
+def test_contradicting_settings_are_refused(layout: str, pattern: str, names: dict, sentence: str) -> None:
     with pytest.raises(SettingError) as refusal:
         candidates(layout, pattern, names)
     assert sentence in str(refusal.value)

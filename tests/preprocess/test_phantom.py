@@ -1,4 +1,4 @@
-"""The phantom: BRATS's layout, the physics' order of contrasts, and a pure function of (seed, number)."""
+"""The phantom: BRATS's layout, contrasts in the order of the physics, and the same patient for the same (seed, number)."""
 
 import json
 from itertools import pairwise
@@ -50,8 +50,8 @@ def test_low_grades_have_no_enhancing_rim(phantoms: Path) -> None:
         folder.name: (folder.parent.name, set(np.unique(np.asarray(nib.load(folder / f"{folder.name}_seg.nii.gz").dataobj))))
         for folder in phantoms.glob("*GG/*")
     }
-    assert all(found <= {0, 1, 2, 4} and 2 in found for _, found in labels.values())
-    assert all((4 in found) == (grade == "HGG") for grade, found in labels.values())
+    assert all(present <= {0, 1, 2, 4} and 2 in present for _, present in labels.values())
+    assert all((4 in present) == (grade == "HGG") for grade, present in labels.values())
 
 
 def test_the_same_seed_gives_the_same_subject_whatever_the_number_of_subjects(phantoms: Path) -> None:
@@ -102,7 +102,7 @@ def test_contrasts_are_ordered_as_in_a_clinic() -> None:
         values = [s[kind][name] for name in order]
         assert all(low < high for low, high in pairwise(values)), (kind, values)
     assert s["t1"]["rim"] < s["t1"]["white"]  # only gadolinium shows the rim
-    assert s["t2"]["rim"] == pytest.approx(s["t2"]["solid"], rel=0.15)  # and T2 only hints at it
+    assert s["t2"]["rim"] == pytest.approx(s["t2"]["solid"], rel=0.15)  # and T2 hardly shows it
 
 
 def test_mean_intensities_lie_near_the_real_case(phantoms: Path) -> None:

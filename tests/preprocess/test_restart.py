@@ -1,4 +1,4 @@
-"""Killed, out of space, in parts or beside another: to_zarr ends in the same bytes as when it is left in peace, or refuses."""
+"""Killed, out of disk space, in parts or beside another: to_zarr makes the same bytes as without interruption, or refuses."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def interrupted(*words: object, **variables: str) -> subprocess.CompletedProcess
 
 
 def attempts(points: str, how: str, source: Path, folder: Path, *words: str) -> Iterator[dict]:
-    """One attempt for each point: what came of it, of the same words again, and whether its store is as that of an undisturbed run."""
+    """One attempt per point: its result, that of the same command again, and whether the store equals that of an uninterrupted run."""
     shutil.rmtree(source / "case2")
     make(source, folder / "whole" / "c.zarr", *words)
     whole = contents(folder / "whole" / "c.zarr")
@@ -56,7 +56,7 @@ def attempts(points: str, how: str, source: Path, folder: Path, *words: str) -> 
         yield {**attempt, "same": contents(folder / str(attempt["point"]) / "c.zarr") == whole}
 
 
-def test_killed_before_any_change_of_the_disk_it_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_killed_before_any_change_of_the_disk_it_continues_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
     *killed, last = attempts("changes", "kill", source, tmp_path, *FAST)
     assert len(killed) > 30
     assert {attempt["status"] for attempt in killed} == {-9}
@@ -65,7 +65,9 @@ def test_killed_before_any_change_of_the_disk_it_goes_on_to_the_same_bytes(sourc
     assert [a for a in killed if not (a["same"] and a["kept"] and a["again"] == 0 and a["left"] == ["c.zarr"])] == []
 
 
-def test_out_of_space_at_any_change_of_the_disk_it_says_so_and_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_out_of_space_at_any_change_of_the_disk_it_reports_it_and_continues_to_the_same_bytes(
+    source: Path, tmp_path: Path
+) -> None:
     *full, last = attempts("changes", "full", source, tmp_path, *FAST)
     assert len(full) > 12
     assert last["status"] == 0
@@ -74,14 +76,14 @@ def test_out_of_space_at_any_change_of_the_disk_it_says_so_and_goes_on_to_the_sa
     assert {name for attempt in full for name in attempt["beside"]} == {"c.zarr"}
 
 
-def test_killed_in_any_stage_it_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_killed_in_any_stage_it_continues_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
     killed = list(attempts("stages", "kill", source, tmp_path, *N4))
     assert [attempt["point"] for attempt in killed] == [f"{stage}:case1" for stage in ("read", "n4", "normalise", "write")]
     assert [a for a in killed if a["status"] != -9 or not a["committed"]] == []
     assert [a for a in killed if not (a["same"] and a["kept"] and a["again"] == 0 and a["left"] == ["c.zarr"])] == []
 
 
-def test_killed_with_a_pool_at_work_it_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_killed_with_a_pool_at_work_it_continues_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
     killed = interrupted("n4:case2", f"source={source}", f"store={tmp_path / 'c.zarr'}", "workers=2", *N4)
     assert killed.returncode == -9
     assert not (tmp_path / "c.zarr" / "manifest.json").exists()
@@ -91,11 +93,11 @@ def test_killed_with_a_pool_at_work_it_goes_on_to_the_same_bytes(source: Path, t
     assert not (tmp_path / "c.zarr.partial").exists()
 
 
-def test_a_worker_that_dies_is_told_and_the_next_run_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_reported_and_the_next_run_makes_the_same_bytes(source: Path, tmp_path: Path) -> None:
     words = (f"source={source}", f"store={tmp_path / 'c.zarr'}", "workers=2", *FAST)
     died = interrupted("write:case1", *words, COMMAND_PID="0")
     assert died.returncode == 2
-    assert died.stderr.startswith("error: a worker process died, out of memory perhaps: run again with fewer workers=")
+    assert died.stderr.startswith("error: a worker process died, probably for lack of memory: run again with fewer workers=")
     assert "Traceback" not in died.stderr
     assert [path.name for path in tmp_path.glob("c.zarr*")] == ["c.zarr"]
     assert make(source, tmp_path / "c.zarr") == 0
@@ -130,10 +132,12 @@ def test_parts_at_the_same_time_one_of_them_killed_give_the_same_bytes(source: P
     assert not list(tmp_path.glob("c.zarr.*"))
 
 
-def test_what_a_part_set_aside_is_in_the_cohort_even_after_another_recipe_was_refused(source: Path, tmp_path: Path) -> None:
+def test_cases_that_a_part_set_aside_are_in_the_cohort_even_after_another_recipe_was_refused(
+    source: Path, tmp_path: Path
+) -> None:
     (source / "case1" / "case1_t2.nii.gz").unlink()
     assert [make(source, tmp_path / "c.zarr", *FAST, f"part={k}/2") for k in (1, 2)] == [0, 1]
-    with pytest.raises(StoreError, match=r"recipe\.spacing: 0\.0 there, 5\.0 here"):
+    with pytest.raises(StoreError, match=r"recipe\.spacing: 0\.0 before, 5\.0 now"):
         make(source, tmp_path / "c.zarr", *FAST, "recipe.spacing=5")
     assert make(source, tmp_path / "c.zarr", *FAST, "part=finish") == 1
     assert Cohort.open(tmp_path / "c.zarr").rejected["case1"].startswith("case1: no t2 file")
@@ -141,7 +145,7 @@ def test_what_a_part_set_aside_is_in_the_cohort_even_after_another_recipe_was_re
 
 
 @pytest.mark.parametrize(("first", "second"), [("", ""), ("1-of-2", ""), ("", "1-of-2"), ("1-of-2", "1-of-2")])
-def test_two_that_would_write_the_same_are_refused(source: Path, tmp_path: Path, first: str, second: str) -> None:
+def test_two_writers_of_the_same_cases_are_refused(source: Path, tmp_path: Path, first: str, second: str) -> None:
     make(source, tmp_path / "c.zarr")
     before = contents(tmp_path / "c.zarr")
     recipe = Cohort.open(tmp_path / "c.zarr").recipe
@@ -150,7 +154,7 @@ def test_two_that_would_write_the_same_are_refused(source: Path, tmp_path: Path,
         with pytest.raises(StoreError, match="another to_zarr is writing"):
             make(source, tmp_path / "c.zarr", *FAST, *words)
     assert contents(tmp_path / "c.zarr") == before
-    assert make(source, tmp_path / "c.zarr") == 0  # what the first held, it has let go of
+    assert make(source, tmp_path / "c.zarr") == 0  # the first lock is released
 
 
 def test_a_link_to_a_store_is_the_store(source: Path, tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_a_damaged_record_of_a_finished_subject_is_refused_and_made_again_once_i
     make(source, tmp_path / "c.zarr")
     whole, record = contents(tmp_path / "c.zarr"), tmp_path / "c.zarr/records/case1.json"
     record.write_text(record.read_text().replace('"patient": "case1"', '"patient": "case2"'))
-    with pytest.raises(StoreError, match=r"case1\.json is not as it was written.*remove it and run to_zarr again"):
+    with pytest.raises(StoreError, match=r"case1\.json has changed since it was written.*remove it and run to_zarr again"):
         make(source, tmp_path / "c.zarr")
     record.unlink()
     assert make(source, tmp_path / "c.zarr") == 0
@@ -203,13 +207,13 @@ def test_a_lock_that_its_holders_remove_is_never_held_twice(tmp_path: Path) -> N
     assert sum(int(held) for held, _, _ in ended) > 50
 
 
-def test_a_lock_file_that_a_dead_process_left_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_lock_file_left_by_a_dead_process_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("")
     with only_one(tmp_path / "lock", "busy"), pytest.raises(StoreError, match="busy"), only_one(tmp_path / "lock", "busy"):
         pass
 
 
-def test_shared_locks_stand_beside_each_other_and_not_beside_a_whole_one(tmp_path: Path) -> None:
+def test_shared_locks_exclude_an_exclusive_one_and_not_each_other(tmp_path: Path) -> None:
     together = threading.Barrier(2, timeout=20)
 
     def hold() -> None:
@@ -225,7 +229,7 @@ def test_shared_locks_stand_beside_each_other_and_not_beside_a_whole_one(tmp_pat
     other.join()
 
 
-def test_a_read_only_source_is_enough_and_a_read_only_store_is_told(write_case, tmp_path: Path, small_disk: Path) -> None:
+def test_a_read_only_source_is_enough_and_a_read_only_store_is_reported(write_case, tmp_path: Path, small_disk: Path) -> None:
     write_case(small_disk / "source", "a..b", size=12)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert make(small_disk / "source", tmp_path / "c.zarr") == 0

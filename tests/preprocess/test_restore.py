@@ -1,4 +1,4 @@
-"""The way back: what was stored returns to the patient's grid to the last bit and to the corrected intensities to half a float16 step."""
+"""Restore: stored arrays return to the patient's exact grid, and to the corrected intensities within half a float16 step."""
 
 import json
 from pathlib import Path
@@ -66,13 +66,13 @@ def restored(cohort: Cohort, subject: str, out: Path, *words: str) -> Path:
 
 
 def corrected(source: Path, subject: str, modality: str, iterations: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """What N4 makes of a contrast, and the brain, on the patient's grid."""
+    """A contrast after N4, and the brain, on the patient's grid."""
     (case,) = [case for case in discover(source).cases if case.name == subject]
-    found = read(case)
-    volume = found.volumes[found.modalities.index(modality)]
-    volume = correct(volume, found.mask, spacing_of(found.affine), N4Settings(iterations=iterations))
-    affine = np.array(found.original["original_affine"])
-    return from_canonical(volume, affine), from_canonical(found.mask, affine)
+    case_scans = read(case)
+    volume = case_scans.volumes[case_scans.modalities.index(modality)]
+    volume = correct(volume, case_scans.mask, spacing_of(case_scans.affine), N4Settings(iterations=iterations))
+    affine = np.array(case_scans.original["original_affine"])
+    return from_canonical(volume, affine), from_canonical(case_scans.mask, affine)
 
 
 def assert_returned(file: Path, wanted: np.ndarray, inside: np.ndarray, units: dict[str, float]) -> None:
@@ -120,7 +120,7 @@ def test_a_brats_2015_patient_returns_as_nifti(tmp_path: Path, write_case) -> No
     assert len(list(out.iterdir())) == 2
 
 
-def test_what_the_crop_left_out_is_0(tmp_path: Path) -> None:
+def test_voxels_outside_the_crop_are_0(tmp_path: Path) -> None:
     scans(tmp_path / "source", "a", AFFINES["LPS"])
     cohort = cohort_of(tmp_path / "source", tmp_path / "c.zarr", "recipe.crop=[24,60,60]")
     assert cohort.record("a").brain_voxels_lost > 0
@@ -131,7 +131,7 @@ def test_what_the_crop_left_out_is_0(tmp_path: Path) -> None:
     assert_returned(out / "a_t1.nii.gz", wanted, brain, cohort.record("a").intensity["t1"])
 
 
-def test_a_resampled_patient_returns_to_the_scans_grid_with_what_the_coarser_grid_kept(tmp_path: Path, phantoms: Path) -> None:
+def test_a_resampled_patient_returns_to_the_scans_grid_within_the_coarser_grids_accuracy(tmp_path: Path, phantoms: Path) -> None:
     case = discover(phantoms).cases[0]
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / case.name).symlink_to(case.files["t1"].parent)
@@ -158,7 +158,7 @@ def lacking(tmp_path: Path) -> Cohort:
     return cohort_of(tmp_path / "source", tmp_path / "c.zarr", "require=[t1]")
 
 
-def test_a_contrast_that_was_never_scanned_takes_the_cohorts_units_and_says_so(lacking: Cohort, tmp_path: Path) -> None:
+def test_a_contrast_that_was_not_scanned_gets_the_cohorts_units_and_a_note(lacking: Cohort, tmp_path: Path) -> None:
     image = lacking.image("c")[0]
     np.save(tmp_path / "made.npy", np.where(image == BACKGROUND, BACKGROUND, 1.5))
     out = restored(lacking, "c", tmp_path / "out", f"array={tmp_path / 'made.npy'}", "modality=flair")

@@ -1,4 +1,4 @@
-"""Patients are split evenly by grade, the same way every time, and never on two sides."""
+"""Patients are split evenly by grade, reproducibly, and all time points of one into the same split."""
 
 import random
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_shares_are_the_reports() -> None:
 
 
 @pytest.mark.parametrize("counts", [[22, 23, 10], [125, 125, 35], [0, 0, 285]])
-def test_counts_are_met_and_the_others_are_in_no_split(counts: list[int]) -> None:
+def test_counts_are_exact_and_the_other_patients_are_in_no_split(counts: list[int]) -> None:
     made = sizes(SplitSettings(counts=counts))
     assert [made["segmentor"], made["gan"] + made["val"], made["test"]] == counts
     assert made["val"] == round(0.1 * counts[1])
@@ -88,7 +88,7 @@ def test_time_points_of_a_patient_stay_together(settings: SplitSettings) -> None
         assert {m.subject for m in visits if m.patient in homes} == assigned
 
 
-def test_a_cohort_can_be_for_testing_alone() -> None:
+def test_a_cohort_can_be_only_for_testing() -> None:
     assert sizes(SplitSettings(test=1)) == {"segmentor": 0, "gan": 0, "val": 0, "test": 285}
 
 
@@ -100,7 +100,7 @@ def listing(tmp_path: Path, text: str) -> SplitSettings:
     return SplitSettings(file=str(tmp_path / "my split.csv"))
 
 
-def test_an_own_list_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_users_list_is_taken_as_it_is(tmp_path: Path) -> None:
     by_patient = listing(tmp_path, "patient, split\na, gan\nb, test\n")
     assert split(VISITS, by_patient) == [{"segmentor": [], "gan": ["a_1", "a_2"], "val": [], "test": ["b_1"]}]
     by_subject = listing(tmp_path, "\ufeffsplit,subject\ngan,a_2\nval,c_1\n")
@@ -112,19 +112,19 @@ def test_an_own_list_is_taken_as_it_is(tmp_path: Path) -> None:
     [
         ("subject,split\na_1,gan\na_2,test\n", r"leaks: patient a is in gan \(a_1\) and in test \(a_2\)"),
         ("patient,split\na,gan\na,val\n", "leaks: patient a"),
-        ("subject,split\nz,gan\n", "names z, which is no subject"),
-        ("subject,split\na_1,train\n", "line 2: 'train' is no split: choose from segmentor, gan, val, test"),
+        ("subject,split\nz,gan\n", "names z, which is not a subject"),
+        ("subject,split\na_1,train\n", "line 2: 'train' is not a split: choose from segmentor, gan, val, test"),
         ("a_1,gan\nb_1,gan\n", "line 2: expected the columns"),
-        ("subject,split\n", "holds no row"),
-        ("", "holds no row"),
+        ("subject,split\n", "has no rows"),
+        ("", "has no rows"),
     ],
 )
-def test_a_leak_or_a_mistake_in_an_own_list_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_leak_or_a_mistake_in_a_users_list_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         split(VISITS, listing(tmp_path, text))
 
 
-def test_an_absent_own_list_is_refused(tmp_path: Path) -> None:
+def test_a_missing_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"none\.csv cannot be read"):
         split(VISITS, SplitSettings(file=str(tmp_path / "none.csv")))
 
@@ -143,6 +143,6 @@ def test_impossible_settings_are_refused(bad: dict) -> None:
 
 
 @pytest.mark.parametrize("settings", [SplitSettings(counts=[200, 80, 10]), SplitSettings(folds=286)])
-def test_more_than_there_are_is_refused(settings: SplitSettings) -> None:
+def test_more_patients_than_there_are_is_refused(settings: SplitSettings) -> None:
     with pytest.raises(SettingError, match="and there are 285"):
         split(BRATS_2018, settings)

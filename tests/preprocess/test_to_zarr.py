@@ -1,4 +1,4 @@
-"""The command, as a user runs it: a folder of NIfTI files in, a cohort out, one sentence for what is wrong."""
+"""The command, as a user runs it: from a folder of NIfTI files to a cohort, with one sentence per mistake."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def test_a_folder_becomes_a_cohort(tmp_path: Path, write_case) -> None:
     mask = image[0] != BACKGROUND
     assert all(((volume != BACKGROUND) == mask).all() for volume in image)
     assert int(mask.sum()) == record.brain_voxels == int((nib.load(files["t1"]).get_fdata() != 0).sum())
-    # the lesion lies left and behind in an LPS file's positive octant, and above
+    # in an LPS file the lesion's octant is left, posterior and superior
     assert np.argwhere(labels).mean(axis=0) - np.argwhere(mask).mean(axis=0) == pytest.approx([4.2, -4.2, -4.2], abs=0.5)
     assert image[3][labels == 2].mean() > 3
     assert not (tmp_path / "my cohort.zarr.partial").exists()
@@ -99,12 +99,12 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
     reasons = json.loads((tmp_path / "c.zarr" / "rejected.json").read_text())
     wanted = {
         "cut": "cut_t2.nii.gz cannot be read", "nan": "nan_t1.nii.gz holds NaN", "lacking": "no t2 file",
-        "infinite": "infinite_t1ce.nii.gz holds NaN or infinite", "zero": "zero_t1ce.nii.gz has one intensity",
-        "endless": "endless_flair.nii.gz goes on after", "..": "..: a case cannot have this name",
+        "infinite": "infinite_t1ce.nii.gz holds NaN or infinite", "zero": "zero_t1ce.nii.gz has the same intensity",
+        "endless": "endless_flair.nii.gz is longer than", "..": "..: a case cannot have this name",
         "moved": "different affines",
-        "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has one intensity", "two_volumes": "(28, 28, 28, 2)",
+        "empty": "brain mask is empty", "constant": "constant_t2.nii.gz has the same intensity", "two_volumes": "(28, 28, 28, 2)",
         "lying": "(30000, 30000, 30000)", "smaller": "smaller_t2.nii.gz has shape",
-        "fractions": "are no labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
+        "fractions": "are not labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
         "slice": "slice_t1.nii.gz: bias correction failed",
     }  # fmt: skip
     assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
@@ -122,7 +122,7 @@ def test_a_case_without_segmentation_has_labels_of_0(tmp_path: Path, write_case)
 
 
 @pytest.mark.parametrize("layout", ["brats2015", "bids"])
-def test_another_layout_is_found_and_told(tmp_path: Path, write_case, layout: str) -> None:
+def test_another_layout_is_recognised_and_reported(tmp_path: Path, write_case, layout: str) -> None:
     files = write_case(tmp_path / "source", "sub-1_ses-1", layout=layout)
     done = to_zarr(f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", "split.test=1", *FAST)
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def test_a_pattern_with_the_users_own_words(tmp_path: Path, write_case) -> None:
     assert Cohort.open(tmp_path / "c.zarr").labels("a").any()
 
 
-def test_a_case_with_what_is_required_goes_in_on_the_grid_that_is_asked_for(tmp_path: Path, write_case, save) -> None:
+def test_a_case_with_the_required_contrasts_is_resampled_to_the_given_grid(tmp_path: Path, write_case, save) -> None:
     for name, lacking in (("a", "t1"), ("b", "t2")):
         write_case(tmp_path / "source", name)[lacking].unlink()
     flair = tmp_path / "source" / "a" / "a_flair.nii.gz"
@@ -179,7 +179,7 @@ def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> N
         (["source=scans", "layout=bids"], "images named as in brats2018"),
         (["source=scans", "pattern={case}/{modality}.nii", "names={T1: t1, gd: t1x}"], "names.gd=t1x must be one of t1"),
         (["source=scans", "store=."], "store=. cannot be a cohort"),
-        (["source=scans", "store=scans"], "is no cohort"),
+        (["source=scans", "store=scans"], "is not a cohort"),
         (["source=broken", "store=c.zarr"], "no case of broken could be used"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_mistake_is_one_sentence_and_exit_status_2(tmp_path: Path, write_case,
     assert sentence in done.stderr
 
 
-def test_run_again_it_keeps_what_is_finished_and_adds_what_is_new(tmp_path: Path, write_case) -> None:
+def test_run_again_it_keeps_finished_subjects_and_adds_new_ones(tmp_path: Path, write_case) -> None:
     words = (f"source={tmp_path / 'source'}", f"store={tmp_path / 'c.zarr'}", *FAST)
     write_case(tmp_path / "source", "a")
     assert to_zarr(*words).returncode == 0
@@ -202,11 +202,11 @@ def test_run_again_it_keeps_what_is_finished_and_adds_what_is_new(tmp_path: Path
     before = shard.stat().st_mtime_ns
     write_case(tmp_path / "source", "b", seed=1)
     done = to_zarr(*words)
-    assert "1 subjects were finished before and kept" in done.stdout
+    assert "1 subjects were kept from an earlier run" in done.stdout
     assert Cohort.open(tmp_path / "c.zarr").subjects == ["a", "b"]
     assert shard.stat().st_mtime_ns == before
     refused = to_zarr(*words, "recipe.spacing=5")
-    assert (refused.returncode, "recipe.spacing: 0.0 there, 5.0 here" in refused.stderr) == (2, True)
+    assert (refused.returncode, "recipe.spacing: 0.0 before, 5.0 now" in refused.stderr) == (2, True)
 
 
 def test_another_source_is_refused_before_any_work(tmp_path: Path, write_case) -> None:
@@ -224,13 +224,13 @@ def descendants(pid: int) -> list[int]:
         try:
             parents[int(status.parent.name)] = int(status.read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
-            continue  # ended meanwhile
+            continue  # ended in the meantime
     children = [child for child, parent in parents.items() if parent == pid]
     return children + [g for child in children for g in descendants(child)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_killed_it_leaves_whole_subjects_and_no_worker_and_goes_on(tmp_path: Path, write_case) -> None:
+def test_killed_it_leaves_complete_subjects_and_no_worker_and_continues(tmp_path: Path, write_case) -> None:
     for i in range(6):
         write_case(tmp_path / "source", f"case{i}", seed=i, size=56)
     slow = ("recipe.n4.spacing=4", "recipe.n4.iterations=[40,40]", "workers=2")
@@ -252,7 +252,7 @@ def test_killed_it_leaves_whole_subjects_and_no_worker_and_goes_on(tmp_path: Pat
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     done = to_zarr(*words)
     assert done.returncode == 0, done.stderr
-    assert "finished before and kept" in done.stdout
+    assert "were kept from an earlier run" in done.stdout
     cohort = Cohort.open(tmp_path / "c.zarr")
     assert len(cohort.subjects) == 6
     assert all(np.isfinite(cohort.image(subject)).all() for subject in cohort.subjects)

@@ -150,5 +150,5 @@ case ${1:-} in
     up | down) "$1" ;;
     kill) kill_node "$2" ;;
     start) start_node "$2" ;;
-    *) die "say up, down, kill NODE or start NODE" ;;
+    *) die "usage: lab.sh up | down | kill NODE | start NODE" ;;
 esac

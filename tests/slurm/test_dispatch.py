@@ -13,7 +13,7 @@ from distsynth.tracking.journal import Journal, Line, read
 from slurm import dispatch
 from slurm.cluster import ClusterSettings
 from slurm.dispatch import Dispatcher
-from slurm.outcome import judge
+from slurm.outcome import outcome_of
 from slurm.sweep import Run, SweepSettings, plan
 
 
@@ -201,8 +201,8 @@ def end(status: str, reason: str = "why", retry: bool = False) -> Line:
         ({"kind": "checkpoint"}, "OUT_OF_MEMORY", "", "retry"),
     ],
 )
-def test_what_may_pass_is_tried_again(last: Line | None, state: str, words: str, status: str) -> None:
-    assert judge(last, state, words).status == status
+def test_transient_failures_are_retried(last: Line | None, state: str, words: str, status: str) -> None:
+    assert outcome_of(last, state, words).status == status
 
 
 def test_an_end_that_an_earlier_job_wrote_says_nothing_of_this_one(

@@ -20,7 +20,7 @@ Runner = Callable[..., subprocess.CompletedProcess[str]]
         (["store=x.zarr", "partitions=[low]"], "partitions=['low'] must be two"),
         (["store=x.zarr", "node_down=kill"], "node_down and node_up must be given together"),
         (["only=[rank_killed]"], "setting store is missing"),
-        (["store=x.zarr", "only=[rank_killed]"], "the launcher ended with 2 in place of 0, saying: "),
+        (["store=x.zarr", "only=[rank_killed]"], "the launcher ended with 2 in place of 0; its last line: cohort "),
     ],
 )
 def test_bad_settings_are_one_sentence(words: list[str], sentence: str, run: Runner, tmp_path: Path) -> None:
@@ -33,3 +33,13 @@ def test_every_fault_says_how_it_is_done() -> None:
     everything = on_slurm(Settings("x.zarr", "slurm", partitions=["low", "high"], node_down="kill", node_up="start"))
     assert {"out_of_time", "preempted", "first_node_lost", "last_node_lost"} <= everything.keys()
     assert all(fault.how for fault in (*LOCAL.values(), *everything.values()))
+
+
+def test_the_package_and_the_command_say_how_to_use_them(run: Runner) -> None:
+    import slurm.bench
+
+    assert "python -m slurm.bench.faults store=" in (slurm.bench.__doc__ or "")
+    done = run("slurm.bench.faults", "--help")
+    assert done.returncode == 0, done.stderr
+    for words in ("python -m slurm.bench.faults store=", "node_down=", "a small cohort"):
+        assert words in done.stdout

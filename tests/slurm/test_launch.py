@@ -89,12 +89,44 @@ def test_a_run_that_fails_is_told_and_lets_the_others_go_on(
     assert done.returncode == 1
     assert "lr-0.001: finished" in done.stdout
     assert "was not finite at step" in done.stderr
-    assert "1 of 2 runs did not finish; the same command goes on with them" in done.stderr
+    assert "1 of 2 runs did not finish; the same command continues them" in done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     states = {
         r.info.run_name: r.info.status for r in client.search_runs([client.get_experiment_by_name("distsynth").experiment_id])
     }
     assert (states["lr-1e+30"], states["lr-0.001"], states["sweep small"]) == ("FAILED", "FINISHED", "FAILED")
+
+
+def test_a_sweep_over_methods_trains_what_goes_together_with_each_seed(store: Path, tmp_path: Path, run: Runner) -> None:
+    axes = ("method=[segment_small,unet_small,unit_small]", "variant=[mimo]", "seed=[0,1]")
+    given = [
+        *(f"sweep.axes.{axis}" for axis in axes),
+        f"data.store={store}",
+        "train.epochs=1",
+        "train.steps_per_epoch=3",
+        "poll_seconds=0.3",
+    ]
+    done = run(LAUNCH, "sweep=methods", "cluster=local", "cluster.ranks=1", "cluster.parallel=2", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sweep methods: 4 runs on local" in done.stdout
+    assert "left out, since the method does not serve the variant: unit_small with mimo\n" in done.stdout
+    with (tmp_path / "runs" / "methods" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["output"], row["tumour in"]) for row in rows] == [
+        ("mimo", "T1c", "-"), ("mimo", "FLAIR", "-"), ("mimo", "-", "T1c"), ("mimo", "-", "FLAIR")
+    ]  # fmt: skip
+    for row in rows[:2]:
+        assert row["best run"] == "unet_small_mimo_fold-0 (2 runs)"
+        mean, (first, second) = float(row["beats it"].split()[1]), map(float, row["of each"].split())
+        assert first != second
+        assert mean == pytest.approx((first + second) / 2, abs=0.011)
+        assert row["NMAE beyond"].endswith("%")
+    for row in rows:
+        assert (row["updates"], row["parameters"][-2:]) == ("3", " M")
+        assert float(row["parameters"][:-2]) > 0.01
+        assert int(row["seconds"]) >= 0
+    for row in rows[2:]:
+        assert 0 <= float(row["test: Dice"]) <= 1
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path: Path, run: Runner) -> None:
@@ -174,7 +206,7 @@ def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "the runs stopped; the same command goes on watching" in out
+    assert "the runs stopped; watch them again with the same command" in out
     deadline = time.monotonic() + 10
     while alive(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -32,7 +32,7 @@ def test_the_plan_is_shown_and_nothing_done(tmp_path: Path, run, phantoms: Path)
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("part=1/2", "part=1/2 is the launcher's"),
+        ("part=1/2", "part=1/2 is set by the launcher: leave it out"),
         ("recipe.spcing=3", "did you mean recipe.spacing"),
         ("train.lr=1", "unknown setting train"),
     ],

@@ -1,4 +1,4 @@
-"""Sweeps: which runs there are, checked before any of them starts."""
+"""Sweeps: their runs, checked before any of them starts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from distsynth import config as configuration
 from preprocess.shared.errors import SettingError
 from slurm.cluster import ClusterSettings, slurm_parameters
 from slurm.launch import read_words
-from slurm.sweep import SweepSettings, plan, product
+from slurm.sweep import SweepSettings, left_out, plan, product
 
 
 def test_the_shipped_sweep_is_twelve_runs(tmp_path: Path) -> None:
@@ -32,6 +32,40 @@ def test_the_pairs_are_every_contrast_from_every_other(tmp_path: Path) -> None:
         variant = run.config.variant
         assert run.name == variant.name == run.axes["variant"] == f"{variant.inputs[0]}_{variant.outputs[0]}"
         assert (variant.kind, run.config.method.name) == ("siso", "unified_gan")
+
+
+def test_every_methods_small_preset_is_compared_on_the_variants_that_it_serves(tmp_path: Path) -> None:
+    launch, shared = read_words(["sweep=methods", "data.store=x", "sweep.axes.seed=[0,1]", "sweep.axes.data.fold=[0,1,2]"])
+    runs = plan(launch.sweep, shared, tmp_path)
+    presets = {path.stem for path in (configuration.CONFIGS / "method").glob("*_small.yaml")}
+    assert {run.axes["method"] for run in runs} == presets
+    absent = left_out(launch.sweep, runs)
+    assert absent["cyclegan_small"] == ["simo", "mimo", "miso_t1c"]
+    assert absent["stargan_small"] == ["mimo", "miso_t1c"]
+    assert "tcmgan_small" not in absent
+    assert len(runs) == (4 * len(presets) - sum(map(len, absent.values()))) * 2 * 3
+    assert "unit_small_siso_seed-1_fold-2" in {run.name for run in runs}
+    assert {(run.config.seed, run.config.data.fold) for run in runs} == {(seed, fold) for seed in (0, 1) for fold in (0, 1, 2)}
+
+
+def test_a_pair_that_does_not_go_together_is_left_out_only_of_a_sweep_over_both(tmp_path: Path) -> None:
+    written_out = [{"name": "t1_t2", "inputs": ["t1"], "outputs": ["t2"]}, "mimo"]
+    settings = SweepSettings(name="s", axes={"method": ["unit_small", "unet_small"], "variant": written_out})
+    runs = plan(settings, [], tmp_path)
+    assert [run.name for run in runs] == ["unit_small_t1_t2", "unet_small_t1_t2", "unet_small_mimo"]
+    assert left_out(settings, runs) == {"unit_small": ["mimo"]}
+    for axes, words in (({"method": ["unet_small", "unit_small"]}, ["variant=mimo"]), ({"variant": ["siso", "mimo"]}, ["method=unit_small"]),
+                        ({}, ["method=unit_small", "variant=mimo"]),
+                        ({"method": {"generator": {"width": [4, 8]}}, "variant": ["siso", "mimo"]}, ["method=unit_small"])):  # fmt: skip
+        with pytest.raises(SettingError, match="method unit serves siso and variant mimo is mimo"):
+            plan(SweepSettings(name="s", axes=axes), words, tmp_path)
+
+
+def test_settings_need_to_suit_only_the_methods_of_the_sweep(tmp_path: Path) -> None:
+    """tcmgan, the default method, has more epochs than this learning rate lasts."""
+    settings = SweepSettings(name="s", axes={"method": ["unet_small"], "variant": ["siso"]})
+    (run,) = plan(settings, ["train.schedule={name: linear, flat: 20, decay: 10}"], tmp_path)
+    assert run.name == "unet_small_siso"
 
 
 def test_words_reach_the_launcher_or_the_runs() -> None:
@@ -66,6 +100,19 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
         (["sweep=lr", "train.epochs=many"], "setting train.epochs"),
         (["sweep=lr", "train.lr=1e-3"], r"train.lr is an axis of sweep lr: give sweep.axes.train.lr=\[1e-3\] in place of"),
         (["sweep=lr", "variant=mimo"], "variant is an axis of sweep lr"),
+        (["sweep=methods", "sweep.axes.method=[tcmgann]"], "method=tcmgann is not known: did you mean tcmgan"),
+        (
+            ["sweep=methods", "sweep.axes.method=[unit_small]", "sweep.axes.variant=[simo,mimo]"],
+            "serves any variant of sweep.axes.variant",
+        ),
+        (
+            ["sweep=methods", "sweep.axes.method=[unet_small,tcmgan_small]", "method.weights.gp=1"],
+            "unknown setting method.weights",
+        ),
+        (["sweep=methods", "sweep.axes.variant=[{name: odd, inputs: [t1], outputs: [t1]}]"], "t1 is both an input and an output"),
+        (["sweep=methods", "seed=5"], r"seed is an axis of sweep methods: give sweep.axes.seed=\[5\] in place of seed=5"),
+        (["sweep=methods", "data.fold=2"], r"give sweep.axes.data.fold=\[2\] in place of data.fold=2"),
+        (["sweep=methods", "sweep.axes.seed=[]"], r"sweep.axes.seed=\[\] must be a list of values"),
     ],
 )
 def test_a_bad_word_is_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One subject through the recipe: four NIfTI files and a segmentation become a record and two arrays."""
+"""The recipe: its settings, and what it makes of one case: a record and two arrays."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, ext
 from preprocess.intensity import BACKGROUND, Mask, Statistics, Volume, clip_share, normalise, present, quality, statistics
 from preprocess.shared.errors import CaseError, SettingError
 from preprocess.shared.settings import setting
-from preprocess.source.brats import MODALITIES, Case
+from preprocess.source.brats import Case
+from preprocess.source.layouts import MODALITIES
 from preprocess.source.scans import read
 
 
 @dataclass
 class Recipe:
-    """The preprocessing settings; they are stored in the cohort."""
+    """The preprocessing settings, which are stored in the cohort."""
 
-    resample: str = setting("", "the contrast onto whose grid the others are brought where they differ, e.g. t1 (empty: refused)")
-    spacing: float = setting(0.0, "resample to isotropic voxels of so many mm first (0: as scanned)")
+    resample: str = setting(
+        "", "the contrast onto whose grid others are resampled if theirs differs, e.g. t1 (empty: such cases are set aside)"
+    )
+    spacing: float = setting(0.0, "resample to isotropic voxels of this size in mm first (0: as scanned)")
     n4: N4Settings = setting(N4Settings, "bias field correction")
     clip_percent: float = setting(
-        1.0, "per cent of the brain's intensities beyond the clip bounds at each end (applied on reading)"
+        1.0, "per cent of the brain's intensities beyond each clip bound (the clip is applied on reading)"
     )
-    crop: list[float] = setting([160.0, 160.0, 155.0], "size x, y, z in mm of the box around the brain that is kept")
+    crop: list[float] = setting([160.0, 160.0, 155.0], "size x, y, z in mm of the stored box around the brain")
     dtype: Literal["float16", "float32"] = setting("float16", "how z-scores are stored")
     chunks: Literal["slice", "patch"] = setting(
         "slice", "what is read at once: axial slices, or cubes of 32 voxels for 3-D methods"
@@ -51,7 +54,7 @@ class Recipe:
 
 
 class Stopwatch(dict[str, float]):
-    """Seconds by stage, for the summary; never stored."""
+    """Seconds by stage, for the summary; not stored."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -72,11 +75,11 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
         with watch.stage("resample"):
             volumes, mask, labels, affine = resample(volumes, mask, labels, affine, recipe.spacing)
             if not mask.any():
-                raise CaseError(f"{case.name}: no brain is left at recipe.spacing={recipe.spacing}: take a smaller one")
+                raise CaseError(f"{case.name}: no brain is left at recipe.spacing={recipe.spacing}: give a smaller one")
     spacing = spacing_of(affine)
     shape = crop_shape(recipe.crop, spacing)
     offset = crop_offset(mask, shape)
-    box = bounding_box(mask)  # what lies beyond is background, and three quarters of a scan
+    box = bounding_box(mask)  # three quarters of a scan are background
     inside, lesions = mask[box], labels[box]
     within = [o - side.start for o, side in zip(offset, box, strict=True)]
     stored, intensity, shares = [], {}, {}
@@ -109,7 +112,7 @@ def standardise(
             corrected = correct(volume, brain, spacing, recipe.n4)
         except RuntimeError as error:  # ITK's
             why = str(error).strip().splitlines()[-1]
-            raise CaseError(f"{file}: bias correction failed ({why}): recipe.n4.enabled=false does without") from error
+            raise CaseError(f"{file}: bias correction failed ({why}): recipe.n4.enabled=false leaves it out") from error
     with watch.stage("normalise"):
         try:
             return corrected, statistics(corrected, brain, recipe.clip_percent)

@@ -1,0 +1,102 @@
+"""What the commands print about a cohort."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from preprocess.cohort.reader import Cohort
+from preprocess.cohort.verify import same_images
+from preprocess.splits import SPLITS
+
+GRADES = ("HGG", "LGG", "unknown")
+LOST = 0.01  # share of the brain, or of the tumour, outside the crop that is worth a warning
+
+
+def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]], rejected: Mapping[str, str]) -> int:
+    """Print what to_zarr made: `kept` subjects from an earlier run, and new ones with their `seconds` by stage. Returns the exit status."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    print_splits(cohort)
+    print_clip_share(cohort)
+    lost = {subject: record.brain_share_lost for subject, record in cohort.records.items()}
+    worst = max(lost, key=lambda subject: lost[subject])
+    console.print(f"brain outside the crop: mean {np.mean(list(lost.values())):.2%}, most {lost[worst]:.2%} ({escape(worst)})")
+    if cut := sum(share > LOST for share in lost.values()):
+        console.print(
+            f"[yellow]warning[/yellow] {cut} subjects lose over {100 * LOST:g} % of their brain: a larger recipe.crop= keeps it"
+        )
+    for (first, modality), (second, its) in same_images(cohort):
+        both = f"{escape(first)}'s {modality} and {escape(second)}'s {its}"
+        console.print(f"[yellow]warning[/yellow] {both} are the same image: is this one scan under two names?")
+    print_seconds(seconds)
+    if kept:
+        console.print(f"{kept} subjects were kept from an earlier run")
+    for reason in rejected.values():
+        console.print(f"[red]set aside[/red] {escape(reason)}")
+    print(f"next: python slurm/launch.py sweep=lr {shlex.quote(f'data.store={cohort.path}')}")
+    if rejected:
+        where = cohort.path / "rejected.json"
+        print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}")
+    return 1 if rejected else 0
+
+
+def print_splits(cohort: Cohort) -> None:
+    """A table of the subjects by split and grade; of the first fold, if there are several."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    folds = cohort.manifest["folds"]
+    title = f"{cohort.path}" + f", fold 0 of {len(folds)}" * (len(folds) > 1)
+    table = Table("split", "subjects", *GRADES, title=Text(title))
+    for name, members in by_split(cohort, folds[0]).items():
+        grades = Counter(cohort.record(subject).grade for subject in members)
+        table.add_row(name, str(len(members)), *(str(grades[grade]) for grade in GRADES))
+    Console().print(table)
+
+
+def by_split(cohort: Cohort, fold: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """A fold's subjects by split, and under `none` those that are in no split, if there are any."""
+    assigned = {name: fold[name] for name in SPLITS}
+    rest = sorted(set(cohort.subjects).difference(*assigned.values()))
+    return {**assigned, **({"none": rest} if rest else {})}
+
+
+def print_clip_share(cohort: Cohort) -> None:
+    """A table of the share of each label that the clip changes: mean over the subjects, and largest."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not (shares := clip_shares(cohort)):
+        return
+    percent = cohort.recipe.get("clip_percent", 0)
+    table = Table("label", *cohort.modalities, title=f"share of a label's voxels beyond the {percent:g} % clip: mean (most)")
+    for label, by_modality in shares.items():
+        table.add_row(label, *(f"{np.mean(each):.0%} ({max(each):.0%})" if each else "" for each in by_modality.values()))
+    Console().print(table)
+
+
+def clip_shares(cohort: Cohort) -> dict[str, dict[str, list[float]]]:
+    """By label and modality, the share of the label's voxels beyond the clip bounds: a number for each subject that has both."""
+    records = cohort.records.values()
+    labels = sorted({label for record in records for label in record.label_voxels}, key=int)
+    return {
+        label: {m: [r.clip_share[m][label] for r in records if label in r.clip_share.get(m, {})] for m in cohort.modalities}
+        for label in labels
+    }
+
+
+def print_seconds(seconds: Sequence[Mapping[str, float]]) -> None:
+    """The mean time of a subject, and each stage's share of it."""
+    total: Counter[str] = Counter()
+    for stages in seconds:
+        total.update(stages)
+    if spent := sum(total.values()):
+        shares = ", ".join(f"{name} {value / spent:.0%}" for name, value in total.items())
+        print(f"{len(seconds)} subjects, {spent / len(seconds):.1f} s of one core each: {shares}")
