@@ -1,4 +1,4 @@
-"""The memory plan against what a process then takes."""
+"""The memory plan against the memory that a process then takes."""
 
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ print(resident("VmHWM") - before, plan(engine, batch).total(int(sys.argv[2])))
 
 @pytest.mark.parametrize("words", [("160", "12", "method=tcmgan_small"), ("64", "12", "method=tcmgan", "method.critic.width=32")])
 def test_the_plan_is_within_a_fifth_of_the_peak(words: tuple[str, ...], tmp_path: Path, run: Any) -> None:
-    """Mostly activations, then mostly weights and their moments. Tensors are mapped one by one, given back when freed: with malloc's own
-    threshold the peak is half again as much, of holes between blocks."""
+    """Mostly activations, then mostly weights and their moments. Tensors are mapped one by one and returned when freed: with malloc's own
+    threshold, holes between blocks make the peak half again as large."""
     (tmp_path / "peak.py").write_text(PEAK)
     done = run(str(tmp_path / "peak.py"), *words, MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
@@ -53,13 +53,13 @@ def test_the_plan_is_within_a_fifth_of_the_peak(words: tuple[str, ...], tmp_path
 PLAN = MemoryPlan("joint", parameters=10**8, gradients=10**8, optimiser=2 * 10**8, fixed=10**8, per_slice=10**8)
 
 
-def test_what_fits_is_what_the_total_says() -> None:
+def test_fits_agrees_with_total() -> None:
     most = PLAN.fits(6e9)
     assert PLAN.total(most) <= (6e9 - OVERHEAD) * USABLE < PLAN.total(most + 1)
     assert PLAN.fits(1e9) == 0
 
 
-def test_a_batch_that_does_not_fit_is_told_what_would() -> None:
+def test_a_batch_that_does_not_fit_gets_advice() -> None:
     most = PLAN.fits(6e9)
     assert f"holds {most}" in describe(PLAN, 4, 6 * 10**9)
     assert f"holds only {most}: set train.micro_batch={most}" in describe(PLAN, 100, 6 * 10**9)

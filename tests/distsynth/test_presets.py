@@ -1,4 +1,4 @@
-"""The presets hold what the papers, the published codes and the source report say of losses, sizes and training."""
+"""The presets have the losses, sizes and training of the papers, the published codes and the source report."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from distsynth.config import compose
 from distsynth.run_directory import CONFIGS
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml") if not path.stem.endswith("_small"))
-HALVES = {"name": "linear", "flat": 100, "decay": 100}  # constant for one half, falling to nothing in the other
+HALVES = {"name": "linear", "flat": 100, "decay": 100}  # constant for one half, falling to zero in the other
 UNIT_TRAINING = {"epochs": 100, "steps_per_epoch": 1000, "batch": 1, "lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-4}
 DISCO = {
     "weights": {"gan": 0.1, "features": 0.9, "first": 0.01, "later": 0.5, "switch": 10_000, "discriminator": 0.5},
@@ -77,9 +77,9 @@ def test_a_preset_holds_the_published_values(preset: str) -> None:
     agree(asdict(compose([f"method={preset}", "variant=siso"])), PUBLISHED[preset], preset)
 
 
-def agree(found: Any, published: Any, where: str) -> None:
+def agree(ours: Any, published: Any, where: str) -> None:
     if isinstance(published, dict):
         for name, value in published.items():
-            agree(found[name], value, f"{where}.{name}")
+            agree(ours[name], value, f"{where}.{name}")
     else:
-        assert found == published, where
+        assert ours == published, where

@@ -1,4 +1,4 @@
-"""The journal says where the time goes, and what it says adds up."""
+"""The journal shows where the time goes, and its parts add up."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def words(tiny: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def test_every_line_says_where_the_time_went(store: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_line_shows_where_the_time_went(store: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     """Two ranks: the parts add up to the step, slices per second to the batch over it, and ranks do wait for each other."""
     lines = train(tmp_path / "run", store, *words, "train.checkpoint_minutes=0", ranks=2)
     assert len(lines) == 6  # 2 epochs of 6 updates, every other one
@@ -57,15 +57,13 @@ def test_every_line_says_where_the_time_went(store: Path, words: tuple[str, ...]
     assert not (tmp_path / "run" / "profile").exists()
 
 
-def test_without_insight_the_journal_has_the_losses_alone_and_the_same(
-    store: Path, words: tuple[str, ...], tmp_path: Path
-) -> None:
-    """With a trace: what torch's profiler saw of three updates."""
+def test_without_timing_the_journal_has_only_the_losses_and_the_same(store: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+    """And `train.profile` writes a trace of three updates by torch's profiler."""
     plain = train(tmp_path / "plain", store, *words, "train.timing=false")
-    told = train(tmp_path / "told", store, *words, "train.profile=true")
+    timed = train(tmp_path / "timed", store, *words, "train.profile=true")
     assert not [name for values in plain for name in values if name.startswith(("time/", "system/")) or "grad_norm" in name]
-    assert plain == [{name: value for name, value in values.items() if name in plain[0]} for values in told]
-    trace = json.loads(gzip.decompress((tmp_path / "told" / "profile" / "updates.json.gz").read_bytes()))
+    assert plain == [{name: value for name, value in values.items() if name in plain[0]} for values in timed]
+    trace = json.loads(gzip.decompress((tmp_path / "timed" / "profile" / "updates.json.gz").read_bytes()))
     names = [event["name"] for event in trace["traceEvents"] if "name" in event]
     assert len({name for name in names if name.startswith("ProfilerStep")}) == 3
     assert "aten::convolution" in names
@@ -105,7 +103,7 @@ with world("cpu", LimitSettings()) as ranks:
 
 
 def test_communication_is_the_wait_for_the_slower_rank(tmp_path: Path, run: Any) -> None:
-    """One rank's backward pass takes 0.3 s longer: the other waits so long, and the slow one hardly."""
+    """One rank's backward pass takes 0.3 s longer: the other rank waits that long, and the slow one hardly at all."""
     (tmp_path / "late.py").write_text(LATE)
     done = run("torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "late.py"), "1")
     assert done.returncode == 0, done.stderr
@@ -124,8 +122,8 @@ def test_the_gradient_norm_is_the_global_batchs_and_fp16s_skipped_steps_have_non
     assert float(gradient_norm(network)) == pytest.approx((6.0**2 + 8.0**2 + 2.0**2) ** 0.5)
 
 
-def test_a_gpu_whose_use_cannot_be_told_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML's errors are classes of its own."""
+def test_a_gpu_that_cannot_report_its_use_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML has its own classes of errors."""
 
     def unsupported(device: torch.device) -> int:
         raise Exception("NVMLError_NotSupported")
@@ -133,6 +131,6 @@ def test_a_gpu_whose_use_cannot_be_told_ends_no_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "utilization", unsupported)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2e9)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    found = system(torch.device("cuda"))
-    assert found["system/gpu_memory_gb"] == 2
-    assert "system/gpu_percent" not in found
+    load = system(torch.device("cuda"))
+    assert load["system/gpu_memory_gb"] == 2
+    assert "system/gpu_percent" not in load
