@@ -29,10 +29,10 @@ def test_the_penalty_differentiates_twice() -> None:
     weight = critic[0].weight
 
     def penalty(value: torch.Tensor) -> torch.Tensor:
-        def critic(x: torch.Tensor) -> torch.Tensor:
+        def forward(x: torch.Tensor) -> torch.Tensor:
             return critic[3](critic[2](critic[1](nn.functional.conv2d(x, value, critic[0].bias)))).squeeze(1)
 
-        return gradient_penalty(critic, real, fake, epsilon)
+        return gradient_penalty(forward, real, fake, epsilon)
 
     assert torch.autograd.gradcheck(penalty, (weight.detach().clone().requires_grad_(True),))
 
