@@ -98,7 +98,7 @@ class Method(nn.Module, ABC):
     images: ClassVar[bool] = True  # False: it makes no images; the `validate` of its last stage scores it
     tumours: ClassVar[bool] = False  # True: it learns from tumour masks, and does not train on patients without a segmentation
     any_to_any: ClassVar[bool] = (
-        False  # True: one trained model makes any of the variant's contrasts from any others (see `serve`)
+        False  # True: once trained, it makes any of the variant's contrasts from any others (see `serve`)
     )
     incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts; `present` says which they have
     cycle: int = 1  # after so many updates the pattern of steps repeats; the last update of a cycle has the most steps

@@ -18,6 +18,7 @@ from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
+from distsynth.methods import registry
 from distsynth.methods.unified_gan import UnifiedGAN
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
@@ -363,7 +364,7 @@ def test_any_pair_of_its_contrasts_is_served_by_the_same_networks() -> None:
     for i, number in enumerate((3, 0)):
         assert torch.equal(made[:, i : i + 1], method.generate(batch.sources, torch.full((3,), number), batch.brain))
     with pytest.raises(SettingError, match="method unified_gan serves siso, simo and variant two is miso"):
-        method.serve(Variant("two", ["t1", "t2"], ["flair"]))
+        registry.check_serves(method, Variant("two", ["t1", "t2"], ["flair"]))
     one_way = make(config_of("method.directions=given"))
     with pytest.raises(SettingError, match=r"was trained only for variant simo \(method\.directions=given\)"):
         one_way.serve(Variant("back", ["t1c"], ["flair"]))
