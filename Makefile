@@ -2,7 +2,7 @@
 # make test   lint, types and tests
 # make test-full   what takes minutes: every method through torch.compile, every preset on many ranks in float32, published sizes
 # make test-slurm   the launcher on a real Slurm of four nodes on this machine (Debian, root): stood up from Debian's packages, taken down again
-# make picture   the README's picture: 1 mm phantoms -> cohort -> one run on two ranks -> a figure; about 8 minutes on two cores
+# make picture   the README's picture: 1 mm phantoms -> cohort -> one run on two ranks -> a figure; minutes of two free cores
 # Each makes its own environment in .venv on first use.
 
 PYTHON ?= python3

@@ -27,8 +27,8 @@ from distsynth.tracking.journal import read
 from distsynth.train import may_pass, prepare, reason
 from distsynth.train import train as train_here
 from distsynth.training import checkpoint
+from distsynth.training.checkpoint import Saver
 from distsynth.training.engine import Engine, NonFinite
-from distsynth.training.trainer import Trainer
 from preprocess.cohort import Cohort
 from preprocess.shared.errors import UserError
 
@@ -333,7 +333,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_previous_checkpoint_kept(
     words = ["method.generator.width=4", *small, "train.epochs=3", "train.steps_per_epoch=4", "train.log_every=4"]
     config = configuration.compose([f"method={method}_small", f"data.store={store}", *words])
     run = RunDirectory(tmp_path / "run")
-    monkeypatch.setattr(Trainer, "cheap", True)  # a checkpoint at each epoch's end
+    monkeypatch.setattr(Saver, "cheap", True)  # a checkpoint at each epoch's end
     trainer = trainer_of(config, run)
     objectives = type(trainer.model.method).objectives
 
@@ -420,7 +420,7 @@ def test_a_run_directory_of_other_settings_and_of_another_cohort_is_refused(
     config.write_text(config.read_text().replace(str(store), str(other)))
     done = run("distsynth.train", f"run={tmp_path / 'run'}")
     assert done.returncode == 2
-    assert "was made from something else (recipe.n4.enabled:" in done.stderr
+    assert "does not match the run (recipe.n4.enabled:" in done.stderr
 
 
 def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     for change, sentence in (
         (
             {"method": {"critic": {"width": 8}}},
-            r"\(method.critic.width: 4 before, 8 now\): start a new run, or bring the old back",
+            r"\(method.critic.width: 4 before, 8 now\): start a new run, or restore that setting or cohort",
         ),
         (
             {"variant": {"outputs": ["t1", "flair"]}},

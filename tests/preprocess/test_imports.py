@@ -1,10 +1,8 @@
 """The lowest storey needs no other storey and starts fast."""
 
-import ast
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 FORBIDDEN = ("torch", "mlflow", "distsynth", "slurm", "submitit")
 IMPORT_ALL = """
@@ -15,40 +13,6 @@ for module in pkgutil.walk_packages(preprocess.__path__, "preprocess."):
 assert "preprocess.to_zarr" in sys.modules
 print(*sorted(sys.modules))
 """
-
-ROOT = Path(__file__).parents[2]
-FLOORS = (  # from top to bottom, as in preprocess/__init__.py
-    {"bench"},
-    {"explore", "phantom"},
-    {"to_zarr", "restore"},
-    {"recipe"},
-    {"cohort"},
-    {"source"},
-    {"splits", "bias", "intensity"},
-    {"geometry", "spline"},
-    {"shared"},
-)
-
-
-def imported_by(file: Path) -> set[str]:
-    """The files and folders directly below preprocess/ that a file imports."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
-    modules = [f"{node.module}.{alias.name}".split(".") for node in nodes for alias in node.names]
-    return {module[1] for module in modules if module[0] == "preprocess"}
-
-
-def test_every_import_runs_down() -> None:
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    files = [path.relative_to(ROOT / "preprocess") for path in (ROOT / "preprocess").rglob("*.py")]
-    rooms = {path: path.parts[0].removesuffix(".py") for path in files if path.parts != ("__init__.py",)}
-    assert set(rooms.values()) == set(floor)
-    up = [
-        (str(path), name)
-        for path, room in rooms.items()
-        for name in imported_by(ROOT / "preprocess" / path)
-        if name != room and floor[name] <= floor[room]
-    ]
-    assert up == []
 
 
 def loaded_by(code: str) -> set[str]:
