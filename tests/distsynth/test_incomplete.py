@@ -260,8 +260,8 @@ def test_one_other_variant_by_its_name_or_its_contrasts(trained: RunDirectory) -
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    (["variant.inputs=[t2]", "variant.outputs=[t1]"], "variant.name=simo_t1 cannot name scores beside the run's own"),
-    (["variant.name=a/b", "variant.outputs=[t2]"], "variant.name=a/b cannot name scores"),
+    (["variant.inputs=[t2]", "variant.outputs=[t1]"], "variant.name=simo_t1 is taken by the run's own variant"),
+    (["variant.name=a/b", "variant.outputs=[t2]"], "variant.name=a/b is taken by the run's own variant or is no folder name"),
     (["train.lr=1"], "only data.store, data.external.NAME, evaluate.* and variant may differ"),
     (["variant=everything"], "variant=everything is not known"),
 ])  # fmt: skip

@@ -254,12 +254,12 @@ def test_a_stop_at_any_update_changes_nothing(store: Path, tmp_path: Path) -> No
 
 def test_another_runs_pool_is_not_taken_over(store: Path, tmp_path: Path) -> None:
     """`train.init_from` takes over weights, but not the fakes of networks that this run does not have."""
-    from distsynth.training.finetune import take_over
+    from distsynth.training.finetune import load_weights
 
     train(tmp_path / "first", store, lambda total: False)
     config = compose(
         ["variant=siso", "method=cyclegan", f"data.store={store}", "method.generator.width=2", "method.generator.blocks=1"]
     )
     method = registry.method("cyclegan")(config.method, config.variant, SIZE, 1)
-    assert "target_pool" in take_over(method, str(tmp_path / "first"))
+    assert "target_pool" in load_weights(method, str(tmp_path / "first"))
     assert len(method.target_pool.images) == 0
