@@ -123,8 +123,7 @@ def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
     """The launcher and the trainer print this sentence."""
     sentence = (
         f"1 of 10 subjects of {gappy} have fewer than two contrasts of variant simo_t1 and are left out; "
-        "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are scored only in a split "
-        "that has no others"
+        "4 more lack a contrast of variant simo_t1: they are trained on what they have, and scored only where a split has no complete ones"
     )
     assert left_out(config_for(gappy, "method=mmgan")) == sentence
     (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
