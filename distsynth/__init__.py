@@ -1,6 +1,6 @@
-"""Learning: data feed, networks, methods, trainer, metrics and tracking for MRI contrast synthesis."""
+"""MRI contrast synthesis: data feeds, networks, methods, training, evaluation and tracking."""
 
 import os
 
-# A lost rank is told in one sentence (distsynth.ranks.watchdog), not in c10d's pages of C++ frames. Read when torch is loaded.
+# torch reads this when it is imported: a lost rank is reported in one sentence (distsynth.ranks.watchdog), not by pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

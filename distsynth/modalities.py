@@ -1,4 +1,4 @@
-"""Which MRI contrasts there are, and which go in and which come out. Everything else asks this module; nothing else names one."""
+"""The MRI contrasts, and the variants: which contrasts are given and which are synthesised. No other module names a contrast."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Modality(StrEnum):
 
     @property
     def title(self) -> str:  # type: ignore[override]
-        """How figures and tables write it: T1, T1c, T2, FLAIR."""
+        """The name in figures and tables: T1, T1c, T2, FLAIR."""
         return "T1c" if self is Modality.T1C else self.value.upper()
 
 
 @dataclass
 class Variant:
-    """Which modalities go in and which come out, e.g. `simo`: t2 -> t1, t1c, flair (the report's section on its four variants)."""
+    """Which modalities are given and which are synthesised, e.g. `simo`: t2 -> t1, t1c, flair (the report's section on its four variants)."""
 
     name: str = required("the variant's name in tables and run names")
     inputs: list[str] = required("modalities that are given, e.g. [t1,t2]")
@@ -47,7 +47,7 @@ class Variant:
 
     @property
     def modalities(self) -> list[str]:
-        """All that a subject must have: the inputs, then the outputs."""
+        """All the modalities of the variant: the inputs, then the outputs."""
         return [*self.inputs, *self.outputs]
 
     @property
@@ -57,12 +57,12 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """For people: `T2 -> T1, T1c, FLAIR`."""
+        """The name in figures and tables: `T2 -> T1, T1c, FLAIR`."""
         return f"{', '.join(Modality(m).title for m in self.inputs)} -> {', '.join(Modality(m).title for m in self.outputs)}"
 
 
 def channels(stored: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Where each wanted modality lies on the image's first axis. Raises StoreError if one is absent."""
-    if absent := [m for m in wanted if m not in stored]:
-        raise StoreError(f"there are {', '.join(stored)} and no {', '.join(absent)}: choose another variant or cohort")
+    """The index of each wanted modality on the image's first axis. Raises StoreError if one is missing."""
+    if missing := [m for m in wanted if m not in stored]:
+        raise StoreError(f"a subject has {', '.join(stored)} but no {', '.join(missing)}: choose another variant or cohort")
     return [list(stored).index(m) for m in wanted]

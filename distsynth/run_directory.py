@@ -1,14 +1,14 @@
-"""A run's directory: everything about one training, self-contained and movable.
+"""A run's directory: everything about one training, self-contained; it can be moved.
 
 run.json        uid, name, sweep, code digest, git commit
 config.yaml     the resolved configuration
 journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
-evaluation/     scores.json, and VARIANT/scores.json of other variants that the run was asked for; until scores.json is written finished-RANK.jsonl,
-                the patients that are done (see distsynth.evaluation.finished)
-figures/        PNG per held-out patient, and VARIANT/ likewise
-profile/        the trace that train.profile asks for
-job.json        the job that the launcher last submitted for it; its output lies in the sweep's folder logs/
+evaluation/     scores.json, and VARIANT/scores.json for other variants; until scores.json is written also finished-RANK.jsonl,
+                the patients already scored (see distsynth.evaluation.finished)
+figures/        a PNG per held-out patient, and VARIANT/ for other variants
+profile/        the trace written with train.profile
+job.json        the job that the launcher last submitted for the run; its output is in the sweep's folder logs/
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent
-CONFIGS = PROJECT / "configs"  # lies beside the packages: the project runs from an editable install
+CONFIGS = PROJECT / "configs"  # next to the packages: the project runs from an editable install
 
 
 class RunDirectory:
@@ -46,14 +46,14 @@ class RunDirectory:
         self.job = self.path / "job.json"
 
     def beside(self, variant: str) -> RunDirectory:
-        """The same run, with places of their own for the scores and figures of another variant."""
+        """The same run, with separate folders for the scores and figures of another variant."""
         other = RunDirectory(self.path)
         other.evaluation, other.figures = self.evaluation / variant, self.figures / variant
         other.scores = other.evaluation / "scores.json"
         return other
 
     def create(self, name: str, sweep: str) -> None:
-        """Make the directory and its identity; one that exists keeps its own."""
+        """Create the directory and run.json; an existing run.json is kept."""
         if self.identity.is_file():
             return
         write_json(
@@ -61,13 +61,13 @@ class RunDirectory:
         )
 
     def lock(self) -> AbstractContextManager[None]:
-        """Be the only one to train the run. Raises StoreError if another process does."""
+        """Hold the run's lock while training it. Raises StoreError if another process holds it."""
         return only_one(
-            self.path / ".lock", f"run={self.path} is being trained by another process: wait for it, or give another run="
+            self.path / ".lock", f"run={self.path} is being trained by another process: wait for it, or set another run="
         )
 
     def read_identity(self) -> dict[str, Any]:
-        """run.json. Raises UserError if this is no run directory."""
+        """The content of run.json. Raises UserError if this is not a run directory."""
         if not self.identity.is_file():
             raise UserError(f"{self.path} is not a run directory: it has no run.json")
         identity: dict[str, Any] = json.loads(self.identity.read_text())
@@ -76,7 +76,7 @@ class RunDirectory:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the project's Python files and configs: names the code that made a run."""
+    """sha256 over the project's Python files and configs: identifies the code that a run was started with."""
     digest = hashlib.sha256()
     files = [
         p
@@ -91,7 +91,7 @@ def code_digest() -> str:
 
 @cache
 def git_commit() -> str:
-    """The checkout's commit, with `+` where files differ from it; empty outside git."""
+    """The checkout's commit, followed by `+` if files differ from it; empty outside git."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()

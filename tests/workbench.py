@@ -95,5 +95,15 @@ def leaves(settings: Any, head: str = "") -> Iterator[str]:
         yield from leaves(value, f"{head}{field.name}.") if is_dataclass(value) else [head + field.name]
 
 
+def receptive_field(network: nn.Module) -> int:
+    """Pixels of the input, along one axis, that one value of the output depends on, computed from the convolutions in their order."""
+    field, jump = 1, 1
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            field += (module.kernel_size[0] - 1) * jump
+            jump *= module.stride[0]
+    return field
+
+
 def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())

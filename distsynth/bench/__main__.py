@@ -1,4 +1,4 @@
-"""Figures of merit, measured on the machine at hand.
+"""Benchmarks on this machine.
 
     python -m distsynth.bench start data.store=data/phantom.zarr method=tcmgan_small repeats=5
     python -m distsynth.bench checkpoint data.store=data/phantom.zarr method=tcmgan train.epochs=3
@@ -8,13 +8,13 @@
     python -m distsynth.bench speed method=tcmgan
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
-checkpoint seconds that training stands still for a checkpoint, of the seconds between two
-overhead   the share of an update's time that the journal, the timing and the gradient norms take
-memory     what each method takes, and the largest batch that GPUs of 6, 8, 16, 24 and 80 GB hold
-scaling    1, 2 and 4 ranks here, the cost of their communication, and a cost model's prediction for 8 to 1,024 GPUs
-speed      an update compared with the published procedure written out, on the same networks
+checkpoint seconds that a checkpoint pauses training, as a share of the seconds between two checkpoints
+overhead   what the journal, the timing and the gradient norms cost, as a share of an update's time
+memory     the memory that each method takes, and the largest batch that fits on GPUs of 6, 8, 16, 24 and 80 GB
+scaling    updates on 1, 2 and 4 ranks here, what their communication costs, and predictions of a cost model for 8 to 1,024 GPUs
+speed      an update compared with the published procedure, on the same networks
 
-Settings of the training (method=, variant=, train.…) choose what is measured; each bench's own settings are at the head of its file.
+Training settings (method=, variant=, train.…) select what is measured; each benchmark's own settings are at the top of its file.
 Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
 """
 
@@ -31,7 +31,7 @@ BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed")
 
 def main(words: Sequence[str]) -> int:
     if not words or words[0] not in BENCHES:
-        raise SettingError(f"name a bench first: {', '.join(BENCHES)}")
+        raise SettingError(f"name a benchmark first: {', '.join(BENCHES)}")
     bench: Callable[[Sequence[str]], int] = import_module(f"distsynth.bench.{words[0]}").main
     return bench(words[1:])
 

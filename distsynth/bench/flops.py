@@ -1,4 +1,4 @@
-"""What an update of a method costs a device, counted rather than timed: floating-point operations, kernels, bytes of gradients."""
+"""The cost of an update of a method, counted instead of timed: floating-point operations, kernels, bytes of gradients."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from distsynth.training.engine import Engine
 
 @dataclass(frozen=True)
 class Counted:
-    """One update of the last stage on one slice, forward and backward, optimiser steps included; the fullest where updates differ."""
+    """One update of the last stage on one slice: forward, backward and optimiser steps. If updates differ, the one with the most steps."""
 
-    flops: int  # of convolutions and matrix products; a multiplication and an addition are two
-    kernels: int  # operations that are more than a view
+    flops: int  # of convolutions and matrix products; a multiplication and an addition count as two
+    kernels: int  # operations other than views
     gradients: tuple[int, ...]  # bytes, per optimiser step
 
 
@@ -41,30 +41,30 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Untracked(nullcontext[None]):
-    """In place of torch's tracker of modules, whose hooks on their inputs fail where a gradient is taken by an input itself (the penalty's)."""
+    """Replaces torch's module tracker, whose hooks fail when a gradient with respect to an input is taken, as in a gradient penalty."""
 
     parents = frozenset({"Global"})
 
 
 def count(config: Config, pixels: int) -> Counted:
-    """One update, with tensors that have a shape and no content: no arithmetic is done, so that any size takes a second and no memory."""
-    with FakeTensorMode(allow_non_fake_inputs=True):  # random numbers are made by numpy
+    """Count one update with fake tensors, which have a shape but no data: any size takes a second and no memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True):  # numpy makes the random numbers
         return counted(config, pixels)
 
 
 def counted(config: Config, pixels: int) -> Counted:
-    """The same of an update that is really done, unless a mode of torch's that does no arithmetic is on."""
+    """Count one update by running it, really or, under FakeTensorMode, without arithmetic."""
     method, size = method_of(config, pixels)
     stage = method.stages(config.train)[-1]
     engine = Engine(method, stage, config.train, World(0, 1, 0, torch.device("cpu")))
     gradients: list[int] = []
     minimise = engine.minimise
 
-    def noted(name: str, batch: Batch) -> Made:
+    def recorded(name: str, batch: Batch) -> Made:
         gradients.append(sum(4 * p.numel() for p in engine.objectives[name].network.parameters() if p.requires_grad))
         return minimise(name, batch)
 
-    engine.minimise = noted  # type: ignore[method-assign]
+    engine.minimise = recorded  # type: ignore[method-assign]
     flops = FlopCounterMode(display=False)
     flops.mod_tracker = Untracked()  # type: ignore[assignment]
     with flops, Kernels() as kernels:

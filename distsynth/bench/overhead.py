@@ -1,8 +1,8 @@
-"""What the journal, the timing and the gradient norms cost, in two ways.
+"""What the journal, the timing and the gradient norms cost, measured in two ways.
 
-By themselves: all that they do between two lines of the journal, without the updates, over the time that the updates take. And the same
-updates with and without them, turn by turn in one process, the fastest turn of each: this also sees what they might do to the updates,
-and on a busy machine mostly noise. Both in this process's own CPU time; on a GPU the wall clock, after it has caught up.
+By themselves: all that they do between two lines of the journal, without the updates, relative to the time of the updates. And the same
+updates with and without them, alternating in one process, the fastest turn of each: this includes any effect on the updates, but on a busy
+machine it is mostly noise. Both in this process's CPU time; on a GPU in wall-clock time, after synchronising.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from distsynth.bench.synthetic import method_of, noise
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import compose
 from distsynth.ranks.world import World, world
 from distsynth.settings import LimitSettings
@@ -31,22 +31,22 @@ GOAL = 1.0  # percent
 
 @dataclass
 class OverheadSettings:
-    rounds: int = setting(30, "turns of each, with and without", least=3)
+    rounds: int = setting(30, "turns with and turns without", least=3)
     pixels: int = setting(64, "height and width of the slices")
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(OverheadSettings, words)
+    settings, given = split_words(OverheadSettings, words)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, world("auto", LimitSettings(start=3600)) as ranks:
         stretch = Stretch(given, settings.pixels, Journal(Path(folder) / "journal.jsonl"), ranks)
         stretch.turn(True, work=True)
-        alone = [stretch.turn(True, work=False) - stretch.turn(False, work=False) for _ in range(settings.rounds)]
+        extra = [stretch.turn(True, work=False) - stretch.turn(False, work=False) for _ in range(settings.rounds)]
         pairs = [[stretch.turn(on, work=True) for on in (True, False)] for _ in range(settings.rounds)]
     on, off = (min(seconds) for seconds in zip(*pairs, strict=True))
     print(
-        f"journal, timing and gradient norms by themselves: {1e6 * statistics.median(alone) / stretch.updates:.0f} us an update, "
-        f"{100 * statistics.median(alone) / off:.2f} % of its {1000 * off / stretch.updates:.1f} ms; goal under {GOAL:.0f} %\n"
+        f"journal, timing and gradient norms by themselves: {1e6 * statistics.median(extra) / stretch.updates:.0f} us an update, "
+        f"{100 * statistics.median(extra) / off:.2f} % of its {1000 * off / stretch.updates:.1f} ms; goal under {GOAL:.0f} %\n"
         f"updates with and without them: {100 * (on / off - 1):+.2f} % (fastest of {settings.rounds} turns of {stretch.updates} updates)"
     )
     return 0
@@ -66,7 +66,7 @@ class Stretch:
         self.clock = time.process_time if ranks.device.type == "cpu" else time.perf_counter
 
     def turn(self, on: bool, work: bool) -> float:
-        """Its seconds. Without the updates, the gradients of the last one are still there to take norms of."""
+        """Returns its seconds. Without the updates, the norms are taken of the last update's gradients."""
         engine = self.engine
         engine.timing = timing = self.timings[on]
         start = self.clock()

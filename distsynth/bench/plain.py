@@ -1,7 +1,7 @@
-"""The published procedures of TC-MGAN and StarGAN as their code has them, step for step, on the same networks: what ours is timed against.
+"""The updates of TC-MGAN and StarGAN step by step as in the published code, on the same networks: ours are timed against these.
 
-Each network's forward pass is run wherever the procedure names it, real and fake images go through the critic apart, and a backward pass also
-computes the gradients of networks that the step does not train. The arithmetic equals ours, which tests/distsynth/test_speed.py shows.
+A network's forward pass is run each time the procedure names it, real and fake images go through the critic separately, and a backward pass
+also computes the gradients of networks that the step does not train. The results equal ours, as tests/distsynth/test_speed.py shows.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, epsi
     share = epsilon.view(-1, 1, 1, 1)
     between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    found: Tensor = (slope.flatten(1).norm(dim=1) - 1).square().mean()
-    return found
+    value: Tensor = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    return value
 
 
-def dice(found: Tensor, mask: Tensor) -> Tensor:
-    both, each = (found * mask).flatten(1).sum(1), found.flatten(1).sum(1) + mask.flatten(1).sum(1)
+def dice(segmentation: Tensor, mask: Tensor) -> Tensor:
+    both, each = (segmentation * mask).flatten(1).sum(1), segmentation.flatten(1).sum(1) + mask.flatten(1).sum(1)
     return (1 - (2 * both + 1) / (each + 1)).mean()
 
 
@@ -44,14 +44,14 @@ def minimise(optimiser: Optimizer, loss: Tensor, networks: nn.Module) -> None:
 
 
 def tcmgan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
-    """One update of hellopipu/TC-MGAN's joint stage, the segmentor judging with fixed statistics and everything confined to the brain as ours."""
+    """One update of hellopipu/TC-MGAN's joint stage; as in ours, the segmentor scores with fixed statistics, and images are masked to the brain."""
     index = (batch.uniform("target") * method.outputs).long()
     label = torch.nn.functional.one_hot(index, method.outputs).to(batch.sources)
     maps = label[:, :, None, None].expand(-1, -1, *batch.sources.shape[-2:])
     real = batch.targets[torch.arange(len(batch), device=index.device), index].unsqueeze(1)
     w, s = method.weights, method.settings.segmentor
 
-    def made() -> Tensor:
+    def synthesised() -> Tensor:
         image: Tensor = method.generator(torch.cat([batch.sources, maps], 1))
         return image * batch.brain + batch.brain - 1
 
@@ -60,17 +60,17 @@ def tcmgan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
         return value, logits
 
     def segmented(image: Tensor) -> Tensor:
-        found: Tensor = method.segmentor(torch.cat([image, maps], 1))
-        return found
+        probability: Tensor = method.segmentor(torch.cat([image, maps], 1))
+        return probability
 
-    fake = made().detach()
+    fake = synthesised().detach()
     on_real, logits = judged(real)
     on_fake, _ = judged(fake)
     gp = penalty(lambda image: judged(image)[0], real, fake, batch.uniform("penalty"))
     loss = -on_real.mean() + on_fake.mean() + w.cls * classes(logits, label) + w.gp * gp
     minimise(optimisers["critic"], loss, method)
 
-    fake = made()
+    fake = synthesised()
     on_fake, logits = judged(fake)
     rec = (real - fake).abs().flatten(1).sum(1).mean()
     method.segmentor.eval()
@@ -78,14 +78,14 @@ def tcmgan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
     method.segmentor.train()
     minimise(optimisers["generator"], loss, method)
 
-    fake = made().detach()
+    fake = synthesised().detach()
     on_fake, on_real = segmented(fake), segmented(real)
     loss = s.weight_synthesised * dice(on_fake, batch.tumour) + s.weight_real * dice(on_real, batch.tumour)
     minimise(optimisers["segmentor"], loss, method)
 
 
 def stargan(method: Any, batch: Batch, optimisers: Optimisers) -> None:
-    """One iteration of yunjey/StarGAN: the critic, and in every fifth the generator."""
+    """One iteration of yunjey/StarGAN: the critic, and in every fifth iteration the generator."""
     drawn, w, places = method.draw(batch), method.weights, method.critic.places
 
     fake = method.generate(drawn.real, drawn.group, drawn.target, batch.brain).detach()

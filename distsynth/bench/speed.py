@@ -1,7 +1,8 @@
-"""An update of a method as the engine does it beside the published procedure written out, on the same networks, batch and device.
+"""The engine's update of a method compared with the published procedure, on the same networks, batch and device.
 
-Both turn by turn in one process, ours in the run's precision, the procedure eager and in float32 as torch has it by default, which on a GPU
-lets convolutions take TF32; the median of the ratios."""
+Both alternate in one process: ours in the run's precision, the procedure eager in torch's default float32, in which GPUs may use TF32 for
+convolutions. Printed is the median of the ratios.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from distsynth.bench.plain import PROCEDURES
 from distsynth.bench.synthetic import method_of, noise
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import Config, compose
 from distsynth.networks.critic import Conv2d, LeakyReLU
 from distsynth.ranks.world import World, world
@@ -41,27 +42,27 @@ WAYS = {
 class SpeedSettings:
     pixels: int = setting(64, "height and width of the slices")
     slices: int = setting(4, "slices an update")
-    rounds: int = setting(9, "timed turns of each")
-    updates: int = setting(1, "updates a turn (stargan: a multiple of 5, since its generator moves in every fifth alone)")
-
-    ways: list[str] = setting(list(WAYS), "how ours runs")
+    rounds: int = setting(9, "timed turns of each procedure", least=3)
+    updates: int = setting(1, "updates per turn (stargan: a multiple of 5, as only every fifth updates its generator)", least=1)
+    ways: list[str] = setting(list(WAYS), "how our update runs")
 
     def __post_init__(self) -> None:
         if not self.ways or set(self.ways) - set(WAYS):
             raise SettingError(f"ways={self.ways} must be some of {', '.join(WAYS)}")
-        if self.rounds < 3 or self.updates < 1:
-            raise SettingError(f"rounds={self.rounds} must be at least 3 and updates={self.updates} at least 1")
 
 
 def main(words: Sequence[str]) -> int:
-    settings, given = apart(SpeedSettings, words)
+    settings, given = split_words(SpeedSettings, words)
     config = compose(given)
     if config.method.name not in PROCEDURES:
-        raise SettingError(f"method={config.method.name} has no published procedure here: choose from {', '.join(PROCEDURES)}")
+        raise SettingError(
+            f"method={config.method.name} has no published procedure to compare with: choose from {', '.join(PROCEDURES)}"
+        )
     with world("auto", LimitSettings(start=3600)) as ranks:
         for name in settings.ways:
             changes: dict[str, Any] = WAYS[name]
-            plain, ours = Plain(config, settings, ranks), Ours(with_train(config, **changes), settings, ranks)
+            changed = replace(config, train=replace(config.train, **changes))
+            plain, ours = Plain(config, settings, ranks), Ours(changed, settings, ranks)
             for side in (plain, ours):
                 clocked(side, settings, ranks)
             pairs = [(clocked(plain, settings, ranks), clocked(ours, settings, ranks)) for _ in range(settings.rounds)]
@@ -75,14 +76,10 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def with_train(config: Config, **changes: Any) -> Config:
-    return replace(config, train=replace(config.train, **changes))
-
-
 class Plain:
     """The published procedure."""
 
-    tf32 = True  # in a GPU's float32 convolutions: torch's default, with which the published code runs
+    tf32 = True  # for float32 convolutions on GPUs: torch's default, which the published code uses
 
     def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
         self.method, size = method_of(config, settings.pixels)
@@ -101,7 +98,7 @@ class Plain:
         )
 
     def prepare(self) -> None:
-        """The networks are ours but for the layers of the critics, which the published code takes from torch."""
+        """Use our networks, but replace the critics' own layers by torch's, as in the published code."""
         for network in self.method.modules():
             for name, part in network.named_children():
                 if isinstance(part, LeakyReLU):
@@ -124,13 +121,13 @@ class Ours(Plain):
     def __init__(self, config: Config, settings: SpeedSettings, ranks: World) -> None:
         super().__init__(config, settings, ranks)
         engine = Engine(self.method, self.stage, config.train, ranks)
-        self.tf32 = torch.backends.cudnn.allow_tf32  # as the engine has set it
+        self.tf32 = torch.backends.cudnn.allow_tf32  # as the engine sets it
         warm_up(engine, self.batch)
         self.update = lambda number: self.stage.update(replace(self.batch, update=number), engine)
 
 
 def clocked(side: Plain, settings: SpeedSettings, ranks: World) -> float:
-    """Seconds of a turn; the updates of every turn have the same numbers."""
+    """Seconds of a turn; the updates of every turn are numbered alike."""
     start = time.perf_counter()
     side.turn(0, settings.updates)
     if ranks.device.type == "cuda":

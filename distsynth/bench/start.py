@@ -1,5 +1,5 @@
-"""Seconds from the start of a training process to the end of its first update, imports and opening the cohort included; and how many of
-them it takes to read the training slices, which grow with the cohort."""
+"""Seconds from the start of a training process to the end of its first update, including imports and opening the cohort; and how many of them
+are spent on reading the training slices, which grows with the cohort."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from distsynth import metric_names
-from distsynth.bench.words import apart
+from distsynth.bench.words import split_words
 from distsynth.config import compose
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.preflight import check
@@ -31,12 +31,12 @@ FIRST_STEP = metric_names.seconds("first_step")
 
 @dataclass
 class StartSettings:
-    repeats: int = setting(5, "fresh processes", least=1)
+    repeats: int = setting(5, "number of fresh processes", least=1)
 
 
 def main(words: Sequence[str]) -> int:
-    """Train one update in fresh processes, a few times; print median and spread, and the time that reading takes."""
-    settings, given = apart(StartSettings, words)
+    """Train one update in each of a few fresh processes; print the median and the range, and the time that reading takes."""
+    settings, given = split_words(StartSettings, words)
     one = ["train.epochs=1", "train.steps_per_epoch=1", "evaluate.baselines=false", *given]
     seconds = [first_step(one) for _ in range(settings.repeats)]
     print(f"time to the first training step: median {statistics.median(seconds):.2f} s of {settings.repeats}, "
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def first_step(words: Sequence[str]) -> float:
-    """Seconds, as the run's own journal has them. Raises UserError if the training fails."""
+    """The seconds that the run's own journal states. Raises UserError if the training fails."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         done = subprocess.run([sys.executable, "-m", "distsynth.train", f"run={run}", *words], capture_output=True, text=True)

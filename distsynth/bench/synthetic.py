@@ -1,4 +1,4 @@
-"""A method without a cohort: networks for slices of a given size, and batches of noise, which cost what real slices do."""
+"""A method without a cohort: networks for slices of a given size, and batches of noise, which cost as much as real slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distsynth.training.model import networks_size
 
 
 def shipped(preset: str, *words: str) -> Config:
-    """A method's preset with the words; where they name no variant, with the default one or, if the method does not serve it, one that it does."""
+    """A method's preset with these settings; the variant is the default one or, if the method does not serve it, the first that it does."""
     kind = registry.method(fragment("method", preset)["method"]["name"])
     default = read_yaml(CONFIGS / "train.yaml")["groups"]["variant"]
     names = [default, *sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))]
@@ -25,14 +25,14 @@ def shipped(preset: str, *words: str) -> Config:
 
 
 def method_of(config: Config, pixels: int) -> tuple[Method, tuple[int, int]]:
-    """The untrained method of a configuration for slices of pixels x pixels, and the size they are padded to."""
+    """The untrained method of a configuration, for slices of pixels x pixels, and the size that they are padded to."""
     size = networks_size(config, (pixels, pixels))
     return registry.method(config.method.name)(config.method, config.variant, size, config.seed), size
 
 
 def noise(variant: Variant, slices: int, size: tuple[int, int], seed: int = 0, kind: Method | type[Method] = Method) -> Batch:
-    """Slices of uniform noise inside a brain that fills the middle half, with a tumour in it, and what else the feed gives to a
-    method of this kind: a brain of cubes of `kind.patch` voxels a side where it takes those."""
+    """A batch of uniform noise inside a brain that fills the middle half, with a tumour in it, and what else the feed gives to a method of this
+    kind; cubes of `kind.patch` voxels if it takes those instead of slices."""
     shape = (kind.patch,) * 3 if kind.patch else size
     generator = torch.Generator().manual_seed(seed)
     brain, tumour = (torch.zeros(slices, 1, *shape) for _ in range(2))

@@ -1,4 +1,4 @@
-"""A bench's own settings, apart from those of the training that it measures."""
+"""Separates a benchmark's own settings from those of the training that it measures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from preprocess.shared.settings import parse
 T = TypeVar("T")
 
 
-def apart(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
-    """The bench's settings, checked, and the words that are the training's. Raises SettingError."""
+def split_words(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
+    """The benchmark's settings, checked, and the words of the training. Raises SettingError."""
     kind: Any = schema
     own = {field.name for field in fields(kind)}
     mine = [word for word in words if word.partition("=")[0] in own]

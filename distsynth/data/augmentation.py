@@ -1,4 +1,4 @@
-"""Augmentation: flips and turns, drawn by each sample's key (the report's augmentation)."""
+"""Augmentation: flips and rotations, drawn from each sample's key (the report's augmentation)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from distsynth.settings import DataSettings
 
 
 def augment(slices: npt.NDArray[np.float32], keys: Keys, settings: DataSettings) -> npt.NDArray[np.float32]:
-    """Each slice flipped left-right or not, and turned by 0, 90 or 180 degrees, as its key says (the report's augmentation)."""
+    """Each slice flipped left-right or not, and rotated by 0, 90 or 180 degrees, as its key says."""
     flips = uniform(keys, "flip") < 0.5 if settings.flip else np.zeros(len(keys), bool)
     turns = (uniform(keys, "rotate") * 3).astype(int) if settings.rotate else np.zeros(len(keys), int)
-    turned = [
-        np.rot90(s[..., ::-1] if flip else s, turn, axes=(-2, -1)) for s, flip, turn in zip(slices, flips, turns, strict=True)
-    ]
-    return np.stack(turned)
+    moves = zip(slices, flips, turns, strict=True)
+    return np.stack([np.rot90(s[..., ::-1] if flip else s, turn, axes=(-2, -1)) for s, flip, turn in moves])

@@ -1,6 +1,6 @@
-"""What every feed does: batches in a deterministic order.
+"""The base of the feeds: batches in a deterministic order.
 
-Which samples a global batch holds is a pure function of (seed, stage, epoch, position); each rank takes its share of it.
+Which samples are in a global batch is a pure function of (seed, stage, epoch, position); each rank takes its share of it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from preprocess.shared.errors import SettingError
 
 
 class Feed(ABC):
-    """The training samples of some subjects, resident in the node's memory."""
+    """The training samples of some subjects, held in the node's memory."""
 
     unit: ClassVar[str]
 
     @abstractmethod
     def __len__(self) -> int:
-        """Samples in an epoch."""
+        """Number of samples in an epoch."""
 
     @abstractmethod
     def cut(self, indices: npt.NDArray[np.int64], keys: Keys) -> Batch:
         """The samples `indices`, augmented as their keys say."""
 
     def steps(self, batch: int, limit: int = 0) -> int:
-        """Updates per epoch at a global batch, the last incomplete one dropped; at most `limit` where that is above 0.
+        """Updates per epoch at a global batch size; the last incomplete batch is dropped. At most `limit` if that is above 0.
 
-        Raises SettingError if there are fewer than one batch takes."""
+        Raises SettingError if there are fewer samples than one batch."""
         if len(self) < batch:
             raise SettingError(
                 f"a batch of {batch} {self.unit} is more than the {len(self)} training {self.unit} of this cohort: lower it"

@@ -1,6 +1,6 @@
-"""The one affine map per modality between z-scores and the [-1, 1] of networks that end in tanh.
+"""One affine map per modality between z-scores and the [-1, 1] of networks that end in tanh.
 
-It is taken from the training cohort and stored with the run, never from the volume that is to be synthesised.
+It comes from the training cohort and is stored with the run; it never comes from the volume to synthesise.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ Volume = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class IntensityMap:
-    """Per modality the z-scores `low` and `high` that become -1 and 1."""
+    """Per modality the z-scores `low` and `high` that are mapped to -1 and 1."""
 
     low: dict[str, float]
     high: dict[str, float]
 
     @classmethod
     def of(cls, cohort: Cohort, subjects: Sequence[str], clip: bool = True) -> IntensityMap:
-        """The widest bounds among the training subjects, of the clip or where there is none of the images, so that no training intensity
-        saturates. Raises StoreError if an image that has to be read is damaged."""
+        """The widest bounds of all training subjects, so that no training intensity saturates: the bounds of the clip, or without a clip those
+        of the images. Raises StoreError if an image that has to be read is damaged."""
         bounds = [bounds_of(cohort, subject, clip) for subject in subjects]
-        held = {m: [b[m] for b in bounds if m in b] for m in cohort.modalities}
+        by_modality = {m: [b[m] for b in bounds if m in b] for m in cohort.modalities}
         return cls(
-            low={m: float(min(low for low, _ in found)) for m, found in held.items() if found},
-            high={m: float(max(high for _, high in found)) for m, found in held.items() if found},
+            low={m: float(min(low for low, _ in pairs)) for m, pairs in by_modality.items() if pairs},
+            high={m: float(max(high for _, high in pairs)) for m, pairs in by_modality.items() if pairs},
         )
 
     def to_network(self, z: Volume, modalities: Sequence[str], saturate: bool = True) -> Volume:
-        """(len(modalities), ...) z-scores as [-1, 1]; background becomes exactly -1, and so does what lies below the map.
+        """(len(modalities), ...) z-scores as [-1, 1]; background becomes exactly -1, and so does anything below the map.
 
-        Without `saturate` intensities beyond the map stay beyond it, as a truth to compare with must.
+        Without `saturate` intensities outside the map stay outside [-1, 1], as needed for a truth to compare with.
         """
         low, span = self._columns(modalities, z.ndim)
         value = (z - low) / span * 2 - 1
@@ -56,9 +56,9 @@ class IntensityMap:
 
 
 def bounds_of(cohort: Cohort, subject: str, clip: bool) -> dict[str, tuple[float, float]]:
-    """The lowest and the highest z-score of each of a subject's contrasts, as training reads them."""
+    """The lowest and highest z-score of each of a subject's contrasts, as training reads them."""
     record = cohort.record(subject)
     if clip:
-        return {m: (found["clip_low"], found["clip_high"]) for m, found in record.intensity.items()}
+        return {m: (bounds["clip_low"], bounds["clip_high"]) for m, bounds in record.intensity.items()}
     inside = [channel[channel != BACKGROUND] for channel in cohort.image(subject)]
     return {m: (float(values.min()), float(values.max())) for m, values in zip(record.modalities, inside, strict=True)}

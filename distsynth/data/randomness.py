@@ -1,5 +1,5 @@
-"""Random numbers as pure functions of what they are for, so that order, augmentation and sampling need no state to resume
-and come out the same for any number of ranks."""
+"""Random numbers as pure functions of what they are used for, so that order, augmentation and sampling need no state to resume and are the
+same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def key(*parts: int | str) -> int:
 
 
 def permutation(n: int, *parts: int | str) -> npt.NDArray[np.int64]:
-    """The order of n things that belongs to the parts."""
+    """A random order of n items, determined by the parts."""
     return np.random.Generator(np.random.Philox(key=key(*parts))).permutation(n)
 
 
 def sample_keys(positions: npt.NDArray[np.int64], *parts: int | str) -> Keys:
-    """One key per sample occurrence from its position in the epoch and the parts (seed, stage, epoch)."""
+    """One key per sample occurrence, from its position in the epoch and the parts (seed, stage, epoch)."""
     return splitmix(positions.astype(np.uint64) + np.uint64(key(*parts)))
 
 

@@ -1,4 +1,4 @@
-"""Arrays that the ranks of a node hold once: files in shared memory that each rank maps."""
+"""Arrays that all ranks of a node share: files in shared memory that each rank maps."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ Share = Callable[[Callable[[], str], Callable[[str], npt.NDArray[Any]]], npt.NDA
 
 
 def write_shared(slices: npt.NDArray[Any]) -> str:
-    """The slices as a .npy file that the node's ranks map: in shared memory where it fits, else in the temporary folder."""
+    """Write the slices to a .npy file that the node's ranks map: in shared memory if it fits there, else in the temporary folder.
+
+    Returns its path. Raises SettingError if it fits in neither."""
     for folder in ("/dev/shm", tempfile.gettempdir()):
         if Path(folder).is_dir() and free_bytes(folder) > slices.nbytes * 1.1:
             with tempfile.NamedTemporaryFile(dir=folder, prefix="distsynth-", suffix=".npy", delete=False) as file:
                 np.save(file, slices)
             return file.name
     raise SettingError(
-        f"neither /dev/shm nor {tempfile.gettempdir()} has {slices.nbytes / 1e9:.1f} GB for the slices: point TMPDIR at a larger disk"
+        f"neither /dev/shm nor {tempfile.gettempdir()} has {slices.nbytes / 1e9:.1f} GB for the slices: set TMPDIR to a folder on a larger disk"
     )
 
 

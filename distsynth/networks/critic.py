@@ -1,4 +1,4 @@
-"""The critic of TC-MGAN (Xin et al. 2020), which is StarGAN's (Choi et al. 2018): strided convolutions, no norm, two heads; for volumes too."""
+"""The critic of TC-MGAN (Xin et al. 2020) and StarGAN (Choi et al. 2018): strided convolutions, no norm, two heads; 2-D or 3-D."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from preprocess.shared.errors import SettingError
 
 
 class LeakyReLU(nn.Module):
-    """nn.LeakyReLU to the last bit, but twice differentiable by a shorter way: the slope is a constant, where torch's own sends zeros
-    through the whole forward pass once more. A gradient penalty costs a third less."""
+    """nn.LeakyReLU to the last bit, but with a cheaper second derivative: the slope is a constant, where torch's own sends zeros through the
+    whole forward pass again. A gradient penalty costs a third less."""
 
     def __init__(self, slope: float) -> None:
         super().__init__()
@@ -26,8 +26,8 @@ class LeakyReLU(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d, (B, inputs, H, W) -> (B, outputs, H', W'), but on a CPU a layer that leaves no more than 2 x 2 pixels is a matrix product,
-    which takes half the time or less: most of a critic's weights are in its last such layer."""
+    """nn.Conv2d, (B, inputs, H, W) -> (B, outputs, H', W'). On a CPU a layer with an output of at most 2 x 2 pixels is computed as a matrix
+    product, in half the time or less: most of a critic's weights are in its last such layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride, padding = self.kernel_size, self.stride, self.padding
@@ -43,10 +43,10 @@ CONV: dict[int, type[nn.Module]] = {2: Conv2d, 3: nn.Conv3d}
 
 
 class Critic(nn.Module):
-    """(B, inputs, [D,] H, W) -> the critic's map summed over its patches (B,), and class logits (B, classes)."""
+    """(B, inputs, [D,] H, W) -> the critic's map, summed over its patches (B,), and class logits (B, classes)."""
 
     def __init__(self, inputs: int, classes: int, width: int, depth: int, size: Sequence[int]) -> None:
-        """`width` channels at the first of `depth` levels, doubled at each (published, for 128 x 128: TC-MGAN 64 and 5, StarGAN 64 and 6)."""
+        """`width` channels at the first of `depth` levels, doubled per level (published for 128 x 128: TC-MGAN 64 and 5, StarGAN 64 and 6)."""
         super().__init__()
         channels, conv = [inputs, *(width * 2**level for level in range(depth))], CONV[len(size)]
         layers: list[nn.Module] = []
@@ -55,8 +55,8 @@ class Critic(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.map = conv(channels[-1], 1, 3, padding=1, bias=False)
         final = [side >> depth for side in size]
-        self.places = math.prod(final)  # values of the map
-        self.classifier = conv(channels[-1], classes, final, bias=False)  # covers the whole map at any image size
+        self.places = math.prod(final)  # number of values in the map
+        self.classifier = conv(channels[-1], classes, final, bias=False)  # one kernel as large as the map, at any image size
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(x)
@@ -64,8 +64,8 @@ class Critic(nn.Module):
 
 
 def stargan_depth(given: int, size: Sequence[int], setting: str) -> int:
-    """As given, or if that is 0 StarGAN's 6 where they leave at least 2 pixels (128: 6, 72: 5). Raises SettingError, naming the setting, if less
-    than a pixel is left."""
+    """`given`, or if that is 0 StarGAN's 6, or fewer so that at least 2 pixels are left (128: 6, 72: 5). Raises SettingError, naming the
+    setting, if less than one pixel is left."""
     deepest = min(size).bit_length() - 1
     depth = given or max(1, min(6, deepest - 1))
     if depth > deepest:

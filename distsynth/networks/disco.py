@@ -1,4 +1,4 @@
-"""The networks of DiscoGAN (Kim et al. 2017) as in its published code: convolutions without biases, images in [0, 1]."""
+"""The networks of DiscoGAN (Kim et al. 2017) as in the published code: convolutions without biases, images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class DiscoGenerator(nn.Module):
     """(B, inputs, H, W) -> (B, outputs, H, W), both in [0, 1]; H and W must be multiples of 2**depth."""
 
     def __init__(self, inputs: int, outputs: int, width: int, depth: int, norm: str) -> None:
-        """`width` channels at the first of `depth` levels, doubled at each up to 8 x width (published: 64 and 4, for 64 x 64).
+        """`width` channels at the first of `depth` levels, doubled per level up to 8 x width (published: 64 and 4, for 64 x 64).
 
-        `norm`: `instance`, the same for any number of ranks, or `batch` as published; both ends have none."""
+        `norm`: `instance`, which does not depend on the number of ranks, or `batch` as published; the first and last layer have none."""
         super().__init__()
         widths = channels(width, depth)
         layers: list[nn.Module] = [nn.Conv2d(inputs, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
@@ -31,10 +31,10 @@ class DiscoGenerator(nn.Module):
 
 
 class DiscoDiscriminator(nn.Module):
-    """(B, inputs, H, W) in [0, 1] -> a logit each (B,), and the features of every level but the first, for feature matching."""
+    """(B, inputs, H, W) in [0, 1] -> logits (B,), and the features of every level except the first, for feature matching."""
 
     def __init__(self, inputs: int, width: int, depth: int, size: tuple[int, int], norm: str) -> None:
-        """As the generator's way down; the last convolution covers what `depth` levels leave of H x W (published: 4 x 4 of 64 x 64)."""
+        """As the generator's downsampling; the last kernel is as large as what `depth` levels leave of H x W (published: 4 x 4 of 64 x 64)."""
         super().__init__()
         widths = channels(width, depth)
         self.first = nn.Sequential(nn.Conv2d(inputs, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2))
@@ -53,5 +53,5 @@ class DiscoDiscriminator(nn.Module):
 
 
 def channels(width: int, depth: int) -> list[int]:
-    """Of each level."""
+    """The number of channels of each level."""
     return [width * min(2**level, 8) for level in range(depth)]

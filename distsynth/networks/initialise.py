@@ -7,8 +7,8 @@ from torch import nn
 
 
 def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
-    """Convolutions from N(0, std), their biases zero (pix2pix; Isola et al. 2017, section 3.3), from a generator of its own, so
-    that the weights depend on the seed alone."""
+    """Convolutions from N(0, std), their biases zero (pix2pix; Isola et al. 2017, section 3.3). Like all functions here it has its own random
+    generator, so that the weights depend only on the seed."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -18,8 +18,8 @@ def normal(network: nn.Module, seed: int, std: float = 0.02) -> None:
 
 
 def kaiming(network: nn.Module, seed: int) -> None:
-    """Convolutions from N(0, 2 / fan in) (He et al. 2015), their biases zero, as TC-MGAN's published code has its critic and segmentor, and
-    scales of group norms from U(0, 1), as UNIT's has them; from the seed alone. Transposed convolutions keep what they have."""
+    """Convolutions from N(0, 2 / fan in) (He et al. 2015), their biases zero, as in TC-MGAN's published code for critic and segmentor; scales
+    of group norms from U(0, 1), as in UNIT's. Transposed convolutions are not changed."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -31,8 +31,8 @@ def kaiming(network: nn.Module, seed: int) -> None:
 
 
 def uniform(network: nn.Module, seed: int) -> None:
-    """Convolutions in 2-D and 3-D, with their biases, from U(-1/sqrt(n), 1/sqrt(n)), n values entering each: torch's own first weights, which
-    StarGAN keeps, and TC-MGAN for transposed ones; from a generator of its own."""
+    """Convolutions in 2-D and 3-D, and their biases, from U(-1/sqrt(n), 1/sqrt(n)) with n weights per output: torch's default, which StarGAN
+    uses, and TC-MGAN for transposed convolutions."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d):
@@ -43,7 +43,7 @@ def uniform(network: nn.Module, seed: int) -> None:
 
 
 def normal_norms(network: nn.Module, seed: int, std: float = 0.02) -> None:
-    """The scales of batch norms from N(1, std), as pix2pix's published code has them beside `normal`'s convolutions."""
+    """The scales of batch norms from N(1, std), as in pix2pix's published code, together with `normal` for the convolutions."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

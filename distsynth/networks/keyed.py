@@ -1,6 +1,6 @@
-"""Random numbers on the networks' own device, keyed by sample: dropout and noise that are the same on any number of ranks.
+"""Random numbers made on the networks' device, keyed by sample: dropout and noise are the same on any number of ranks.
 
-`distsynth.data.randomness` does the same with numpy for the few numbers that a whole sample needs.
+`distsynth.data.randomness` does the same in numpy, for the few numbers that a whole sample needs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ GOLDEN, FIRST, SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF584
 
 
 def uniform(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """(B,) int64 -> (B, *shape) float32 in [0, 1), each number a function of its sample's seed and its place alone."""
+    """(B,) int64 -> (B, *shape) float32 in [0, 1), each number a function only of its sample's seed and its place."""
     place = torch.arange(math.prod(shape), device=seeds.device)
-    bits = splitmix(
-        splitmix(seeds)[:, None] + place
-    )  # not + place * GOLDEN: inductor would fold that, in numbers too large for it
+    bits = splitmix(splitmix(seeds)[:, None] + place)  # not + place * GOLDEN: inductor would fold constants that overflow
     return ((bits >> 40) & 0xFFFFFF).float().mul(2.0**-24).view(len(seeds), *shape)
 
 
@@ -30,7 +28,7 @@ def normal(seeds: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def dropout(x: Tensor, seeds: Tensor, p: float) -> Tensor:
-    """x (B, ...) with a share p of its values set to 0 and the others enlarged by 1 / (1 - p) (Srivastava et al. 2014)."""
+    """x (B, ...) with a share p of its values set to 0 and the others multiplied by 1 / (1 - p) (Srivastava et al. 2014)."""
     return x * (uniform(seeds, x.shape[1:]) >= p).to(x.dtype) / (1 - p)
 
 
@@ -43,5 +41,5 @@ def splitmix(state: Tensor) -> Tensor:
 
 
 def shifted(z: Tensor, by: int) -> Tensor:
-    """A logical shift to the right: torch's own repeats the sign."""
+    """A logical right shift: torch's own is arithmetic."""
     return (z >> by) & ((1 << (64 - by)) - 1)

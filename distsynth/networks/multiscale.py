@@ -1,4 +1,4 @@
-"""The multi-scale discriminator of UNIT's published code: PatchGANs without a norm on the image and on halved copies of it."""
+"""The multi-scale discriminator of UNIT's published code: PatchGANs without a norm, on the image and on downsampled copies of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class MultiScale(nn.Module):
     """(B, inputs, H, W) -> for each scale (B, 1, h, w) logits."""
 
     def __init__(self, inputs: int, width: int = 64, layers: int = 4, scales: int = 3) -> None:
-        """`width` channels at the first of `layers` 4x4 convolutions of stride 2, doubled at each; reflection padding."""
+        """`width` channels at the first of `layers` 4x4 convolutions of stride 2, doubled per layer; reflection padding."""
         super().__init__()
         self.scales = nn.ModuleList(patches(inputs, width, layers) for _ in range(scales))
         self.halve = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
@@ -34,6 +34,6 @@ def patches(inputs: int, width: int, layers: int) -> nn.Sequential:
 
 
 def most_layers(size: tuple[int, int], scales: int) -> int:
-    """How many layers the smallest scale of H x W takes: reflection needs two pixels before each. 0: not even one."""
+    """The most layers that the smallest scale of H x W allows: reflection padding needs two pixels before each. 0: not even one."""
     smallest = ((min(size) - 1) >> (scales - 1)) + 1
     return smallest.bit_length() - 1

@@ -1,4 +1,4 @@
-"""The PatchGAN discriminator of pix2pix (Isola et al. 2017, appendix 6.1.2), which CycleGAN and MM-GAN take over."""
+"""The PatchGAN discriminator of pix2pix (Isola et al. 2017, appendix 6.1.2), also used by CycleGAN and MM-GAN."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from preprocess.shared.errors import SettingError
 
 
 class PatchGAN(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, h, w) logits, each of a patch of 70x70 pixels at the published 3 layers."""
+    """(B, inputs, H, W) -> (B, outputs, h, w) logits, each of a patch: 70x70 pixels with the published 3 layers."""
 
     def __init__(self, inputs: int, width: int = 64, layers: int = 3, norm: str = "instance", outputs: int = 1) -> None:
-        """`width` channels at the first of `layers` strided layers, doubled at each up to 8 x width; one unstrided layer more, then the map.
+        """`width` channels at the first of `layers` strided layers, doubled per layer up to 8 x width; then one layer of stride 1, then the map.
 
-        `norm`: `instance`, the same for any number of ranks, or `batch` as pix2pix has it. Biases before a norm are left out.
+        `norm`: `instance`, which does not depend on the number of ranks, or `batch` as in pix2pix. Biases before a norm are left out.
         """
         super().__init__()
         widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
@@ -34,20 +34,10 @@ class PatchGAN(nn.Module):
 
 
 def check_layers(layers: int, size: tuple[int, int]) -> None:
-    """Raise SettingError if so many strided layers leave fewer than 3 pixels of H x W, of which the two layers behind them, 4 wide and padded
-    by 1, take one each."""
+    """Raise SettingError if so many strided layers leave fewer than 3 pixels of H x W: the two layers after them, 4 wide and padded by 1, take
+    one pixel each."""
     if min(size) < 3 << layers:
         raise SettingError(
             f"method.discriminator.layers={layers} needs slices of at least {3 << layers} pixels and these, padded, are {size[0]}x{size[1]}: "
-            "set fewer"
+            "set fewer layers"
         )
-
-
-def receptive_field(network: nn.Module) -> int:
-    """Pixels of the input, along one axis, that one value of the output depends on, computed from the convolutions in their order."""
-    field, jump = 1, 1
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            field += (module.kernel_size[0] - 1) * jump
-            jump *= module.stride[0]
-    return field

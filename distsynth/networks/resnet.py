@@ -1,4 +1,4 @@
-"""The ResNet generator of CycleGAN (Zhu et al. 2017, appendix 7.2), after Johnson et al. 2016, and the block it is made of.
+"""The ResNet generator of CycleGAN (Zhu et al. 2017, appendix 7.2), after Johnson et al. 2016, and its residual block.
 
 Biases before an InstanceNorm are left out: their true gradient is zero, and Adam would amplify its rounding.
 """
@@ -17,7 +17,7 @@ class ResNet(nn.Module):
     """(B, inputs, H, W) -> (B, outputs, H, W) in [-1, 1]; H and W must be multiples of 4."""
 
     def __init__(self, inputs: int, outputs: int, width: int = 64, blocks: int = 9) -> None:
-        """`width` channels at the full resolution; `blocks` residual blocks at a quarter of it (published: 9, and 6 at 128 x 128)."""
+        """`width` channels at the full resolution; `blocks` residual blocks at a quarter of it (published: 9, or 6 for 128 x 128)."""
         super().__init__()
         self.layers = nn.Sequential(
             *conv_block(inputs, width, 7, 1, 3),
@@ -34,7 +34,7 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """(B, width, H, W) -> the same shape: two 3x3 convolutions with reflection padding beside the identity; no activation after the sum."""
+    """(B, width, H, W) -> the same shape: two 3x3 convolutions with reflection padding, added to the input; no activation after the sum."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

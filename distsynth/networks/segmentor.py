@@ -1,4 +1,4 @@
-"""The segmentor of TC-MGAN (Xin et al. 2020): a U-Net that finds the whole tumour, going down and up by strided 3x3 convolutions."""
+"""The segmentor of TC-MGAN (Xin et al. 2020): a U-Net that segments the whole tumour, with strided 3x3 convolutions down and up."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class Segmentor(nn.Module):
     """(B, inputs, H, W) -> (B, 1, H, W) probability of tumour, for any H and W above 2**levels."""
 
     def __init__(self, inputs: int, width: int, norm: str, levels: int = 4) -> None:
-        """`width` channels at the first of `levels` levels, doubled at each (published: 64).
+        """`width` channels at the first of `levels` levels, doubled per level (published: 64).
 
         `norm`: `batch` as published, or `instance`, which does not depend on the batch or the number of ranks. The first level has no
-        instance norm: it would take away the label maps, which are constant, and leave their weights to rounding.
+        instance norm: it would remove the label maps, which are constant, and their weights would get gradients of rounding only.
         """
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
         first = nn.Sequential(nn.Conv2d(inputs, width, 3, 2, 1), *([nn.BatchNorm2d(width)] if norm == "batch" else []), nn.ReLU())
         self.down = nn.ModuleList([first, *(down_block(a, b, norm) for a, b in pairwise(widths))])
         deep = widths[::-1]
-        given, made = [deep[0], *(a + b for a, b in pairwise(deep))], [*deep[:-1], 1]
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 3, 2, 1, bias=b == 1) for a, b in zip(given, made, strict=True))
-        self.norms = nn.ModuleList(normalise(b, norm) for b in made[:-1])
+        ins, outs = [deep[0], *(a + b for a, b in pairwise(deep))], [*deep[:-1], 1]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 3, 2, 1, bias=b == 1) for a, b in zip(ins, outs, strict=True))
+        self.norms = nn.ModuleList(normalise(b, norm) for b in outs[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         sizes, skips = [x.shape[-2:]], []
@@ -40,7 +40,7 @@ class Segmentor(nn.Module):
 
 
 def down_block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
-    """3x3 convolution of stride 2 (its bias is the norm's), norm, ReLU."""
+    """3x3 convolution of stride 2 (the norm has the bias), norm, ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), normalise(outputs, norm), nn.ReLU())
 
 

@@ -1,7 +1,7 @@
-"""StarGAN's generator (Choi et al. 2018, table 4 of the appendix), for images and, as Dai et al. 2020 take its strategy to 3-D, for volumes.
+"""StarGAN's generator (Choi et al. 2018, table 4 of the appendix), for images, and for volumes as in Dai et al. 2020.
 
-All padding is with zeros. It has to be: labels enter as constant maps, of which an InstanceNorm leaves only what the border makes of them, and
-reflection padding would leave nothing. Convolutions before an InstanceNorm have no bias, as in the published code.
+All padding must be zeros: labels enter as constant maps. An InstanceNorm removes constants, so that only the border carries the labels on, and
+with reflection padding nothing would. Convolutions before an InstanceNorm have no bias, as in the published code.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Generator(nn.Module):
         axes: int = 2,
         constant: int = 0,
     ) -> None:
-        """`width` channels at the full resolution, doubled by each of `downs` strided convolutions, kept by `blocks` residual blocks; the
-        first and the last convolution have the given odd `kernel`; `axes` is 2 for images and 3 for volumes.
+        """`width` channels at the full resolution, doubled by each of `downs` strided convolutions, then `blocks` residual blocks; the first
+        and the last convolution have the odd size `kernel`; `axes` is 2 for images and 3 for volumes.
 
-        `direct` (not StarGAN) gives the output what InstanceNorm takes away, absolute intensities: it is made of the last features and, in 2-D,
-        of the input itself, by two 3x3 convolutions in place of the last one; in 3-D, where these are dear, of features of the input's single
-        voxels, by two convolutions of 1.
+        `direct` (not StarGAN) restores the absolute intensities that InstanceNorm removes. In 2-D two 3x3 convolutions, in place of the last
+        one, see the last features and the input itself; in 3-D, where these are too slow, two convolutions of kernel 1 see the last features
+        and features of the input's single voxels.
 
-        The last `constant` inputs are the same everywhere. What they add through the middle of the first kernel is so too, and the InstanceNorm
-        takes it away: the true gradient of these weights is zero, and Adam would amplify its rounding. So they get none.
+        The last `constant` inputs are the same everywhere. What they add through the centre of the first kernel is constant too, and the
+        InstanceNorm removes it: the true gradient of these weights is zero, and Adam would amplify its rounding. So they get no gradient.
         """
         super().__init__()
         widths = [width * 2**level for level in range(downs + 1)]
@@ -67,7 +67,7 @@ class Generator(nn.Module):
             self.enter = nn.Sequential(CONV[axes](inputs, 2 * width, 1), nn.LeakyReLU(0.2))
             self.leave = nn.Sequential(CONV[axes](3 * width, 2 * width, 1), nn.LeakyReLU(0.2), CONV[axes](2 * width, outputs, 1))
         idle = torch.zeros(1, inputs, *[kernel] * axes, dtype=torch.bool)
-        idle.view(inputs, -1)[inputs - constant :, kernel**axes // 2] = True  # the middle tap
+        idle.view(inputs, -1)[inputs - constant :, kernel**axes // 2] = True  # the centre of the kernel
         self.register_buffer("idle", idle, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The U-Net generator of pix2pix (Isola et al. 2017, appendix 6.1.1), at any depth and width.
 
-Each level halves the grid with a 4x4 convolution of stride 2 and comes back with a 4x4 transposed one; the skip joins both.
+Each level downsamples with a 4x4 convolution of stride 2 and upsamples with a 4x4 transposed one; a skip connects the two.
 Biases before an InstanceNorm are left out: their true gradient is zero, and Adam would amplify its rounding.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distsynth.networks import keyed
 from preprocess.shared.errors import SettingError
 
-OUTER = 4  # levels at the outside that pix2pix never gives dropout
+OUTER = 4  # outermost levels, which have no dropout in pix2pix
 
 
 class UNet(nn.Module):
@@ -32,16 +32,16 @@ class UNet(nn.Module):
     ) -> None:
         """`width` channels at the first level, doubled per level up to 8 x width (pix2pix: 64, at depth 7 for 128 x 128 and 8 for 256 x 256).
 
-        `direct` (not pix2pix) adds a level of 3x3 convolutions at the full resolution, without a norm: InstanceNorm takes a slice's
-        absolute intensities away, and this gives them back. `norm`: instance, or batch as pix2pix has it. `dropout` is the share of
-        values dropped behind the norm on the way up, at the inner levels but the innermost (pix2pix: .5, at three of 8 levels and two of 7;
-        here at one even of 3 to 5, where the published code has none and so no noise).
+        `direct` (not pix2pix) adds a level of 3x3 convolutions at the full resolution, without a norm: it restores a slice's absolute
+        intensities, which InstanceNorm removes. `norm`: instance, or batch as in pix2pix. `dropout` is the share of values dropped after the
+        norm when upsampling, at inner levels except the innermost (pix2pix: .5, at three of 8 levels and two of 7; here also at one of 3 to 5,
+        where the published code has none and so no noise).
         """
         super().__init__()
         last = width if direct else outputs
         widths = [width * min(2**level, 8) for level in range(depth)]
         self.dropout = dropout
-        self.dropped = range(1, max(min(2, depth - 1), depth - OUTER))  # which of the way up, from the innermost
+        self.dropped = range(1, max(min(2, depth - 1), depth - OUTER))  # indices of self.up, counted from the innermost
         self.down = nn.ModuleList(
             down_block(inputs if level == 0 else widths[level - 1], widths[level], level, depth, norm) for level in range(depth)
         )
@@ -53,8 +53,8 @@ class UNet(nn.Module):
         self.leave = full_resolution_block(last + width, width, outputs) if direct else None
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """`seeds` (B,) int64, one per sample, say what is dropped (`Batch.seeds`); without them nothing is."""
-        given = None if self.enter is None else self.enter(x)
+        """`seeds` (B,) int64, one per sample, decide which values are dropped (`Batch.seeds`); without them none are."""
+        full = None if self.enter is None else self.enter(x)
         skips = []
         for down in self.down:
             x = down(x)
@@ -63,12 +63,12 @@ class UNet(nn.Module):
             x = up(x if skip is None else torch.cat([x, skip], dim=1))
             if seeds is not None and self.dropout and index in self.dropped:
                 x = keyed.dropout(x, seeds + index, self.dropout)
-        return torch.tanh(x if given is None or self.leave is None else self.leave(torch.cat([x, given], dim=1)))
+        return torch.tanh(x if full is None or self.leave is None else self.leave(torch.cat([x, full], dim=1)))
 
 
 def stride_of(given: int, size: Sequence[int], most: int, setting: str) -> int:
-    """What H and W must be multiples of for `given` levels, or if that is 0 for as many, up to `most`, as pad h x w by at most a tenth (256: 8
-    levels, 128: 7, 160: 5, 54: 3). Raises SettingError, naming the setting, where levels would be left that see one pixel, or none."""
+    """What H and W must be multiples of for `given` levels; if that is 0, for as many, up to `most`, as pad h x w by at most a tenth (256: 8
+    levels, 128: 7, 160: 5, 54: 3). Raises SettingError, naming the setting, if some levels would have one pixel or none."""
     deepest = (max(size) - 1).bit_length()
     if not 0 <= given <= max(deepest, 1):
         raise SettingError(
@@ -79,12 +79,12 @@ def stride_of(given: int, size: Sequence[int], most: int, setting: str) -> int:
 
 
 def depth_of(given: int, size: Sequence[int], most: int) -> int:
-    """The levels of a network for slices that were padded to multiples of `stride_of`: `given`, or as many, up to `most`, as H x W allows."""
+    """The levels of a network for slices padded to multiples of `stride_of`: `given`, or if that is 0 as many, up to `most`, as H x W allows."""
     return given or max((d for d in range(1, most + 1) if all(n % (1 << d) == 0 for n in size)), default=1)
 
 
 def down_block(inputs: int, outputs: int, level: int, depth: int, norm: str) -> nn.Sequential:
-    """LeakyReLU, 4x4 convolution of stride 2, norm; the outermost has no activation, both ends have no norm."""
+    """LeakyReLU, 4x4 convolution of stride 2, norm; the outermost has no activation, the outermost and the innermost have no norm."""
     normed = 0 < level < depth - 1
     layers: list[nn.Module] = [] if level == 0 else [nn.LeakyReLU(0.2)]
     layers.append(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=not normed))

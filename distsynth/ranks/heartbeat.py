@@ -1,4 +1,4 @@
-"""What a rank tells of itself, and what becomes of it: beats, verdicts, and whether a process lives."""
+"""What the ranks exchange to watch each other: heartbeats, the verdict that ends a run, and whether a process is still alive."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from pathlib import Path
 from typing import Literal
 
 Phase = Literal["start", "first_step", "step", "validation", "checkpoint", "evaluation"]
-PLACES: dict[Phase, str] = {
-    "start": "at its start",
+PHASES: dict[Phase, str] = {
+    "start": "during startup",
     "first_step": "in the first update after step {}",
     "step": "at step {}",
     "validation": "in the validation after step {}",
-    "checkpoint": "writing the checkpoint of step {}",
+    "checkpoint": "while writing the checkpoint of step {}",
     "evaluation": "in the evaluation after step {}",
 }
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a rank tells of itself."""
+    """What a rank reports about itself."""
 
     rank: int
     machine: str
     pid: int
-    born: int  # the process's start, so that a later one of the same pid is told from it
+    started: int  # when the process started: a later process with the same pid has another value
     number: int = 0
     phase: Phase = "start"
     step: int = 0
-    moves: int = 0  # a change is progress
+    progress: int = 0  # a counter: any change is progress
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why the run ends, and the ranks that are to blame."""
+    """Why the run ends, and the ranks that caused it."""
 
     sentence: str
     blamed: tuple[int, ...] = ()
-    retry: bool = True  # started again from its checkpoint, the run may get further
+    retry: bool = True  # restarting from the checkpoint may get further
 
 
 @dataclass
-class Seen:
-    """The last beat of a rank, and when it and its progress last changed (this rank's monotonic seconds)."""
+class Peer:
+    """Another rank's last heartbeat, and when this rank last saw a new one and last saw progress (its own monotonic seconds)."""
 
-    beat: Heartbeat
-    beaten: float
-    moved: float
+    heartbeat: Heartbeat
+    heard: float
+    progressed: float
 
 
-def place(phase: Phase, step: int) -> str:
-    return PLACES[phase].format(step)
+def describe(phase: Phase, step: int) -> str:
+    return PHASES[phase].format(step)
 
 
 def machine() -> str:
-    """Where a pid means the same process: host and pid namespace."""
+    """Host and pid namespace: where these are equal, a pid means the same process."""
     return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
 
 
-def birth(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None if there is none, or only its entry waits to be reaped."""
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None if it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
@@ -68,5 +68,5 @@ def birth(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def alive(pid: int, born: int) -> bool:
-    return birth(pid) == born
+def alive(pid: int, started: int) -> bool:
+    return start_time(pid) == started

@@ -1,8 +1,8 @@
-"""Being asked to stop: a flag, looked at between updates, and between the patients of a validation or of the evaluation.
+"""Stopping on request: a flag that is checked between updates, and between the patients of a validation or an evaluation.
 
-Slurm signals every process of the step; a handler that did work itself would interrupt a collective on some ranks and not on others. So
-the handler only sets a flag, the ranks agree on it after each update, write a checkpoint, and only then is the handler that was there
-before (submitit's, which requeues the job) called.
+Slurm signals every process of the step. A handler that did work itself would interrupt a collective operation on some ranks and not on
+others. So the handler only sets a flag; after each update the ranks agree on it and write a checkpoint, and only then is the previous
+handler (submitit's, which requeues the job) called.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """The signal this rank has been sent; 0 for none."""
+    """The number of the signal that this rank has received; 0 for none."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def before(self, items: Sequence[T]) -> Iterator[T]:
-        """The items, until there is a signal."""
+        """The items, until a signal arrives."""
         return takewhile(lambda _: not self.number, items)
 
     def agree(self, world: World) -> None:
-        """Raises Stopped on every rank if one has had a signal."""
+        """Raises Stopped on every rank if any rank has received a signal."""
         if number := max(world.gather(self.number)):
             raise Stopped(number)
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch the signals for the time of training. On Stopped, the handlers from before are put back and called once."""
+    """Catch the signals during training. On Stopped, the previous handlers are restored and the one of the signal is called."""
     request = StopRequest()
 
-    def note(number: int, _: FrameType | None) -> None:
+    def record(number: int, _: FrameType | None) -> None:
         request.number = number
 
-    before: dict[int, Handler] = {number: signal.signal(number, note) for number in SIGNALS}
+    previous: dict[int, Handler] = {number: signal.signal(number, record) for number in SIGNALS}
     try:
         yield request
     except Stopped as stopped:
-        restore(before)
-        pass_on(stopped.number, before[stopped.number])
+        restore(previous)
+        call(previous[stopped.number], stopped.number)
         raise
     finally:
-        restore(before)
+        restore(previous)
 
 
 def restore(handlers: dict[int, Handler]) -> None:
@@ -70,8 +70,8 @@ def restore(handlers: dict[int, Handler]) -> None:
         signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def pass_on(number: int, handler: Handler) -> None:
-    """Call the handler that would have had the signal; one that is not a function is left to the caller's exit status."""
+def call(handler: Handler, number: int) -> None:
+    """Call the previous handler. If it is no function (the system's default action), the exit status tells the caller instead."""
     sys.stdout.flush()
     if callable(handler):
         handler(number, None)

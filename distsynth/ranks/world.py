@@ -1,4 +1,4 @@
-"""The ranks of a run: torchrun's variables or one process, NCCL on GPUs and gloo on CPUs. Nothing else reads the environment."""
+"""The ranks of a run, from torchrun's environment variables or a single process; NCCL on GPUs, gloo on CPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distsynth.ranks.watchdog import Watchdog, watched
+from distsynth.ranks.watchdog import Watchdog, running
 from distsynth.settings import LimitSettings
 from preprocess.shared.errors import SettingError, UserError
 
@@ -38,7 +38,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the rank that writes."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -54,15 +54,15 @@ class World:
         return gathered
 
     def from_first(self, value: T | None) -> T:
-        """Rank 0's (picklable) value, on every rank; what the others give is not looked at."""
-        given = [value]
+        """Rank 0's (picklable) value, on every rank; the other ranks' values are ignored."""
+        values = [value]
         if self.size > 1:
-            dist.broadcast_object_list(given)
-        return cast("T", given[0])
+            dist.broadcast_object_list(values)
+        return cast("T", values[0])
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A UserError that a rank raises inside is raised on every rank, so that none waits for one that has left."""
+        """A UserError that one rank raises in the block is raised on every rank, so that none waits for a rank that has left."""
         failure = None
         try:
             yield
@@ -87,19 +87,14 @@ class World:
         return value
 
     def share(self, write: Callable[[], str], read: Callable[[str], T]) -> T:
-        """One rank of each node writes a file, all of the node's open it, and then its name is removed, so that a killed run leaves
-        nothing. An error of `write` is raised on every rank."""
-        path, failure = "", None
-        if self.local_rank == 0:
-            try:
-                path = write()
-            except UserError as error:
-                failure = error
-        made = self.gather((socket.gethostname(), path, failure))
-        if failures := [found for _, _, found in made if found is not None]:
-            raise failures[0]
+        """One rank of each node writes a file, all ranks of the node open it, and then the file's name is removed, so that a killed run
+        leaves nothing behind. A UserError of `write` is raised on every rank."""
+        host, path = socket.gethostname(), ""
         try:
-            opened = read(next(p for host, p, _ in made if p and host == socket.gethostname()))
+            with self.together():
+                if self.local_rank == 0:
+                    path = write()
+            opened = read(next(there for node, there in self.gather((host, path)) if there and node == host))
             self.barrier()
         finally:
             if path:
@@ -109,52 +104,53 @@ class World:
 
 @contextmanager
 def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iterator[World]:
-    """Join the ranks that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT name; without them, be the only one.
+    """Join the other ranks, as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; without these there is one rank.
 
-    Raises SettingError if a GPU is asked for and there is none for this rank, UserError if a rank does not come in time.
+    Raises SettingError if a GPU is requested and there is none for this rank, UserError if a rank does not join in time.
     """
     rank, size, local = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     chosen = choose_device(device, local)
     if size > 1:
-        # On GPUs the networks' gradients alone go by NCCL: numbers of the CPU would otherwise wait for all that the GPU has to do.
+        # On GPUs only the gradients go through NCCL: other numbers are on the CPU, and would wait for all work queued on the GPU.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        # The watchdog ends what is stuck, and knows why; torch's own time-out comes after it.
-        patience = timedelta(seconds=2 * max(vars(limits).values()))
-        dist.init_process_group(backend, store=meet(rank, size, limits.start), rank=rank, world_size=size, timeout=patience)
-    with watched(Watchdog(rank, size, limits), connect(False, limits.silence) if size > 1 else None) as watchdog:
+        # The watchdog ends what is stuck, and can say why; torch's own time-out must come later.
+        timeout = timedelta(seconds=2 * max(vars(limits).values()))
+        dist.init_process_group(backend, store=meet(rank, size, limits.start), rank=rank, world_size=size, timeout=timeout)
+    with running(Watchdog(rank, size, limits), connect(False, limits.silence) if size > 1 else None) as watchdog:
         try:
             yield World(rank, size, local, chosen, watchdog)
         finally:
-            gc.collect()  # DDP's reference cycles hold the group: freed only as the interpreter ends, they now and then abort it
+            gc.collect()  # DDP's reference cycles hold the group: freed only when the interpreter exits, they sometimes abort it
             if dist.is_initialized():
                 dist.destroy_process_group()
 
 
 def fetched(value: Tensor) -> Tensor:
-    """The value on the CPU, once the GPU has made it: what it waits for may be another rank, which the watchdog knows by this function's name."""
+    """The value copied to the CPU. This waits for the GPU, which may itself wait for another rank: the watchdog recognises this function's
+    name and does not count the wait as a hang."""
     return value.cpu()
 
 
-apart = False  # see `this_rank_only`
+separate = False  # see `this_rank_only`
 
 
 @contextmanager
 def this_rank_only() -> Iterator[None]:
-    """Inside, `gathered` takes this rank's part for the whole batch, and no rank waits for another."""
-    global apart
-    apart = True
+    """In the block, `gathered` treats this rank's part as the whole batch, and no rank waits for another."""
+    global separate
+    separate = True
     try:
         yield
     finally:
-        apart = False
+        separate = False
 
 
 def gathered(share: Tensor) -> tuple[Tensor, slice]:
-    """The global batch (B, ...) of which `share` is this rank's part, without gradients, and where in it that part lies. Ranks hold parts of
-    one size, in rank order; a single process holds the whole."""
-    if apart or not dist.is_initialized():
+    """The global batch (B, ...) of which `share` is this rank's part, without gradients, and the slice of it that is this part. All ranks hold
+    parts of the same size, in rank order; a single process holds the whole batch."""
+    if separate or not dist.is_initialized():
         return share.detach(), slice(0, len(share))
     parts = [torch.empty_like(share) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, share.detach().contiguous())
@@ -163,12 +159,12 @@ def gathered(share: Tensor) -> tuple[Tensor, slice]:
 
 
 def meet(rank: int, size: int, seconds: float) -> Store:
-    """The store that all ranks have come to. Raises UserError naming those that do not come."""
+    """The store, once all ranks have joined. Raises UserError naming those that do not join in time."""
     try:
         store = connect(rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", seconds)
     except dist.DistError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"rank {rank} found no rank 0 at {where} within {seconds:g} s (train.limits.start)") from error
+        raise UserError(f"rank {rank} could not reach rank 0 at {where} within {seconds:g} s (train.limits.start)") from error
     joined = [f"joined/{other}" for other in range(size)]
     store.set(joined[rank], "")
     try:
@@ -180,22 +176,22 @@ def meet(rank: int, size: int, seconds: float) -> Store:
 
 
 def connect(host: bool, seconds: float) -> Store:
-    """A connection to the store at MASTER_ADDR:MASTER_PORT, which rank 0 or torchrun holds."""
+    """A connection to the store at MASTER_ADDR:MASTER_PORT, which rank 0 or torchrun hosts."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, None, host, timedelta(seconds=seconds), wait_for_workers=False)  # type: ignore[attr-defined]
     return dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
-    """This rank's device. Raises SettingError if it cannot be had."""
+    """This rank's device. Raises SettingError if it is not available."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    # Slurm may show each task its own GPU alone, or all of the node's to each.
+    # Slurm may show each task only its own GPU, or all GPUs of the node.
     index = 0 if count == 1 and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "SLURM_STEP_GPUS" in os.environ else local_rank
     if index >= count:
         raise SettingError(
-            f"train.device={device}: local rank {local_rank} finds {count} GPUs: start at most one rank per GPU, or set train.device=cpu"
+            f"train.device={device}: local rank {local_rank} sees {count} GPUs: start at most one rank per GPU, or set train.device=cpu"
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

@@ -1,4 +1,4 @@
-"""The journal: what happened in a run, one JSON object per line, appended by rank 0 alone.
+"""The journal: what happened in a run, one JSON object per line, appended only by rank 0.
 
 Every line has `kind` and `time` (milliseconds since 1970). Kinds:
 
@@ -6,12 +6,12 @@ Every line has `kind` and `time` (milliseconds since 1970). Kinds:
     {"kind": "metrics", "time": …, "step": 1210, "values": {"joint/d_loss": -2.29, "val/flair/brain/psnr": 23.1}}
     {"kind": "progress", "time": …, "stage": "joint", "epoch": 3, "epochs": 200, "step": 1210, "steps": 80000}       for live tables
     {"kind": "memory", "time": …, "stage": "joint", "parameters": 136044552, "per_slice": 48000000, …}               bytes, as planned
-    {"kind": "checkpoint", "time": …, "step": 1200}     a checkpoint is durable: the lines before it are final
-    {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…", "retry": false}           retry: it may pass
+    {"kind": "checkpoint", "time": …, "step": 1200}     a checkpoint is on disk: the lines before it are final
+    {"kind": "end", "time": …, "status": "finished" | "failed" | "stopped", "reason": "…", "retry": false}           retry: restarting may get further
 
-A checkpoint keeps the journal's length; a resumed run cuts the journal back to it and goes on, so that no step stands twice. While a
-checkpoint is being written the lines after it wait in memory, so that its own line stands before them. Only lines that a checkpoint or an
-end follows are replayed into MLflow.
+A checkpoint stores the journal's length; a resumed run truncates the journal to it, so that no step appears twice. While a checkpoint is
+being written, later lines wait in memory, so that the checkpoint's own line comes first. Only lines that a checkpoint or an end follows are
+replayed into MLflow.
 """
 
 from __future__ import annotations
@@ -30,19 +30,17 @@ class Journal:
     """The writing side."""
 
     def __init__(self, path: Path, length: int | None = None) -> None:
-        """Append to the journal at `path`, cut back to `length` bytes first where that is given."""
+        """Append to the journal at `path`, truncated to `length` bytes first if that is given."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.held: list[bytes] | None = None
-        self.file = path.open(
-            "ab", buffering=0
-        )  # a buffer would still write its rest when it is closed, behind another's end line
+        self.file = path.open("ab", buffering=0)  # closing a buffer could still write, after another process wrote the end line
         if length is not None and length < self.file.tell():
             self.file.truncate(length)
         elif self.file.tell():
             self.file.truncate(whole_lines(path))
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append a line and hand it to the operating system."""
+        """Append a line, without a buffer."""
         line = json.dumps({"kind": kind, "time": round(time.time() * 1000), **fields}).encode() + b"\n"
         if self.held is not None:
             self.held.append(line)
@@ -50,7 +48,7 @@ class Journal:
         self.append(line)
 
     def append(self, lines: bytes) -> None:
-        """Whole lines, or nothing: what of them a full disk still took is cut off again. Raises OSError."""
+        """All the lines or nothing: on a full disk the part already written is truncated again. Raises OSError."""
         length, written = self.file.seek(0, os.SEEK_END), 0
         try:
             while written < len(lines):
@@ -60,18 +58,18 @@ class Journal:
             raise
 
     def hold(self) -> int:
-        """Keep the lines from here on in memory, until `release`. Returns the journal's length in bytes."""
+        """Keep the following lines in memory until `release`. Returns the journal's length in bytes."""
         self.held = []
         return self.file.seek(0, os.SEEK_END)
 
     def release(self, step: int) -> None:
-        """The checkpoint of the step is durable: write its line, then those that waited."""
+        """The checkpoint of the step is on disk: write its line, then those that waited."""
         waiting, self.held = self.held or [], None
         self.write("checkpoint", step=step)
         self.append(b"".join(waiting))
 
     def sync(self) -> int:
-        """Make all lines durable; the journal's length in bytes."""
+        """Flush all lines to disk. Returns the journal's length in bytes."""
         os.fsync(self.file.fileno())
         return self.file.seek(0, os.SEEK_END)
 
@@ -80,7 +78,7 @@ class Journal:
 
 
 def write_end(path: Path, status: str, reason: str, retry: bool = False) -> None:
-    """The journal's last line; where even that cannot be written, a word on stderr in its place."""
+    """Write the journal's last line; if that fails, print why."""
     try:
         journal = Journal(path)
         journal.write("end", status=status, reason=reason, retry=retry)
@@ -91,13 +89,13 @@ def write_end(path: Path, status: str, reason: str, retry: bool = False) -> None
 
 
 def whole_lines(path: Path) -> int:
-    """The length in bytes up to the last whole line; a killed writer may have left half of one."""
+    """The length in bytes up to the end of the last complete line; a killed writer may have left half a line after it."""
     return path.read_bytes().rfind(b"\n") + 1
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """The whole lines from a byte offset on, and the offset after them. A journal that does not exist yet is empty; one that a resumed run
-    has cut back below the offset is read from its start."""
+    """The complete lines from a byte offset on, and the offset after them. A journal that does not exist yet is empty; one that a resumed
+    run has truncated below the offset is read from its start."""
     if not path.is_file():
         return [], offset
     with path.open("rb") as file:
@@ -111,6 +109,6 @@ def read(path: Path, offset: int = 0) -> tuple[list[Line], int]:
 
 
 def covered(lines: list[Line]) -> list[Line]:
-    """The lines up to the last checkpoint or end: those that no resume will take back."""
+    """The lines up to the last checkpoint or end, which no resume will remove."""
     last = max((i for i, line in enumerate(lines) if line["kind"] in ("checkpoint", "end")), default=-1)
     return lines[: last + 1]

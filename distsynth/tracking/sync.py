@@ -1,11 +1,11 @@
-"""Replay journals into MLflow: the one place that speaks to it.
+"""Replay journals into MLflow; nothing else connects to it.
 
     python -m distsynth.tracking.sync sweep=runs/lr [tracking_uri=…]
 
-A sweep is a parent run, each of its runs a child; they are found by their uid tag, so that a replay may be killed, repeated, or made into an
-empty database. Only lines that a checkpoint or an end covers are sent, and of a curve only the steps after its last one in MLflow: a run that
-goes on from a checkpoint writes steps that were sent before once more, with other times, which MLflow would keep as second points.
-The store is MLFLOW_TRACKING_URI, else SQLite in mlflow.db beside the sweeps.
+A sweep is a parent run and each of its runs is a child. They are identified by a uid tag, so a replay may be killed, repeated, or sent to an
+empty database. Only lines that a checkpoint or an end follows are sent, and of each curve only the steps after its last one in MLflow: a run
+that resumes from a checkpoint writes some steps a second time, with other times, and MLflow would keep both as separate points.
+The store is MLFLOW_TRACKING_URI, or else SQLite in mlflow.db beside the sweeps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 @dataclass
 class Settings:
     sweep: str = required("the sweep's folder, e.g. runs/lr")
-    tracking_uri: str = setting("", "MLflow's store (empty: MLFLOW_TRACKING_URI, else mlflow.db beside the sweep)")
+    tracking_uri: str = setting("", "MLflow's store (empty: MLFLOW_TRACKING_URI, or else mlflow.db beside the sweep)")
 
 
 def main(words: Sequence[str]) -> int:
@@ -46,13 +46,13 @@ def main(words: Sequence[str]) -> int:
 
 
 class Sync:
-    """One sweep's way into MLflow. Keeps how far each curve is sent, so that replaying again sends what is new."""
+    """Sends one sweep to MLflow. Remembers how much of each curve is sent, so that replaying again sends only new points."""
 
     def __init__(self, sweep: Path, tracking_uri: str = "") -> None:
         """Raises UserError if `sweep` is not a sweep's folder or the store cannot be opened."""
         self.sweep = sweep
         if not (sweep / "sweep.json").is_file():
-            raise UserError(f"sweep={sweep} holds no sweep.json: give the folder of a sweep, for example runs/lr")
+            raise UserError(f"sweep={sweep} is not a sweep, it has no sweep.json: give the folder of one, for example runs/lr")
         self.identity = json.loads((sweep / "sweep.json").read_text())
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.parent / 'mlflow.db'}"
         self.client = connect(self.uri)
@@ -61,23 +61,23 @@ class Sync:
             self.identity["uid"], f"sweep {sweep.name}", {"distsynth.axes": ", ".join(self.identity["axes"])}
         )
         self.runs: dict[Path, str] = {}
-        self.seen: dict[Path, Line] = {}  # the last line that was replayed
+        self.replayed: dict[Path, Line] = {}  # the last line that was replayed
         self.sent: dict[tuple[str, str], tuple[int, float]] = {}  # MLflow run and curve: step and value of its last point
 
     def replay(self) -> None:
-        """Send what the journals have new. Raises UserError if MLflow fails; the next call sends it."""
-        with speaking_to(self.uri):
+        """Send what is new in the journals. Raises UserError if MLflow fails; the next call sends the rest."""
+        with mlflow_errors(self.uri):
             for path in sorted(self.sweep.glob("*/run.json")):
                 self.replay_run(RunDirectory(path.parent))
 
     def finish(self) -> None:
-        """Send everything, artifacts too, and give the parent its table and its end. Raises UserError if MLflow fails."""
+        """Send everything, including artifacts, the parent's table and its final status. Raises UserError if MLflow fails."""
         self.replay()
-        with speaking_to(self.uri):
+        with mlflow_errors(self.uri):
             self.finish_parent()
 
     def finish_parent(self) -> None:
-        """The parent ends when all its runs have; one that has not started yet has no child in MLflow, and counts."""
+        """The parent ends once all its runs have ended, including those that have not started and so have no child in MLflow yet."""
         for name in ("table.md", "table.csv"):
             if (self.sweep / name).is_file():
                 self.client.log_artifact(self.parent, str(self.sweep / name))
@@ -91,13 +91,13 @@ class Sync:
             self.client.update_run(self.parent, status="RUNNING")
 
     def replay_run(self, run: RunDirectory) -> None:
-        everything, _ = read(run.journal)
-        if not everything:  # not started: MLflow's run is made then, since its start cannot be moved
+        journal, _ = read(run.journal)
+        if not journal:  # the run has not started, and the start time of an MLflow run cannot be changed later
             return
-        lines = covered(everything)
+        lines = covered(journal)
         if run.path not in self.runs:
-            self.runs[run.path] = self.open_run(run, everything[0]["time"])
-        if not lines or lines[-1] == self.seen.get(run.path):
+            self.runs[run.path] = self.open_run(run, journal[0]["time"])
+        if not lines or lines[-1] == self.replayed.get(run.path):
             return
         mlflow_run = self.runs[run.path]
         self.send(mlflow_run, lines)
@@ -105,10 +105,10 @@ class Sync:
             for name in ("host", "device", "world_size"):
                 self.client.set_tag(mlflow_run, f"distsynth.{name}", str(start[name]))
         self.set_status(mlflow_run, run, lines[-1])
-        self.seen[run.path] = lines[-1]
+        self.replayed[run.path] = lines[-1]
 
     def send(self, mlflow_run: str, lines: Sequence[Line]) -> None:
-        """The points that MLflow does not have; a last one that was scored anew is corrected."""
+        """Send the points that MLflow does not have; a last point whose value has changed is sent again."""
         points = [p for p in metrics(lines) if self.lacks(mlflow_run, p)]
         for batch in in_batches(points, 1000):
             self.client.log_batch(mlflow_run, metrics=batch)
@@ -126,10 +126,10 @@ class Sync:
             self.client.set_tag(mlflow_run, "distsynth.reason", last["reason"])
             self.client.set_terminated(mlflow_run, STATUS[last["status"]], last["time"])
         elif self.client.get_run(mlflow_run).info.status != "RUNNING":
-            self.client.update_run(mlflow_run, status="RUNNING")  # a failed run that goes on
+            self.client.update_run(mlflow_run, status="RUNNING")  # a failed run that was resumed
 
     def open_run(self, run: RunDirectory, start: int) -> str:
-        """The run's id in MLflow, made with its parameters, tags and start (milliseconds since 1970) where it is new."""
+        """The run's id in MLflow; a new run is created with its parameters, tags and start (milliseconds since 1970)."""
         identity = run.read_identity()
         tags = {
             "mlflow.parentRunId": self.parent,
@@ -150,32 +150,32 @@ class Sync:
         return mlflow_run
 
     def find_or_create(self, uid: str, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
-        found = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        made = self.client.create_run(
+        runs = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
+        if runs:
+            return str(runs[0].info.run_id)
+        run = self.client.create_run(
             self.experiment, start, {UID: uid, "mlflow.runName": name, "mlflow.source.name": "slurm/launch.py", **tags}, name
         )
-        return str(made.info.run_id)
+        return str(run.info.run_id)
 
     def open_experiment(self) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        # SQLite's own default is an absolute path under the current directory; a server knows better where artifacts go.
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        # With SQLite, MLflow's default is an absolute path under the current directory; a server has its own location for artifacts.
         local = (self.sweep.parent / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         return str(self.client.create_experiment(EXPERIMENT, local))
 
 
 def connect(uri: str) -> Any:
-    """An MLflow client without its chatter and its telemetry. Raises UserError if the store cannot be opened."""
+    """An MLflow client without log messages and telemetry. Raises UserError if the store cannot be opened."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a dead server must not hold up the watching of runs
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not delay the launcher
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with speaking_to(uri):
+    with mlflow_errors(uri):
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -185,8 +185,8 @@ def connect(uri: str) -> Any:
 
 
 @contextmanager
-def speaking_to(uri: str) -> Iterator[None]:
-    """MLflow's errors, a full disk's and a dead server's, as one sentence. Raises UserError."""
+def mlflow_errors(uri: str) -> Iterator[None]:
+    """Errors of MLflow, a full disk and a server that is down, as one sentence. Raises UserError."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -194,12 +194,12 @@ def speaking_to(uri: str) -> Iterator[None]:
     except (MlflowException, OSError) as error:
         text = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the MLflow store {uri} fails ({text}); the journals keep all: distsynth.tracking.sync sends them later"
+            f"the MLflow store {uri} failed ({text}); the journals keep everything: python -m distsynth.tracking.sync sends it later"
         ) from error
 
 
 def metrics(lines: Sequence[Line]) -> Iterator[Any]:
-    """MLflow's points, with the journal's times."""
+    """MLflow metrics, with the journal's times."""
     from mlflow.entities import Metric
 
     for line in lines:
@@ -215,13 +215,13 @@ def parameters_of(run: RunDirectory) -> dict[str, str]:
     return {key: ",".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in flatten(tree)}
 
 
-def in_batches(things: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(things), size):
-        yield things[start : start + size]
+def in_batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def ui_lines(sync: Sync) -> list[str]:
-    """The command that opens the UI, and the address that lands on the runs: MLflow 3 opens an experiment in its GenAI view."""
+    """The command that opens the UI, and the address of the table of runs: by default MLflow 3 opens an experiment in its GenAI view."""
     page = f"#/experiments/{sync.experiment}?workflowType=machine_learning"
     if sync.uri.startswith("http"):
         return [f"runs in MLflow: {sync.uri.rstrip('/')}/{page}"]
@@ -233,9 +233,9 @@ def ui_lines(sync: Sync) -> list[str]:
 
 
 def mlflow_command() -> str:
-    """`mlflow`, with its folder where the environment is not the shell's."""
-    beside = Path(sys.executable).with_name("mlflow")
-    return "mlflow" if not beside.is_file() or shutil.which("mlflow") == str(beside) else str(beside)
+    """`mlflow`, with its folder if the shell would not find it or would find another one."""
+    own = Path(sys.executable).with_name("mlflow")  # of this Python environment
+    return "mlflow" if not own.is_file() or shutil.which("mlflow") == str(own) else str(own)
 
 
 if __name__ == "__main__":

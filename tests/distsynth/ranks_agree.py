@@ -1,7 +1,7 @@
 """Run by test_ranks.py, python ranks_agree.py STORE FOLDER PRECISION...: trains every preset of configs/method/ on 1, 2 and 4 ranks, all at
-once, and saves what came out.
+once, and saves the results.
 
-Settings and slices are read once, then every rank is a fork of this process: 25 presets in three precisions cost mostly their updates.
+Settings and slices are read once, then every rank is a fork of this process: most of the time is spent on the updates.
 """
 
 import multiprocessing
@@ -29,11 +29,10 @@ from preprocess.cohort import Cohort
 
 STEPS = 20
 WORLDS = (1, 2, 4)
-# All that may differ from what is shipped: the width of networks, the size of batches and patches (and of what of one is kept), and what says
-# how many updates there are.
+# All that may differ from the shipped presets: the width of networks, the size of batches and patches, and of the kept core of a patch.
 SMALLER = {"width": 4, "batch": 4, "micro_batch": 0, "patch": 8, "core": 4}
 RUNS = {"double": (torch.float64, 0), "in parts": (torch.float64, 1), "single": (torch.float32, 0)}  # precision, micro-batch
-ALONE = World(0, 1, 0, torch.device("cpu"))
+SINGLE = World(0, 1, 0, torch.device("cpu"))
 
 
 def presets() -> list[str]:
@@ -41,7 +40,7 @@ def presets() -> list[str]:
 
 
 def shrunk(preset: str, store: str) -> Config:
-    """The preset as it is shipped, but for the keys of SMALLER wherever they stand."""
+    """The shipped preset with the keys of SMALLER changed, wherever they are."""
     tree = OmegaConf.structured(shipped(preset, f"data.store={store}"))
 
     def walk(node: Any) -> None:
@@ -69,11 +68,11 @@ class Material:
 
     def feed(self, config: Config, model: Model, split: str) -> Feed:
         method = model.method
-        sort = f"{split, method.patch, method.patches, method.paired, method.incomplete, config.variant, config.data, model.size}"
-        if sort not in self.feeds:
+        kind = f"{split, method.patch, method.patches, method.paired, method.incomplete, config.variant, config.data, model.size}"
+        if kind not in self.feeds:
             subjects = self.cohort.split(split)
-            self.feeds[sort] = model.feed(self.cohort, subjects, config.data, ALONE.share)
-        return self.feeds[sort]
+            self.feeds[kind] = model.feed(self.cohort, subjects, config.data, SINGLE.share)
+        return self.feeds[kind]
 
 
 def trained(config: Config, material: Material, ranks: World, dtype: torch.dtype) -> Method:
@@ -95,22 +94,22 @@ def rank(
     configs: dict[str, Config], material: Material, out: Path, precisions: tuple[str, ...], rank: int, size: int, port: int
 ) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
-    found = {}
+    results = {}
     with world("cpu", LimitSettings()) as ranks:
         for preset, config in configs.items():
             for name in precisions:
                 dtype, micro_batch = RUNS[name]
                 if micro_batch and SMALLER["batch"] // size <= micro_batch:
-                    continue  # there is but one part
+                    continue  # there is only one part
                 config.train.micro_batch = micro_batch
                 method = trained(config, material, ranks, dtype)
-                found[preset, name] = {
+                results[preset, name] = {
                     "weights": method.state_dict(),
                     "used": OmegaConf.to_container(OmegaConf.structured(config)),
                     "batch_norm": any(isinstance(part, torch.nn.BatchNorm2d) for part in method.modules()),
                 }
         if ranks.leads:
-            torch.save(found, out / f"{size}.pt")
+            torch.save(results, out / f"{size}.pt")
 
 
 def main(store: str, out: str, *precisions: str) -> None:

@@ -1,4 +1,4 @@
-"""Baselines: fitted on training patients alone, each what its name says."""
+"""Baselines: fitted only on training patients, each what its name says."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def fitted(cohort: Cohort) -> baselines.Baselines:
 
 def test_training_volumes_of_different_sizes_have_no_mean_image(cohort: Cohort) -> None:
     class Uneven(Cohort):
-        """The cohort, one of its subjects without the lowest slice."""
+        """The cohort, with one subject that lacks the lowest slice."""
 
         short = cohort.split("gan")[0]
 
@@ -37,9 +37,9 @@ def test_training_volumes_of_different_sizes_have_no_mean_image(cohort: Cohort) 
             return cohort.image(subject)[:, subject == self.short :]
 
     uneven = Uneven(cohort.path, cohort.manifest)
-    found = baselines.fit(uneven, cohort.split("gan"), compose(["variant=mimo"]).variant, True, 0)
+    fitted = baselines.fit(uneven, cohort.split("gan"), compose(["variant=mimo"]).variant, True, 0)
     image = read_image(cohort, cohort.split("gan")[1], ["t1", "t2"], True)
-    assert found.predict(image, image[0] != BACKGROUND).keys() == set(baselines.BASELINES) - {"mean"}
+    assert fitted.predict(image, image[0] != BACKGROUND).keys() == set(baselines.BASELINES) - {"mean"}
 
 
 def test_copy_takes_the_input_with_the_least_error_in_training(cohort: Cohort, fitted: baselines.Baselines) -> None:
@@ -50,15 +50,15 @@ def test_copy_takes_the_input_with_the_least_error_in_training(cohort: Cohort, f
         assert fitted.copied[output] == names[int(np.argmin(errors))]
 
 
-def test_the_linear_baseline_finds_a_linear_relation() -> None:
+def test_the_linear_baseline_fits_a_linear_relation() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(500, 2)).astype(np.float32)
     wanted = inputs @ np.array([[2.0], [-1.0]], np.float32) + 3
-    weights, *_ = np.linalg.lstsq(baselines.with_one(inputs), wanted, rcond=None)
+    weights, *_ = np.linalg.lstsq(baselines.with_constant(inputs), wanted, rcond=None)
     brain = np.ones((5, 10, 10), bool)
     fitted = baselines.Baselines(compose(["variant=miso_flair"]).variant, [0], np.zeros((1, 5, 10, 10), np.float32), weights)
-    made = fitted.predict(inputs.T.reshape(2, 5, 10, 10), brain)["linear"]
-    assert made.reshape(-1) == pytest.approx(wanted[:, 0], abs=1e-4)
+    linear = fitted.predict(inputs.T.reshape(2, 5, 10, 10), brain)["linear"]
+    assert linear.reshape(-1) == pytest.approx(wanted[:, 0], abs=1e-4)
 
 
 def test_trees_do_at_least_as_well_as_a_line_in_training(cohort: Cohort, fitted: baselines.Baselines) -> None:
@@ -68,7 +68,7 @@ def test_trees_do_at_least_as_well_as_a_line_in_training(cohort: Cohort, fitted:
         brain = image[0] != BACKGROUND
         for name, volume in fitted.predict(image[:2], brain).items():
             errors[name].append((volume - image[2:])[:, brain])
-    whole = {name: np.concatenate(found, axis=1) for name, found in errors.items()}
+    whole = {name: np.concatenate(parts, axis=1) for name, parts in errors.items()}
     squared, absolute = ({name: float(size(error).mean()) for name, error in whole.items()} for size in (np.square, np.abs))
     assert squared["voxelwise"] < squared["linear"] < squared["copy"]
     assert squared["voxelwise"] < squared["voxelwise_l1"]
@@ -81,11 +81,11 @@ def test_the_mean_image_is_the_mean(cohort: Cohort, fitted: baselines.Baselines)
     assert fitted.mean[:, everywhere] == pytest.approx(images.mean(axis=0)[:, everywhere], abs=1e-4)
 
 
-def test_another_grid_has_no_mean_image(fitted: baselines.Baselines) -> None:
+def test_a_volume_of_another_size_has_no_mean_image(fitted: baselines.Baselines) -> None:
     assert "mean" not in fitted.predict(np.zeros((2, 4, 4, 4), np.float32), np.ones((4, 4, 4), bool))
 
 
-def test_the_erased_lesion_is_like_the_brain_around_it() -> None:
+def test_the_erased_lesion_has_the_mean_of_the_brain_around_it() -> None:
     truth = np.zeros((1, 4, 4, 4), np.float32)
     brain, tumour = np.ones((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
     tumour[1, 1, 1] = True

@@ -1,4 +1,4 @@
-"""The benches are commands; here only that they measure and say what is wrong."""
+"""The benchmarks are commands: that they measure, and report what is wrong."""
 
 import re
 from pathlib import Path
@@ -21,16 +21,16 @@ def test_start_prints_the_time_to_the_first_step(store: Path, tiny: tuple[str, .
     assert 0.5 < float(found[1]) < 60
 
 
-def test_checkpoint_prints_how_long_training_stands_still(store: Path, tiny: tuple[str, ...], run: Any) -> None:
+def test_checkpoint_prints_how_long_training_pauses(store: Path, tiny: tuple[str, ...], run: Any) -> None:
     done = run("distsynth.bench", "checkpoint", f"data.store={store}", *tiny)
     assert done.returncode == 0, done.stderr
-    found = re.search(r"^(\d) checkpoints of ([0-9.]+) MB: training stands still for ([0-9.]+) s", done.stdout, re.M)
+    found = re.search(r"^(\d) checkpoints of ([0-9.]+) MB: each pauses training for ([0-9.]+) s", done.stdout, re.M)
     assert found is not None
     assert int(found[1]) >= 2
     assert 0 < float(found[3]) < 10
 
 
-def test_overhead_prints_its_share_both_ways(tiny: tuple[str, ...], run: Any) -> None:
+def test_overhead_prints_its_share_measured_both_ways(tiny: tuple[str, ...], run: Any) -> None:
     done = run("distsynth.bench", "overhead", "rounds=3", "pixels=32", *tiny, "train.log_every=2")
     assert done.returncode == 0, done.stderr
     assert re.search(r"by themselves: \d+ us an update, [0-9.]+ % of its [0-9.]+ ms", done.stdout)
@@ -52,18 +52,20 @@ def test_scaling_measures_and_predicts(tiny: tuple[str, ...], run: Any) -> None:
     assert re.search(r"latency \d+ us, bandwidth [0-9.]+ GB/s", done.stdout)
     assert "trust the predictions no further" in done.stdout
     for path in (CONFIGS / "method").glob("*.yaml"):
-        assert re.search(rf"^{path.stem}: [0-9.]+ Gflop a slice, \d+ kernels", done.stdout, re.M), path.stem
-    assert done.stdout.count("a global batch of 64 is full with 16 GPUs") == 3 * len(re.findall("Gflop a slice", done.stdout))
+        assert re.search(rf"^{path.stem}: [0-9.]+ Gflop per slice, \d+ kernels", done.stdout, re.M), path.stem
+    assert done.stdout.count("16 GPUs of 4 slices fill a global batch of 64") == 3 * len(
+        re.findall("Gflop per slice", done.stdout)
+    )
 
 
 @pytest.mark.parametrize("preset", ["tcmgan_small", "stargan_small", "unit_small", "unified_gan_small"])
-def test_an_update_is_counted_as_if_it_were_done(preset: str) -> None:
+def test_an_update_is_counted_as_if_it_were_run(preset: str) -> None:
     found, done = count(shipped(preset), 48), counted(shipped(preset), 48)
     assert (found.flops, found.gradients) == (done.flops, done.gradients)
-    assert found.kernels == pytest.approx(done.kernels, rel=0.02)  # without content, zeros are filled in otherwise
+    assert found.kernels == pytest.approx(done.kernels, rel=0.02)  # fake tensors are filled with zeros by other operations
 
 
-def test_speed_times_an_update_beside_the_published_procedure(tiny: tuple[str, ...], run: Any) -> None:
+def test_speed_times_an_update_and_the_published_procedure(tiny: tuple[str, ...], run: Any) -> None:
     done = run("distsynth.bench", "speed", "rounds=3", "pixels=32", "slices=2", "ways=[eager,channels_last]", *tiny)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^tcmgan, \w+ +procedure +[0-9.]+ ms, ours +[0-9.]+ ms: [0-9.]+ x", done.stdout, re.M)) == 2
@@ -72,7 +74,7 @@ def test_speed_times_an_update_beside_the_published_procedure(tiny: tuple[str, .
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["strat"], "name a bench first: start"),
+        (["strat"], "name a benchmark first: start"),
         (["start", "repeats=0"], "repeats=0 must be at least 1"),
         (["start", "data.store=/nowhere", "repeats=1"], "/nowhere"),
         (["scaling", "ranks=[1,3]"], "must begin with 1 and divide batch=8"),
@@ -81,12 +83,12 @@ def test_speed_times_an_update_beside_the_published_procedure(tiny: tuple[str, .
         (["overhead", "rounds=1"], "rounds=1 must be at least 3"),
     ],
 )
-def test_what_a_bench_cannot_do_is_one_sentence(
+def test_a_benchmark_reports_an_error_in_one_sentence(
     words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["bench", *words])
     with pytest.raises(SystemExit) as ended:
         command(main, __doc__)
-    said = capsys.readouterr().err
-    assert (ended.value.code, said.count("\n")) == (2, 1), said
-    assert sentence in said
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n")) == (2, 1), error
+    assert sentence in error

@@ -62,7 +62,7 @@ def test_words_win_over_presets_and_presets_over_defaults() -> None:
         (["variant=simoo"], "variant=simoo is not known: did you mean simo"),
         (["method=tcgan"], "method=tcgan is not known: did you mean tcmgan"),
         (["method.name=pix3pix"], "method.name='pix3pix' is not known"),
-        (["data.external.test=a"], "data.external.test cannot name a cohort in the tables beside val and test"),
+        (["data.external.test=a"], "data.external.test cannot name a cohort: val and test are splits"),
         (["data.external={../a: b}"], r"data.external.../a cannot name a cohort"),
         (["method.weights.gp=-1"], "method.weights.gp=-1.0 must be at least 0"),
         (["method.weights.gp=.nan"], "method.weights.gp=nan must be at least 0"),

@@ -1,4 +1,4 @@
-"""The cost model's sums, and that fitting finds what was put in."""
+"""The cost model's formulas, and that fitting recovers what was put in."""
 
 import pytest
 
@@ -11,9 +11,9 @@ from distsynth.bench.cost_model import (
     fit_link,
     fit_overlap,
     messages,
+    most_useful,
     ring,
     step,
-    worth_it,
 )
 
 
@@ -30,26 +30,26 @@ def test_beyond_a_node_the_slow_link_is_shared_and_added() -> None:
     assert all(ideal < infiniband < ethernet for ideal, infiniband, ethernet in times)
 
 
-def test_buckets_hold_the_gradient_and_no_more() -> None:
+def test_buckets_add_up_to_the_gradient() -> None:
     for size in (100, 2**20, 2**20 + 1, 136_000_000):
         assert sum(messages(size)) == size
         assert max(messages(size)) <= 25 * 2**20
 
 
-def test_communication_hides_behind_the_backward_pass_and_no_further() -> None:
-    assert step(compute=0.9, wire=0.2, overlap=0.5, backward_share=2 / 3) == pytest.approx(0.9)
-    assert step(compute=0.9, wire=0.5, overlap=0.5, backward_share=2 / 3) == pytest.approx(1.1)
+def test_communication_hides_behind_the_overlapping_part_of_the_backward_pass() -> None:
+    assert step(compute=0.9, communicating=0.2, overlap=0.5, backward_share=2 / 3) == pytest.approx(0.9)
+    assert step(compute=0.9, communicating=0.5, overlap=0.5, backward_share=2 / 3) == pytest.approx(1.1)
 
 
-def test_fitting_finds_link_and_overlap_again() -> None:
+def test_fitting_recovers_link_and_overlap() -> None:
     link = Link("", 2e-4, 5e8)
     points = [(n, size, ring(n, size, link)) for n in (2, 4) for size in (4096, 10**6, 3 * 10**7)]
-    found = fit_link(points)
-    assert (found.latency, found.bandwidth) == (pytest.approx(2e-4), pytest.approx(5e8))
+    fitted = fit_link(points)
+    assert (fitted.latency, fitted.bandwidth) == (pytest.approx(2e-4), pytest.approx(5e8))
     steps = [(c, w, step(c, w, 0.37, 2 / 3)) for c, w in ((0.1, 0.2), (0.3, 0.2), (0.05, 0.5))]
     assert fit_overlap(steps, 2 / 3) == pytest.approx(0.37)
 
 
-def test_worth_it_is_the_last_scale_at_which_a_rank_does_half() -> None:
-    assert worth_it({1: 10.0, 8: 60.0, 16: 81.0, 32: 100.0}) == 16
-    assert worth_it({1: 10.0, 8: 8.0}) == 1
+def test_most_useful_is_the_largest_number_of_ranks_that_each_do_half() -> None:
+    assert most_useful({1: 10.0, 8: 60.0, 16: 81.0, 32: 100.0}) == 16
+    assert most_useful({1: 10.0, 8: 8.0}) == 1

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from workbench import count, engine_for, leaves, losses_of, unpaired
+from workbench import count, engine_for, leaves, losses_of, receptive_field, unpaired
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.methods.cyclegan import CycleGAN
-from distsynth.networks.patchgan import PatchGAN, receptive_field
+from distsynth.networks.patchgan import PatchGAN
 from distsynth.networks.resnet import ResNet
 from preprocess.shared.errors import SettingError
 

@@ -1,4 +1,4 @@
-"""The journal: whole lines, cut back by a resume, and final only once a checkpoint covers them."""
+"""The journal: complete lines, truncated by a resume, and final only once a checkpoint follows them."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_lines_come_back_with_their_times(tmp_path: Path) -> None:
     assert read(tmp_path / "j.jsonl", offset) == ([], offset)
 
 
-def test_a_resume_takes_back_what_no_checkpoint_holds(tmp_path: Path) -> None:
+def test_a_resume_removes_what_no_checkpoint_covers(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     journal = Journal(path)
     journal.write("metrics", step=1, values={})
@@ -54,12 +54,12 @@ def test_only_covered_lines_are_final() -> None:
     assert covered([{"kind": "start"}]) == []
 
 
-def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
+def test_a_journal_that_does_not_exist_is_empty(tmp_path: Path) -> None:
     assert read(tmp_path / "none.jsonl") == ([], 0)
 
 
-def test_a_reader_notices_that_a_resumed_run_has_cut_the_journal_back(tmp_path: Path) -> None:
-    """It has grown past the reader's offset again, so that its length alone does not tell."""
+def test_a_reader_notices_that_a_resumed_run_has_truncated_the_journal(tmp_path: Path) -> None:
+    """It has grown past the reader's offset again, so its length does not show it."""
     journal = Journal(tmp_path / "j")
     length = journal.sync()
     journal.write("metrics", step=1, values={"loss": 0.5})
@@ -72,8 +72,8 @@ def test_a_reader_notices_that_a_resumed_run_has_cut_the_journal_back(tmp_path: 
     assert read(tmp_path / "j", after) == ([], after)
 
 
-def test_a_full_disk_leaves_whole_lines_then_and_when_there_is_room_again(small_disk: Path) -> None:
-    """The kernel takes the part of a line that still fits; another writer ends the journal while the first is open."""
+def test_a_full_disk_leaves_complete_lines_then_and_once_there_is_space_again(small_disk: Path) -> None:
+    """The kernel writes the part of a line that still fits; another writer ends the journal while the first has it open."""
     path = small_disk / "j"
     journal = Journal(path)
     journal.write("start", resumed_at=0)

@@ -1,4 +1,4 @@
-"""Random numbers keyed by sample: as they should be distributed, and the same whatever the batch."""
+"""Random numbers keyed by sample have the right distribution and do not depend on the batch."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ def seeds(n: int, stream: str = "dropout") -> torch.Tensor:
 
 
 def test_uniform_numbers_are_uniform() -> None:
-    """A million: the moments within five standard errors, every sixteenth as full as the others."""
+    """A million of them: the moments within five standard errors, and sixteen bins equally full."""
     values = keyed.uniform(seeds(100), (100, 100)).double()
     assert 0 <= values.min() < 1e-5
     assert 1 - 1e-5 < values.max() < 1
     assert float(values.mean()) == pytest.approx(1 / 2, abs=5 * (1 / 12 / 1e6) ** 0.5)
     assert float(values.var()) == pytest.approx(1 / 12, abs=5 * (1 / 180 / 1e6) ** 0.5)
     counts = torch.histc(values, 16, 0, 1)
-    assert float(((counts - 62500) ** 2 / 62500).sum()) < 45  # chi-squared of 15 degrees: once in 13,000
+    assert float(((counts - 62500) ** 2 / 62500).sum()) < 45  # chi-squared with 15 degrees of freedom: once in 13,000
 
 
 def test_neighbours_and_samples_are_uncorrelated() -> None:
@@ -37,7 +37,7 @@ def test_normal_numbers_are_normal() -> None:
 
 
 def test_a_samples_numbers_do_not_depend_on_its_batch() -> None:
-    """Ranks and micro-batches hold other samples beside it."""
+    """Other ranks and micro-batches hold it together with other samples."""
     given = seeds(6)
     x = torch.rand(6, 3, 8, 8)
     whole = keyed.dropout(x, given, 0.5)
@@ -67,14 +67,14 @@ def test_no_dropout_is_the_identity() -> None:
     assert torch.equal(keyed.dropout(x, seeds(3), 0.0), x)
 
 
-def test_the_hash_is_the_feeds() -> None:
+def test_the_hash_equals_the_feeds() -> None:
     """SplitMix64 in wrapping int64 equals the one in numpy's uint64."""
     values = np.array([0, 1, 2**63, 2**64 - 1, 0xDEADBEEF], np.uint64)
     assert keyed.splitmix(torch.from_numpy(values.view(np.int64))).tolist() == splitmix(values).view(np.int64).tolist()
 
 
-def test_compiled_it_drops_the_same() -> None:
-    """Inductor works out the arithmetic of places beforehand, in numbers that must not leave int64."""
+def test_compiled_dropout_drops_the_same() -> None:
+    """Inductor computes constants in advance, and these must not exceed int64."""
     x = torch.rand(2, 3, 4, 4)
     compiled = torch.compile(keyed.dropout, dynamic=False)
     assert torch.equal(compiled(x, seeds(2), 0.5), keyed.dropout(x, seeds(2), 0.5))

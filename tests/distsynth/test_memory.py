@@ -1,4 +1,4 @@
-"""The memory plan against the memory that a process then takes."""
+"""The memory plan compared with what a process then uses."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, describe
 
-# Peak of the resident set over two updates, less what the process held before, its code loaded by an update of tiny slices.
+# Peak of the resident set over two updates, less that after an update of tiny slices, which loads the code.
 PEAK = """
 import sys, torch
 from pathlib import Path
@@ -40,8 +40,8 @@ print(resident("VmHWM") - before, plan(engine, batch).total(int(sys.argv[2])))
 
 @pytest.mark.parametrize("words", [("160", "12", "method=tcmgan_small"), ("64", "12", "method=tcmgan", "method.critic.width=32")])
 def test_the_plan_is_within_a_fifth_of_the_peak(words: tuple[str, ...], tmp_path: Path, run: Any) -> None:
-    """Mostly activations, then mostly weights and their moments. Tensors are mapped one by one and returned when freed: with malloc's own
-    threshold, holes between blocks make the peak half again as large."""
+    """Once mostly activations, once mostly weights and their moments. Each tensor is mapped separately and returned when freed: with malloc's
+    default threshold the peak is half as large again, from gaps between blocks."""
     (tmp_path / "peak.py").write_text(PEAK)
     done = run(str(tmp_path / "peak.py"), *words, MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_fits_agrees_with_total() -> None:
     assert PLAN.fits(1e9) == 0
 
 
-def test_a_batch_that_does_not_fit_gets_advice() -> None:
+def test_for_a_batch_that_does_not_fit_the_text_says_what_would() -> None:
     most = PLAN.fits(6e9)
     assert f"holds {most}" in describe(PLAN, 4, 6 * 10**9)
     assert f"holds only {most}: set train.micro_batch={most}" in describe(PLAN, 100, 6 * 10**9)

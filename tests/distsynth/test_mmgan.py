@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU, losses_of
+from workbench import CPU, losses_of, receptive_field
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.mmgan import MMGAN, MMGANSettings
 from distsynth.modalities import Variant
-from distsynth.networks.patchgan import PatchGAN, receptive_field
+from distsynth.networks.patchgan import PatchGAN
 from distsynth.training.engine import Engine
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import describe

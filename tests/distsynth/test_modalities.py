@@ -1,4 +1,4 @@
-"""Variants say which contrasts go in and which come out."""
+"""Variants say which contrasts are given and which are synthesised."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_the_reports_variants(name: str, kind: str, title: str) -> None:
         (["t1", "t2"], ["t2"], "t2 is both an input and an output"),
     ],
 )
-def test_a_variant_that_makes_no_sense_is_refused(inputs: list[str], outputs: list[str], sentence: str) -> None:
+def test_an_inconsistent_variant_is_refused(inputs: list[str], outputs: list[str], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         Variant("own", inputs, outputs)
 
@@ -44,5 +44,5 @@ def test_channels_are_looked_up_by_name() -> None:
         channels(["t1", "t2"], ["t1c"])
 
 
-def test_names_for_people() -> None:
+def test_names_in_figures_and_tables() -> None:
     assert [m.title for m in Modality] == ["T1", "T1c", "T2", "FLAIR"]

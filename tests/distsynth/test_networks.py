@@ -1,5 +1,5 @@
 """The U-Net, the segmentor and StarGAN's generator equal transcriptions of the published layers, written as functions of the tensors in
-`state_dict()` without any module: outputs, gradients and running statistics. A wrong transcription does not."""
+`state_dict()` without any module: outputs, gradients and running statistics. A wrong transcription is detected."""
 
 from collections.abc import Callable
 from itertools import product
@@ -14,12 +14,12 @@ from distsynth.networks.segmentor import Segmentor
 from distsynth.networks.stargan import Generator
 from distsynth.networks.unet import UNet
 
-BEFORE, BEHIND = "activation convolution norm", "convolution norm activation"  # pix2pix's order in a layer, and the others'
+BEFORE, AFTER = "activation convolution norm", "convolution norm activation"  # the order in a layer: pix2pix, the others
 NORMS = ["instance", "batch", "batch at rest"]
 
 
 class Layers:
-    """A network's tensors, each to be taken once, and what the published layers do with them."""
+    """A network's tensors, each to be used once, and what the published layers do with them."""
 
     def __init__(self, network: nn.Module, norm: str, order: str) -> None:
         self.tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -31,7 +31,7 @@ class Layers:
         return self.tensors[name]
 
     def layer(self, x: Tensor, convolution: str, norm: str = "", bias: bool = False, slope: float = 0.0, **how: Any) -> Tensor:
-        """Steps in the transcription's order; `slope` of the activation below zero, 1 for none; without `norm` no norm."""
+        """Steps in the transcription's order; `slope` of the activation below zero (1: no activation); without `norm` no norm."""
         convolve = F.conv_transpose2d if how.pop("back", False) else F.conv2d
         for step in self.order.split():
             if step == "activation":
@@ -58,13 +58,13 @@ class Layers:
                 self.tensors[f"{name}.running_var"] = 0.9 * spread + 0.1 * variance.flatten() * count / (count - 1)
                 self.tensors[f"{name}.num_batches_tracked"] = updates + 1
         x = (x - mean) / torch.sqrt(variance + 1e-5)
-        if self.norm == "instance":  # pix2pix's, which learns nothing
+        if self.norm == "instance":  # pix2pix's, without learnt parameters
             return x
         return x * self.take(f"{name}.weight")[:, None, None] + self.take(f"{name}.bias")[:, None, None]
 
 
 def unet(t: Layers, x: Tensor, depth: int, direct: bool) -> Tensor:
-    """Isola et al. 2017; joined are what comes up and the skip, which the published code has the other way round."""
+    """Isola et al. 2017; concatenated are the upsampled features and the skip, in the published code the other way round."""
     given, skips, deepest = x, [], depth - 1
     for level in range(depth):
         name, end = f"down.{level}", level in (0, deepest)
@@ -84,8 +84,8 @@ def unet(t: Layers, x: Tensor, depth: int, direct: bool) -> Tensor:
 
 
 def segmentor(t: Layers, x: Tensor) -> Tensor:
-    """Xin et al. 2020, but that biases before a norm are left out behind the first level, which has no instance norm; of an odd side no last
-    pixel is made on the way back."""
+    """Xin et al. 2020, except that biases before a norm are left out after the first level, which has no instance norm; for an odd side the last
+    pixel is not made when upsampling."""
     skips, even = [], []
     for level in range(4):
         even.append([1 - side % 2 for side in x.shape[2:]])
@@ -119,17 +119,17 @@ def differences(
 ) -> dict[str, float]:
     """The largest difference of the output, of each gradient and, after training, of each running statistic."""
     network.double().train(norm != "batch at rest")
-    with torch.no_grad():  # scales of 1, shifts and statistics of 0 hide what is done with them
+    with torch.no_grad():  # scales of 1, shifts and statistics of 0 would hide errors
         for tensor in [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]:
             tensor.add_(torch.rand_like(tensor) - 0.5, alpha=0.6)
     t, x = Layers(network, norm, order), x.requires_grad_()
-    made, expected = network(x), literal(t, x, *how)
-    assert not t.left or order not in (BEFORE, BEHIND), f"not taken: {t.left}"
-    towards = torch.randn_like(made)
-    own = torch.autograd.grad(made, [x, *network.parameters()], towards)
-    theirs = torch.autograd.grad(expected, [x, *t.parameters], towards, allow_unused=True, materialize_grads=True)
+    output, expected = network(x), literal(t, x, *how)
+    assert not t.left or order not in (BEFORE, AFTER), f"not used: {t.left}"
+    weights = torch.randn_like(output)
+    own = torch.autograd.grad(output, [x, *network.parameters()], weights)
+    theirs = torch.autograd.grad(expected, [x, *t.parameters], weights, allow_unused=True, materialize_grads=True)
     names = ["input", *(name for name, _ in network.named_parameters())]
-    pairs = {"output": (made, expected)}
+    pairs = {"output": (output, expected)}
     pairs |= {f"gradient of {name}": (a, b) for name, a, b in zip(names, own, theirs, strict=True)}
     pairs |= {name: (buffer, t.tensors[name]) for name, buffer in network.named_buffers() if name in t.tensors}
     return {name: float((a - b).detach().abs().max()) for name, (a, b) in pairs.items()}
@@ -154,7 +154,7 @@ def of_segmentor(order: str, norm: str = "instance", height: int = 32, width: in
 
 
 def of_generator(order: str, labels: str = "image", blocks: int = 2, direct: bool = False, outputs: int = 1) -> dict[str, float]:
-    """As StarGAN gives them, the labels are constant in the whole image or in a brain."""
+    """The labels are constant in the whole image, as in StarGAN, or inside a brain."""
     torch.manual_seed(0)
     x = images(4, 16, 24)
     x[:, 1:] = torch.eye(3, dtype=torch.float64)[:, :, None, None]
@@ -164,8 +164,8 @@ def of_generator(order: str, labels: str = "image", blocks: int = 2, direct: boo
     return differences(network, "learnt instance", order, x, generator, blocks, direct)
 
 
-def same(found: dict[str, float]) -> None:
-    assert {name: value for name, value in found.items() if not value < 1e-10} == {}
+def same(differing: dict[str, float]) -> None:
+    assert {name: value for name, value in differing.items() if not value < 1e-10} == {}
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (4, 1), (2, 3)])
@@ -177,20 +177,20 @@ def test_the_unet_is_the_published_one(norm: str, depth: int, direct: bool, inpu
 @pytest.mark.parametrize("size", [(32, 32), (17, 17), (33, 46), (21, 40), (50, 35)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_segmentor_is_the_published_one_at_odd_sizes_too(norm: str, size: tuple[int, int]) -> None:
-    same(of_segmentor(BEHIND, norm, *size))
+    same(of_segmentor(AFTER, norm, *size))
 
 
 @pytest.mark.parametrize(
     ("labels", "blocks", "direct", "outputs"), [*product(("image", "brain"), (0, 1, 3), (False, True), (1, 2))]
 )
 def test_stargans_generator_is_the_published_one(labels: str, blocks: int, direct: bool, outputs: int) -> None:
-    same(of_generator(BEHIND, labels, blocks, direct, outputs))
+    same(of_generator(AFTER, labels, blocks, direct, outputs))
 
 
 @pytest.mark.parametrize("wrong", ["activation moved", "norm dropped", "activation dropped"])
 @pytest.mark.parametrize("of", [of_unet, of_segmentor, of_generator])
-def test_a_wrong_transcription_is_seen(of: Callable[[str], dict[str, float]], wrong: str) -> None:
-    right = (BEFORE if of is of_unet else BEHIND).split()
-    found = of("convolution activation norm" if "moved" in wrong else " ".join(step for step in right if step not in wrong))
-    assert found["output"] > 1e-3
-    assert found["gradient of input"] > 1e-3
+def test_a_wrong_transcription_is_detected(of: Callable[[str], dict[str, float]], wrong: str) -> None:
+    right = (BEFORE if of is of_unet else AFTER).split()
+    differing = of("convolution activation norm" if "moved" in wrong else " ".join(step for step in right if step not in wrong))
+    assert differing["output"] > 1e-3
+    assert differing["gradient of input"] > 1e-3

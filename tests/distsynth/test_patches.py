@@ -1,4 +1,4 @@
-"""3-D patches: which ones a batch holds is a pure function of seed, stage, epoch and position; assembly is exact."""
+"""3-D patches: which ones are in a batch is a pure function of seed, stage, epoch and position; assembly is exact."""
 
 from itertools import product
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_two_ranks_see_together_what_one_sees(feed: PatchFeed) -> None:
         assert torch.equal(torch.cat([getattr(h, field) for h in halves]), getattr(whole, field))
 
 
-def test_a_resumed_epoch_goes_on_with_the_same_patches_and_another_one_has_others(feed: PatchFeed) -> None:
+def test_a_resumed_epoch_continues_with_the_same_patches_and_another_epoch_has_others(feed: PatchFeed) -> None:
     through = list(feed.batches("joint", 1, 0, 2, range(4), 0, 1))
     resumed = list(feed.batches("joint", 1, 0, 2, range(2, 4), 0, 1))
     assert all(same(a, b) for a, b in zip(through[2:], resumed, strict=True))
@@ -59,7 +59,7 @@ def test_a_resumed_epoch_goes_on_with_the_same_patches_and_another_one_has_other
         assert not same(through[0], next(feed.batches(stage, epoch, seed, 2, range(1), 0, 1)))
 
 
-def test_an_epoch_takes_as_many_patches_of_every_subject(feed: PatchFeed, store: Path) -> None:
+def test_an_epoch_has_the_same_number_of_patches_of_every_subject(feed: PatchFeed, store: Path) -> None:
     subjects = len(Cohort.open(store).split("gan"))
     assert len(feed) == subjects * PER_SUBJECT
     assert feed.steps(2) == len(feed) // 2
@@ -67,7 +67,7 @@ def test_an_epoch_takes_as_many_patches_of_every_subject(feed: PatchFeed, store:
         feed.steps(1000)
 
 
-def test_patches_hold_brain_and_the_networks_intensities(feed: PatchFeed) -> None:
+def test_patches_contain_brain_and_the_networks_intensities(feed: PatchFeed) -> None:
     batch = next(feed.batches("joint", 0, 0, len(feed), range(1), 0, 1))
     assert batch.sources.shape == (len(feed), 1, PATCH, PATCH, PATCH)
     assert batch.targets.shape == (len(feed), 3, PATCH, PATCH, PATCH)
@@ -79,7 +79,7 @@ def test_patches_hold_brain_and_the_networks_intensities(feed: PatchFeed) -> Non
         assert (images[(batch.brain == 0).expand_as(images)] == -1).all()
 
 
-def test_every_brain_voxel_is_as_likely_a_centre(store: Path) -> None:
+def test_every_brain_voxel_is_equally_likely_as_a_centre(store: Path) -> None:
     feed = make_feed(store)
     for subject in range(len(feed.starts) - 1):
         volume = np.asarray(feed.volumes[feed.starts[subject] : feed.starts[subject + 1]])
@@ -88,8 +88,8 @@ def test_every_brain_voxel_is_as_likely_a_centre(store: Path) -> None:
         assert [feed.brain_voxel(subject, s) for s in shares] == [tuple(v) for v in where[::97]]
 
 
-def test_a_patch_is_the_cohorts_own(store: Path) -> None:
-    """Without augmentation it is found, unchanged, in its subject's volume."""
+def test_a_patch_equals_the_cohorts(store: Path) -> None:
+    """Without augmentation it is part of its subject's volume, unchanged."""
     feed = make_feed(store, flip=False, rotate=False)
     batch = feed.cut(np.arange(len(feed)), sample_keys(np.arange(len(feed)), 0))
     images = torch.cat([batch.sources, batch.targets, batch.brain, batch.tumour], 1).numpy()
@@ -97,22 +97,22 @@ def test_a_patch_is_the_cohorts_own(store: Path) -> None:
         subject = index // PER_SUBJECT
         volume = feed.volumes[feed.starts[subject] : feed.starts[subject + 1]].swapaxes(0, 1)
         windows = np.lib.stride_tricks.sliding_window_view(volume[:4], (PATCH,) * 3, axis=(1, 2, 3))  # type: ignore[call-overload]
-        found = np.argwhere((windows[..., 3, 5, 7] == patch[:4, 3, 5, 7][:, None, None, None]).all(0))
-        assert any(np.array_equal(volume[:, z : z + PATCH, y : y + PATCH, x : x + PATCH], patch) for z, y, x in found)
+        corners = np.argwhere((windows[..., 3, 5, 7] == patch[:4, 3, 5, 7][:, None, None, None]).all(0))
+        assert any(np.array_equal(volume[:, z : z + PATCH, y : y + PATCH, x : x + PATCH], patch) for z, y, x in corners)
 
 
 def test_a_volume_smaller_than_the_patch_lies_in_its_middle(store: Path) -> None:
     feed = make_feed(store, patch=64, flip=False, rotate=False)
     one, other = (feed.cut(np.array([0]), sample_keys(np.array([i]), 0)) for i in (0, 1))
-    assert same(one, Batch(*(getattr(other, f) for f in FIELDS), one.keys))  # there is but one place
+    assert same(one, Batch(*(getattr(other, f) for f in FIELDS), one.keys))  # only one place is possible
     volume = np.asarray(feed.volumes[: feed.starts[1]]).swapaxes(0, 1)
     start = [(64 - side) // 2 for side in volume.shape[1:]]
     inside = tuple(slice(s, s + side) for s, side in zip(start, volume.shape[1:], strict=True))
     assert np.array_equal(one.sources[0, 0].numpy()[inside], volume[0])
     for field, nothing in (("sources", -1), ("targets", -1), ("brain", 0), ("tumour", 0)):
-        around = getattr(one, field)[0].numpy().copy()
-        around[(slice(None), *inside)] = nothing
-        assert (around == nothing).all()
+        outside = getattr(one, field)[0].numpy().copy()
+        outside[(slice(None), *inside)] = nothing
+        assert (outside == nothing).all()
 
 
 def test_places_are_inside_and_centred() -> None:
@@ -120,7 +120,7 @@ def test_places_are_inside_and_centred() -> None:
     assert {first_voxel(middle, 10, 13) for middle in range(10)} == {-1}
 
 
-def test_flips_and_turns_are_the_slices_own(store: Path) -> None:
+def test_flips_and_rotations_are_those_of_slices(store: Path) -> None:
     plain, moved = (make_feed(store, flip=on, rotate=on) for on in (False, True))
     keys = sample_keys(np.arange(60), 0)
     index = np.arange(60) % len(plain)
@@ -131,14 +131,13 @@ def test_flips_and_turns_are_the_slices_own(store: Path) -> None:
             for flip in (0, 1)
             for turn in (0, 1, 2)
         }
-        found = {name for name, option in options.items() if torch.equal(option, after)}
-        assert found
-        seen |= found
+        applied = {name for name, option in options.items() if torch.equal(option, after)}
+        assert applied
+        seen |= applied
     assert len(seen) == 6
 
 
-def test_chunks_of_patches_are_read_alike(store: Path, phantoms: Path, tmp_path: Path, run: Any) -> None:
-    """A cohort that is stored in cubes gives the same patches."""
+def test_a_cohort_chunked_in_cubes_gives_the_same_patches(store: Path, phantoms: Path, tmp_path: Path, run: Any) -> None:
     other = tmp_path / "cubes.zarr"
     words = [f"source={phantoms}", f"store={other}", "recipe.n4.iterations=[5]", "recipe.chunks=patch"]
     done = run("preprocess.to_zarr", *words)
@@ -148,7 +147,7 @@ def test_chunks_of_patches_are_read_alike(store: Path, phantoms: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("preset", "kind"), [("tcmgan_small", SliceFeed), ("unified_gan_small", PatchFeed)])
-def test_the_method_says_which_feed(preset: str, kind: type, store: Path) -> None:
+def test_the_method_determines_the_feed(preset: str, kind: type, store: Path) -> None:
     config = compose([f"data.store={store}", f"method={preset}"])
     cohort = Cohort.open(store)
     model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan")))
@@ -158,13 +157,13 @@ def test_the_method_says_which_feed(preset: str, kind: type, store: Path) -> Non
         assert (feed.patch, len(feed)) == (config.method.patch, config.method.patches)
 
 
-# (patch, keep, stride): the middle kept, as unified_gan's 72 and 48; whole patches that overlap; odd ones
+# (patch, keep, stride): the middle is kept, like unified_gan's 48 of 72; whole patches that overlap; odd sizes
 ASSEMBLIES = [(12, 8, 8), (12, 12, 4), (9, 4, 4), (5, 5, 5), (7, 5, 2)]
 SHAPES = [(31, 20, 17), (12, 12, 12), (1, 2, 3), (8, 40, 5), (13, 8, 24)]
 
 
 @pytest.mark.parametrize(("assembly", "shape"), list(product(ASSEMBLIES, SHAPES)))
-def test_an_identity_network_gives_the_volume_back_exactly(assembly: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
+def test_an_identity_network_returns_the_volume_exactly(assembly: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
     patch, keep, stride = assembly
     volume, brain = torch.rand(2, *shape) * 2 - 1, (torch.rand(1, *shape) > 0.5).float()
     largest = 0
@@ -176,14 +175,14 @@ def test_an_identity_network_gives_the_volume_back_exactly(assembly: tuple[int, 
         assert mask.shape[1:] == (1, patch, patch, patch)
         return torch.cat([image, mask], 1)
 
-    made = assembled(identity, [volume, brain], (-1, 0), patch, keep, stride)
-    assert torch.equal(made, torch.cat([volume, brain]))
+    result = assembled(identity, [volume, brain], (-1, 0), patch, keep, stride)
+    assert torch.equal(result, torch.cat([volume, brain]))
     assert largest <= AT_ONCE
 
 
 @pytest.mark.parametrize(("patch", "keep", "stride"), ASSEMBLIES)
 def test_each_voxel_is_the_mean_over_the_patches_that_keep_it(patch: int, keep: int, stride: int) -> None:
-    """Every patch returns a number of its own; a plain loop over the patches says what each voxel must be."""
+    """Every patch returns its own number; a plain loop over the patches computes what each voxel must be."""
     shape, margin, calls = (23, 9, 14), (patch - keep) // 2, 0
 
     def numbered(image: Tensor) -> Tensor:
@@ -192,7 +191,7 @@ def test_each_voxel_is_the_mean_over_the_patches_that_keep_it(patch: int, keep: 
         calls += len(image)
         return numbers.expand(len(image), 1, patch, patch, patch).double()
 
-    made = assembled(numbered, [torch.zeros(1, *shape, dtype=torch.float64)], (-1,), patch, keep, stride)[0]
+    result = assembled(numbered, [torch.zeros(1, *shape, dtype=torch.float64)], (-1,), patch, keep, stride)[0]
     total, count = torch.zeros(shape), torch.zeros(shape)
     for number, corner in enumerate(product(*(tiles(side, keep, stride) for side in shape))):
         where = tuple(slice(max(c, 0), c + keep) for c in corner)
@@ -200,12 +199,12 @@ def test_each_voxel_is_the_mean_over_the_patches_that_keep_it(patch: int, keep: 
         count[where] += 1
     assert calls == number + 1
     assert count.min() > 0
-    assert torch.allclose(made, (total / count).double())
+    assert torch.allclose(result, (total / count).double())
     assert margin >= 0
 
 
-def test_kept_middles_abut_and_a_patch_sees_beyond_its_own() -> None:
-    """Published sizes on BRATS: 4 x 4 x 4 patches of 72 of which 48 are kept; each kept voxel has 12 of context on every side."""
+def test_kept_middles_touch_and_a_patch_sees_beyond_its_own() -> None:
+    """Published sizes on BRATS: 4 x 4 x 4 patches of 72, of which 48 are kept; each kept voxel has a context of 12 on every side."""
     for side in (155, 160, 240):
         starts = tiles(side, 48, 48)
         assert np.diff(starts).tolist() == [48] * (len(starts) - 1)

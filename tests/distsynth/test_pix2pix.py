@@ -5,12 +5,12 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor
-from workbench import CPU, leaves, losses_of, paired
+from workbench import CPU, leaves, losses_of, paired, receptive_field
 
 from distsynth.config import compose
 from distsynth.data.batch import Batch
 from distsynth.methods.pix2pix import Pix2Pix, Pix2PixSettings
-from distsynth.networks.patchgan import PatchGAN, check_layers, receptive_field
+from distsynth.networks.patchgan import PatchGAN, check_layers
 from distsynth.networks.unet import UNet
 from distsynth.training.engine import Engine
 from preprocess.shared.errors import SettingError

@@ -1,4 +1,4 @@
-"""The presets have the losses, sizes and training of the papers, the published codes and the source report."""
+"""The presets have the losses, sizes and training settings of the papers, the published codes and the source report."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from distsynth.config import compose
 from distsynth.run_directory import CONFIGS
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml") if not path.stem.endswith("_small"))
-HALVES = {"name": "linear", "flat": 100, "decay": 100}  # constant for one half, falling to zero in the other
+HALVES = {"name": "linear", "flat": 100, "decay": 100}  # constant for one half, falling to 0 in the other
 UNIT_TRAINING = {"epochs": 100, "steps_per_epoch": 1000, "batch": 1, "lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-4}
 DISCO = {
     "weights": {"gan": 0.1, "features": 0.9, "first": 0.01, "later": 0.5, "switch": 10_000, "discriminator": 0.5},
@@ -73,13 +73,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_holds_the_published_values(preset: str) -> None:
+def test_a_preset_has_the_published_values(preset: str) -> None:
     agree(asdict(compose([f"method={preset}", "variant=siso"])), PUBLISHED[preset], preset)
 
 
-def agree(ours: Any, published: Any, where: str) -> None:
+def agree(value: Any, published: Any, where: str) -> None:
     if isinstance(published, dict):
-        for name, value in published.items():
-            agree(ours[name], value, f"{where}.{name}")
+        for name, wanted in published.items():
+            agree(value[name], wanted, f"{where}.{name}")
     else:
-        assert ours == published, where
+        assert value == published, where

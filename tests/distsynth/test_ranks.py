@@ -1,4 +1,4 @@
-"""The same maths on 1, 2 and 4 ranks, for every preset in configs/method/, as it is shipped but for widths and sizes of batches."""
+"""Training gives the same weights on 1, 2 and 4 ranks, for every preset in configs/method/, unchanged except for widths and batch sizes."""
 
 import os
 import subprocess
@@ -16,18 +16,18 @@ from distsynth.run_directory import CONFIGS
 SCRIPT = Path(__file__).parent / "ranks_agree.py"
 MAY_DIFFER = {"width", "batch", "micro_batch", "patch", "core"}  # the last part of a setting's name
 PRESETS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
-# In float32 rounding may turn the sign of an L1 difference, or of a gradient that is nearly zero and that Adam divides by its own size: such a
-# weight then goes another way, by about the learning rate an update. At the published rates nothing comes 2e-3 apart; small presets, whose rates
-# are ten times as high, come up to 2.4e-2 apart, another one on each cohort and processor. That it is rounding alone, float64 shows.
+# In float32, rounding may flip the sign of an L1 difference, or of a gradient that is nearly zero and that Adam divides by its own size: such a
+# weight then differs by about the learning rate per update. At the published rates no weight differs by 2e-3; small presets, whose rates are
+# ten times as high, differ by up to 2.4e-2, a different preset on each cohort and processor. float64 shows that it is only rounding.
 TOLERANCE = {"double": 1e-9, "in parts": 1e-9, "single": 2e-3}
 STEPS = 20  # of ranks_agree.py
-SEEN = 1e-3  # what batch norm at least changes
+VISIBLE = 1e-3  # batch norm changes the weights by at least this
 
 Results = dict[int, dict[tuple[str, str], dict[str, Any]]]
 
 
 def trained(store: Path, folder: Path, *precisions: str) -> Results:
-    """By number of ranks: what 20 updates of each stage make, for every preset and precision."""
+    """By number of ranks: the result of 20 updates of each stage, for every preset and precision."""
     command = [sys.executable, str(SCRIPT), str(store), str(folder), *precisions]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def others(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def furthest(a: dict[str, Any], b: dict[str, Any], pools: bool = True) -> tuple[float, str]:
-    """The largest difference of two sets of weights, and whose it is; with the images that pools hold, whose unit is another."""
+    """The largest difference of two sets of weights, and the name of that weight; optionally with the images in pools, which have another unit."""
     names = [name for name in a["weights"] if pools or not name.endswith("_extra_state")]
     return max((float((a["weights"][name] - b["weights"][name]).abs().max()), name) for name in names)
 
@@ -53,7 +53,7 @@ def furthest(a: dict[str, Any], b: dict[str, Any], pools: bool = True) -> tuple[
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_many_ranks_equal_one(double: Results, preset: str, ranks: int) -> None:
-    """But for batch norm, whose statistics are each rank's own: there the difference must be seen, or it would not have to be said."""
+    """Except with batch norm, whose statistics are each rank's own: there the difference must be visible, or the warning would be wrong."""
     agree(double, preset, "double", ranks)
 
 
@@ -68,13 +68,13 @@ def agree(results: Results, preset: str, precision: str, ranks: int) -> None:
     one, many = results[1][preset, precision], results[ranks][preset, precision]
     difference, name = furthest(one, many, pools=precision != "single")
     print(f"{preset} {precision}: {ranks} ranks differ from one by {difference:.1e} in {name}")
-    loose = precision == "single" and preset.endswith("_small")
-    bound = STEPS * highest_rate(one["used"]) if loose else TOLERANCE[precision]
-    assert difference > SEEN if one["batch_norm"] else difference < bound
+    high_rate = precision == "single" and preset.endswith("_small")
+    bound = STEPS * highest_rate(one["used"]) if high_rate else TOLERANCE[precision]
+    assert difference > VISIBLE if one["batch_norm"] else difference < bound
 
 
 def highest_rate(used: dict[str, Any]) -> float:
-    """Of the stages of a preset."""
+    """The highest learning rate of a preset's stages."""
     return float(max(used["train"]["lr"], used["method"].get("segmentor", {}).get("lr", 0)))
 
 
@@ -86,8 +86,8 @@ def test_a_batch_in_parts_equals_it_whole(others: Results, preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_nothing_but_sizes_differs_from_what_is_shipped(double: Results, preset: str) -> None:
-    """So that no equality is won on an emptied configuration."""
+def test_only_sizes_differ_from_the_shipped_preset(double: Results, preset: str) -> None:
+    """So that the equality is not that of a stripped configuration."""
     used = double[1][preset, "double"]["used"]
     shipped = OmegaConf.to_container(OmegaConf.structured(compose([f"method={preset}", f"variant={used['variant']['name']}"])))
     differing = [words for part in shipped for words in changed(shipped[part], used[part], f".{part}") if part != "data"]
@@ -97,5 +97,5 @@ def test_nothing_but_sizes_differs_from_what_is_shipped(double: Results, preset:
 
 def changed(shipped: Any, used: Any, key: str = "") -> list[str]:
     if isinstance(shipped, dict):
-        return [found for name in shipped for found in changed(shipped[name], used[name], f"{key}.{name}")]
+        return [words for name in shipped for words in changed(shipped[name], used[name], f"{key}.{name}")]
     return [] if shipped == used else [f"{key[1:]}: {shipped} -> {used}"]

@@ -1,5 +1,7 @@
 """Learning rates as pure functions of the epoch."""
 
+import re
+
 import pytest
 
 from distsynth.config import compose
@@ -42,7 +44,10 @@ def test_linear_without_a_flat_part_or_without_a_fall() -> None:
 
 
 def test_epochs_without_any_learning_are_refused() -> None:
-    sentence = r"train\.epochs=400 goes on after the learning rate has come to 0: train\.schedule\.flat=100 and train\.schedule\.decay=100 must"
-    with pytest.raises(SettingError, match=sentence):
+    sentence = (
+        "train.epochs=400 is longer than the schedule, which ends at a learning rate of 0: "
+        "train.schedule.flat=100 and train.schedule.decay=100 must"
+    )
+    with pytest.raises(SettingError, match=re.escape(sentence)):
         compose(["method=pix2pix", "train.epochs=400"])
     compose(["method=pix2pix", "train.epochs=400", "train.schedule.decay=300"])

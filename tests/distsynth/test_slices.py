@@ -1,4 +1,4 @@
-"""The feed: which slices a batch holds is a pure function of seed, stage, epoch and position."""
+"""The feed of slices: which slices are in a batch is a pure function of seed, stage, epoch and position."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_two_ranks_see_together_what_one_sees(feed: SliceFeed) -> None:
     assert (np.concatenate([h.keys for h in halves]) == whole.keys).all()
 
 
-def test_a_resumed_epoch_goes_on_with_the_same_batches(feed: SliceFeed) -> None:
+def test_a_resumed_epoch_continues_with_the_same_batches(feed: SliceFeed) -> None:
     through = list(feed.batches("joint", 1, 0, 4, range(5), 0, 1))
     resumed = list(feed.batches("joint", 1, 0, 4, range(3, 5), 0, 1))
     assert all(same(a, b) for a, b in zip(through[3:], resumed, strict=True))
@@ -76,8 +76,8 @@ def test_intensities_lie_in_the_networks_range_and_the_marker_in_none(feed: Slic
     assert batch.tumour.sum() > 0
 
 
-def test_a_slice_is_the_cohorts_own(store: Path) -> None:
-    """Without augmentation, a served slice mapped back is the stored slice, clipped."""
+def test_a_slice_equals_the_cohorts(store: Path) -> None:
+    """Without augmentation, a slice mapped back to z-scores is the stored slice, clipped."""
     plain = make_feed(store, flip=False, rotate=False, min_brain=0.0)
     cohort = Cohort.open(store)
     subject = cohort.split("gan")[0]
@@ -94,20 +94,20 @@ def test_a_slice_is_the_cohorts_own(store: Path) -> None:
     assert (served[~inside] == -1).all()
 
 
-def test_flips_and_turns_move_all_channels_alike() -> None:
+def test_flips_and_rotations_move_all_channels_alike() -> None:
     slices = np.arange(60 * 3 * 5 * 5, dtype=np.float32).reshape(60, 3, 5, 5)
     settings = DataSettings(store="", flip=True, rotate=True)
     keys = sample_keys(np.arange(60), 7)
-    turned = augment(slices, keys, settings)
+    augmented = augment(slices, keys, settings)
     seen = set()
-    for before, after in zip(slices, turned, strict=True):
+    for before, after in zip(slices, augmented, strict=True):
         options = {
             (flip, turn): np.rot90(before[..., ::-1] if flip else before, turn, axes=(-2, -1))
             for flip in (False, True)
             for turn in (0, 1, 2)
         }
-        (found,) = [name for name, option in options.items() if np.array_equal(option, after)]
-        seen.add(found)
+        (applied,) = [name for name, option in options.items() if np.array_equal(option, after)]
+        seen.add(applied)
     assert len(seen) == 6
     off = DataSettings(store="", flip=False, rotate=False)
     assert np.array_equal(augment(slices, keys, off), slices)
@@ -132,7 +132,7 @@ def test_random_numbers_are_uniform_and_independent_between_streams() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_number_just_below_one_stays_below_one(dtype: torch.dtype) -> None:
-    """Rounded to float32 it would be 1, and an index drawn by it one too far."""
+    """Rounded to float32 it would be 1, and an index drawn with it would be out of range."""
     keys = np.array([unmixed(2**64 - 1)], np.uint64) ^ np.uint64(key("target"))
     assert uniform(keys, "target") == 1 - 2.0**-53
     image = torch.zeros(1, 1, 2, 2, dtype=dtype)
@@ -146,10 +146,10 @@ def unmixed(mixed: int) -> int:
     z = mixed
     for factor, by in ((None, 31), (0x94D049BB133111EB, 27), (0xBF58476D1CE4E5B9, 30)):
         z = z * pow(factor, -1, 2**64) % 2**64 if factor else z
-        found = z
-        for _ in range(3):  # each turn settles `by` bits more
-            found = z ^ (found >> by)
-        z = found
+        before = z
+        for _ in range(3):  # each iteration recovers `by` more bits
+            before = z ^ (before >> by)
+        z = before
     return (z - 0x9E3779B97F4A7C15) % 2**64
 
 
@@ -162,7 +162,7 @@ def test_too_large_a_batch_and_too_much_brain_are_refused(feed: SliceFeed, store
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_no_training_intensity_saturates(store: Path, clip: bool) -> None:
-    """Clipped as they are trained on, or not; and -1 and 1 are both reached."""
+    """With and without the clip; and -1 and 1 are both reached."""
     cohort = Cohort.open(store)
     mapping, names = IntensityMap.of(cohort, cohort.split("gan"), clip), ["t1", "t2", "t1c", "flair"]
     images = [read_image(cohort, subject, names, clip) for subject in cohort.split("gan")]

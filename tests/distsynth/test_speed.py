@@ -1,4 +1,4 @@
-"""The published procedures that our updates are timed against: they end in the same weights."""
+"""The published procedures that our updates are timed against end with the same weights as ours."""
 
 from collections.abc import Iterator
 
@@ -24,8 +24,8 @@ def float64() -> Iterator[None]:
     ["method=tcmgan", *TCMGAN], ["method=tcmgan_authors", *TCMGAN], ["method=tcmgan", "variant=miso_t1c", *TCMGAN],
     ["method=stargan", *STARGAN],
 ])  # fmt: skip
-def test_the_published_procedure_ends_in_our_weights(words: list[str]) -> None:
-    """Batch statistics included."""
+def test_the_published_procedure_ends_with_our_weights(words: list[str]) -> None:
+    """And with the same batch statistics."""
     config = compose([*words, "train.lr=1e-3"])
     settings = SpeedSettings(pixels=32, slices=3)
     sides = [kind(config, settings, CPU) for kind in (Plain, Ours)]
@@ -38,8 +38,8 @@ def test_the_published_procedure_ends_in_our_weights(words: list[str]) -> None:
     assert not any(torch.equal(plain[name], value) for name, value in before.items() if name.endswith("weight"))
 
 
-def test_each_side_has_its_own_products_in_its_turn() -> None:
-    """On a GPU torch lets float32 convolutions take TF32 unless told not to, and the published codes do not tell it; our engine does."""
+def test_each_side_has_its_own_tf32_setting_in_its_turn() -> None:
+    """On a GPU torch uses TF32 for float32 convolutions by default, as the published codes do; our engine turns it off."""
     config, settings = compose(["method=tcmgan", *TCMGAN]), SpeedSettings(pixels=32, slices=1)
     seen = []
     sides = [kind(config, settings, CPU) for kind in (Plain, Ours)]

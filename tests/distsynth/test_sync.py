@@ -1,4 +1,4 @@
-"""Journals into a real MLflow store (SQLite): parents and children, nothing lost or doubled, whatever is repeated."""
+"""Journals are replayed into a real MLflow store (SQLite): parents and children, nothing lost or duplicated, even when repeated."""
 
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ def end(folder: Path, name: str, status: str = "finished", reason: str = "") -> 
 
 
 def children(sync: Sync) -> list[Any]:
-    found = sync.client.search_runs([sync.experiment], "tags.`mlflow.parentRunId` != ''")
-    return sorted(found, key=lambda r: r.info.run_name)
+    runs = sync.client.search_runs([sync.experiment], "tags.`mlflow.parentRunId` != ''")
+    return sorted(runs, key=lambda r: r.info.run_name)
 
 
 def test_a_sweep_is_a_parent_with_its_runs_as_children(sweep: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_sweep_is_a_parent_with_its_runs_as_children(sweep: Path) -> None:
     assert (sweep.parent / "mlflow.db").is_file()
 
 
-def test_replaying_from_scratch_doubles_nothing(sweep: Path) -> None:
+def test_replaying_from_scratch_duplicates_nothing(sweep: Path) -> None:
     end(sweep, "a")
     for _ in range(3):
         Sync(sweep).finish()
@@ -84,7 +84,7 @@ def test_what_no_checkpoint_covers_is_not_sent(sweep: Path) -> None:
     assert len(sync.client.get_metric_history(run, "joint/g_loss")) == 6
 
 
-def test_a_failed_run_says_why_and_goes_on_as_the_same_run(sweep: Path) -> None:
+def test_a_failed_run_says_why_and_resumes_as_the_same_run(sweep: Path) -> None:
     end(sweep, "a", "failed", "g_loss was not finite by step 6")
     sync = Sync(sweep)
     sync.replay()
@@ -106,8 +106,8 @@ def test_a_failed_run_says_why_and_goes_on_as_the_same_run(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("same_launcher", [True, False])
-def test_steps_that_a_resumed_run_makes_again_stand_once(sweep: Path, same_launcher: bool) -> None:
-    """It failed at step 6, which its last words cover; its last good checkpoint is that of step 3, and more than that is cut off."""
+def test_steps_that_a_resumed_run_repeats_appear_once(sweep: Path, same_launcher: bool) -> None:
+    """It failed at step 6, which its end line covers; its last good checkpoint is of step 3, and what follows that is truncated."""
     path = RunDirectory(sweep / "a").journal
     third = sum(map(len, path.read_bytes().splitlines(keepends=True)[:4]))
     journal = Journal(path)
@@ -128,7 +128,7 @@ def test_steps_that_a_resumed_run_makes_again_stand_once(sweep: Path, same_launc
     assert points == [(step, 1 / step) for step in range(1, 9)]
 
 
-def test_the_database_can_be_thrown_away(sweep: Path) -> None:
+def test_a_deleted_database_is_rebuilt(sweep: Path) -> None:
     Sync(sweep).finish()
     (sweep.parent / "mlflow.db").unlink()
     sync = Sync(sweep)
@@ -136,7 +136,7 @@ def test_the_database_can_be_thrown_away(sweep: Path) -> None:
     assert len(sync.client.get_metric_history(children(sync)[0].info.run_id, "joint/g_loss")) == 5
 
 
-def test_a_moved_run_folder_syncs_where_it_lies_now(sweep: Path, tmp_path: Path) -> None:
+def test_a_moved_run_folder_syncs_from_its_new_place(sweep: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     sweep.parent.rename(moved)
     sync = Sync(moved / "lr")
@@ -153,24 +153,24 @@ def test_the_store_of_the_environment_is_honoured(sweep: Path, tmp_path: Path, m
     assert any("own.db" in line for line in ui_lines(sync))
 
 
-def test_the_link_lands_on_the_runs(sweep: Path) -> None:
+def test_the_link_opens_the_table_of_runs(sweep: Path) -> None:
     sync = Sync(sweep)
     assert f"/#/experiments/{sync.experiment}?workflowType=machine_learning" in "\n".join(ui_lines(sync))
 
 
 def test_no_sweep_and_no_store_are_one_sentence(tmp_path: Path, sweep: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no sweep\.json"):
+    with pytest.raises(UserError, match=r"it has no sweep\.json"):
         Sync(tmp_path)
-    with pytest.raises(UserError, match=r"the MLflow store sqlite:////proc/nowhere/all\.db fails"):
+    with pytest.raises(UserError, match=r"the MLflow store sqlite:////proc/nowhere/all\.db failed"):
         Sync(sweep, "sqlite:////proc/nowhere/all.db")
 
 
-def test_a_store_that_breaks_under_way_is_said_and_loses_nothing(sweep: Path) -> None:
+def test_a_store_that_fails_during_a_sync_is_reported_and_loses_nothing(sweep: Path) -> None:
     sync = Sync(sweep)
     database = sweep.parent / "mlflow.db"
     good = database.read_bytes()
     database.write_bytes(b"not a database" * 1000)
-    with pytest.raises(UserError, match=r"fails \(.*\); the journals keep all"):
+    with pytest.raises(UserError, match=r"failed \(.*\); the journals keep everything"):
         sync.replay()
     database.write_bytes(good)
     sync.replay()

@@ -1,4 +1,4 @@
-"""The journal shows where the time goes, and its parts add up."""
+"""The journal says where the time goes, and its times add up."""
 
 import gzip
 import json
@@ -57,8 +57,10 @@ def test_every_line_shows_where_the_time_went(store: Path, words: tuple[str, ...
     assert not (tmp_path / "run" / "profile").exists()
 
 
-def test_without_timing_the_journal_has_only_the_losses_and_the_same(store: Path, words: tuple[str, ...], tmp_path: Path) -> None:
-    """And `train.profile` writes a trace of three updates by torch's profiler."""
+def test_without_timing_the_journal_has_only_the_losses_and_the_same_ones(
+    store: Path, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With train.profile there is a trace of three updates."""
     plain = train(tmp_path / "plain", store, *words, "train.timing=false")
     timed = train(tmp_path / "timed", store, *words, "train.profile=true")
     assert not [name for values in plain for name in values if name.startswith(("time/", "system/")) or "grad_norm" in name]
@@ -103,7 +105,7 @@ with world("cpu", LimitSettings()) as ranks:
 
 
 def test_communication_is_the_wait_for_the_slower_rank(tmp_path: Path, run: Any) -> None:
-    """One rank's backward pass takes 0.3 s longer: the other rank waits that long, and the slow one hardly at all."""
+    """One rank's backward pass takes 0.3 s longer: the other waits that long, the slow one hardly at all."""
     (tmp_path / "late.py").write_text(LATE)
     done = run("torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "late.py"), "1")
     assert done.returncode == 0, done.stderr
@@ -114,7 +116,7 @@ def test_communication_is_the_wait_for_the_slower_rank(tmp_path: Path, run: Any)
     assert mean == pytest.approx((quick + slow) / 2, rel=1e-3)
 
 
-def test_the_gradient_norm_is_the_global_batchs_and_fp16s_skipped_steps_have_none() -> None:
+def test_the_gradient_norm_is_that_of_all_parameters() -> None:
     from distsynth.training.engine import gradient_norm
 
     network = torch.nn.Linear(2, 1)
@@ -122,8 +124,8 @@ def test_the_gradient_norm_is_the_global_batchs_and_fp16s_skipped_steps_have_non
     assert float(gradient_norm(network)) == pytest.approx((6.0**2 + 8.0**2 + 2.0**2) ** 0.5)
 
 
-def test_a_gpu_that_cannot_report_its_use_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML has its own classes of errors."""
+def test_a_gpu_whose_utilisation_is_unknown_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's errors have classes of their own."""
 
     def unsupported(device: torch.device) -> int:
         raise Exception("NVMLError_NotSupported")
@@ -131,6 +133,6 @@ def test_a_gpu_that_cannot_report_its_use_ends_no_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "utilization", unsupported)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2e9)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    load = system(torch.device("cuda"))
-    assert load["system/gpu_memory_gb"] == 2
-    assert "system/gpu_percent" not in load
+    values = system(torch.device("cuda"))
+    assert values["system/gpu_memory_gb"] == 2
+    assert "system/gpu_percent" not in values

@@ -16,7 +16,7 @@ from distsynth.bench.synthetic import noise
 from distsynth.config import compose
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
-from distsynth.data.slices import SliceFeed, centre, strangers
+from distsynth.data.slices import SliceFeed, centre, partners
 from distsynth.methods import registry
 from distsynth.methods.pool import Pool
 from distsynth.preflight import check
@@ -79,8 +79,8 @@ def test_every_slice_of_the_others_has_the_same_chance(patients: list[int]) -> N
     for index, own in enumerate(held):
         others = np.flatnonzero(held != own)
         shares = (np.arange(len(others)) + 0.5) / len(others)  # one in each of so many equal parts of [0, 1)
-        assert strangers(held, np.full(len(others), index), shares).tolist() == others.tolist()
-        assert strangers(held, np.array([index, index]), np.array([0, 1 - 2**-53])).tolist() == [others[0], others[-1]]
+        assert partners(held, np.full(len(others), index), shares).tolist() == others.tolist()
+        assert partners(held, np.array([index, index]), np.array([0, 1 - 2**-53])).tolist() == [others[0], others[-1]]
 
 
 def test_every_slice_becomes_a_partner(feed: SliceFeed) -> None:
@@ -123,7 +123,7 @@ def test_the_partners_brain_is_its_own(store: Path) -> None:
 
 
 def test_a_split_of_one_patient_is_refused(store: Path) -> None:
-    with pytest.raises(SettingError, match="an unpaired method needs slices of two patients at least, and this split holds one"):
+    with pytest.raises(SettingError, match="an unpaired method needs slices of at least two patients, and this split has one"):
         feed_of(store, 3, 1)
 
 
@@ -133,7 +133,7 @@ def test_patients_without_a_slice_do_not_count(store: Path) -> None:
     brains = whole.slices[:, -2].mean(axis=(1, 2), dtype=np.float64)
     most = [brains[whole.patients == patient].max() for patient in (0, 1)]
     between = float(sum(most) / 2)
-    with pytest.raises(SettingError, match=r"two patients at least, and data.min_brain=0\.\d+ leaves one's"):
+    with pytest.raises(SettingError, match=r"at least two patients, and data.min_brain=0\.\d+ leaves one: lower it"):
         feed_of(store, 2, min_brain=between)
 
 

@@ -1,4 +1,4 @@
-"""What a run is ended for, and in which words: judged from beats, and done to live processes."""
+"""Why a run is ended, and with which sentence: diagnosed from heartbeats, and with live processes."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 
 from distsynth.config import compose
 from distsynth.ranks import watchdog as module
-from distsynth.ranks.heartbeat import Heartbeat, Seen, birth, machine
+from distsynth.ranks.heartbeat import Heartbeat, Peer, machine, start_time
 from distsynth.ranks.watchdog import Watchdog
 from distsynth.ranks.world import fetched
 from distsynth.settings import LimitSettings
@@ -25,56 +25,56 @@ from preprocess.shared.errors import SettingError
 ELSEWHERE = Heartbeat(1, "node7 pid:[1]", 71, 5, phase="step", step=30)
 
 
-def seeing(beat: Heartbeat = ELSEWHERE, beaten: float = 0.0, moved: float = 0.0, step: int = 30) -> Watchdog:
-    """Rank 0 of two, at 100 s, that has seen rank 1 beat and move so many seconds ago."""
-    made = Watchdog(0, 2, LimitSettings(silence=20, step=25))
-    made.phase, made.step, made.moved = "step", step, 100.0
-    made.seen = {1: Seen(beat, 100 - beaten, 100 - moved)}
-    made.stands = lambda: ("in feed.py:7", True)  # type: ignore[method-assign]
-    return made
+def watching(peer: Heartbeat = ELSEWHERE, heard: float = 0.0, progressed: float = 0.0, step: int = 30) -> Watchdog:
+    """Rank 0 of two, at 100 s, that saw a heartbeat and progress of rank 1 so many seconds ago."""
+    watchdog = Watchdog(0, 2, LimitSettings(silence=20, step=25))
+    watchdog.phase, watchdog.step, watchdog.progressed = "step", step, 100.0
+    watchdog.peers = {1: Peer(peer, 100 - heard, 100 - progressed)}
+    watchdog.position = lambda: ("in feed.py:7", True)  # type: ignore[method-assign]
+    return watchdog
 
 
-def test_a_rank_without_a_sign_of_life_is_named_with_its_machine_and_step() -> None:
-    assert seeing(beaten=19).judge(100) is None
-    verdict = seeing(beaten=21).judge(100)
+def test_a_rank_without_heartbeats_is_named_with_its_machine_and_step() -> None:
+    assert watching(heard=19).diagnose(100) is None
+    verdict = watching(heard=21).diagnose(100)
     assert verdict is not None
     assert verdict.sentence == (
-        "rank 1 (process 71 on node7) is stopped or lost at step 30: no sign of life for 20 s (train.limits.silence)"
+        "rank 1 (process 71 on node7) is stopped or lost at step 30: no heartbeat for 20 s (train.limits.silence)"
     )
     assert verdict.blamed == (1,)
 
 
 def test_a_broken_connection_shortens_the_wait() -> None:
-    made = seeing(beaten=6)
-    assert made.judge(100) is None
-    made.broken = True
-    assert made.judge(100) is not None
+    watchdog = watching(heard=6)
+    assert watchdog.diagnose(100) is None
+    watchdog.connection_broken = True
+    assert watchdog.diagnose(100) is not None
 
 
 def test_a_process_that_is_gone_from_this_machine_is_named_at_once() -> None:
-    mine = birth(os.getpid())
+    mine = start_time(os.getpid())
     assert mine is not None
-    assert seeing(replace(ELSEWHERE, machine=machine(), pid=os.getpid(), born=mine)).judge(100) is None
-    verdict = seeing(replace(ELSEWHERE, machine=machine(), pid=os.getpid(), born=mine - 1), step=31).judge(100)
+    assert watching(replace(ELSEWHERE, machine=machine(), pid=os.getpid(), started=mine)).diagnose(100) is None
+    verdict = watching(replace(ELSEWHERE, machine=machine(), pid=os.getpid(), started=mine - 1), step=31).diagnose(100)
     assert verdict is not None
     assert verdict.sentence == f"rank 1 has died at step 31: its process {os.getpid()} is gone"
 
 
 def test_a_rank_that_hangs_blames_itself_and_one_that_waits_does_not() -> None:
-    made = seeing()
-    made.moved = 70.0
-    assert made.judge(100) is None
-    made.stands = lambda: ("in feed.py:7", False)  # type: ignore[method-assign]
-    verdict = made.judge(100)
+    watchdog = watching()
+    watchdog.progressed = 70.0
+    assert watchdog.diagnose(100) is None
+    watchdog.position = lambda: ("in feed.py:7", False)  # type: ignore[method-assign]
+    verdict = watchdog.diagnose(100)
     assert verdict is not None
     assert verdict.sentence == "rank 0 hangs at step 30, in feed.py:7: no progress for 25 s (train.limits.step)"
     assert verdict.blamed == (0,)
 
 
-def test_ranks_that_all_wait_are_told_apart_from_one_that_hangs() -> None:
-    made = seeing(moved=31)
-    made.moved = 69.0
-    verdict = made.judge(100)
+def test_ranks_that_all_wait_are_distinguished_from_one_that_hangs() -> None:
+    watchdog = watching(progressed=31)
+    watchdog.progressed = 69.0
+    verdict = watchdog.diagnose(100)
     assert verdict is not None
     assert verdict.sentence.startswith("all 2 ranks wait for each other at step 30")
 
@@ -82,29 +82,29 @@ def test_ranks_that_all_wait_are_told_apart_from_one_that_hangs() -> None:
 def test_slow_updates_stretch_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    made = Watchdog(limits=LimitSettings(step=25))
+    watchdog = Watchdog(limits=LimitSettings(step=25))
     for step in range(3):
-        made.enter("step", step)
+        watchdog.enter("step", step)
         clock[0] += 20
-    assert made.limit == 80
-    made.enter("validation", 3)
-    assert made.limit == 600
+    assert watchdog.limit == 80
+    watchdog.enter("validation", 3)
+    assert watchdog.limit == 600
 
 
-def test_a_checkpoint_that_is_not_written_in_time_is_told() -> None:
-    made = seeing()
-    made.writing = 30, 100 - 301
-    verdict = made.judge(100)
+def test_a_checkpoint_that_is_not_written_in_time_is_reported() -> None:
+    watchdog = watching()
+    watchdog.writing = 30, 100 - 301
+    verdict = watchdog.diagnose(100)
     assert verdict is not None
-    assert "the checkpoint of step 30 is not written after 300 s" in verdict.sentence
+    assert "the checkpoint of step 30 was not written within 300 s" in verdict.sentence
 
 
-def test_a_suspended_rank_does_not_take_its_sleep_for_the_others_silence() -> None:
-    made = seeing(beaten=0)
-    made.exchanged = made.looked = time.monotonic() - 500
-    made.seen[1].beaten = made.moved = made.looked
-    made.forgive_sleep()
-    assert made.judge(time.monotonic()) is None
+def test_a_suspended_rank_does_not_count_that_time_as_the_others_silence() -> None:
+    watchdog = watching(heard=0)
+    watchdog.exchanged = watchdog.checked = time.monotonic() - 500
+    watchdog.peers[1].heard = watchdog.progressed = watchdog.checked
+    watchdog.discount_suspension()
+    assert watchdog.diagnose(time.monotonic()) is None
 
 
 def test_a_limit_below_a_second_is_refused() -> None:
@@ -112,16 +112,15 @@ def test_a_limit_below_a_second_is_refused() -> None:
         compose(["train.limits.step=.5"])
 
 
-# -- live processes: ranks started as submitit does, without torchrun to clean up after them ------------------------------
+# -- live processes: ranks started as submitit starts them, without torchrun to clean up after them -------------------
 
 HANGING = """
 import os, time
 from distsynth.methods.tcmgan import TCMGAN
-def update(self, batch, minimise, inner=TCMGAN.train_jointly, calls=[]):
-    calls.append(1)
-    if len(calls) == 3 and os.environ["RANK"] == "1":
+def update(self, batch, step, inner=TCMGAN.train_jointly):
+    if batch.update == 2 and os.environ["RANK"] == "1":  # updates are rehearsed with number 0
         {what}
-    inner(self, batch, minimise)
+    inner(self, batch, step)
 TCMGAN.train_jointly = update
 """
 LIMITS = ("train.limits.silence=4", "train.limits.step=4")
@@ -159,8 +158,8 @@ def until(run: Path, step: int, ranks: list[subprocess.Popen[str]]) -> None:
     ("fault", "sentence"),
     [
         ("killed 1", "rank 1 has died at step "),
-        ("stopped 0", "no sign of life for 4 s"),
-        ("hangs", "rank 1 hangs at step 6, in <string>:7: no progress for 4 s"),
+        ("stopped 0", "no heartbeat for 4 s"),
+        ("hangs", "rank 1 hangs at step 6, in <string>:6: no progress for 4 s"),
         ("fails", "rank 1 failed at step 6: ValueError: no luck"),
     ],
 )
@@ -178,16 +177,16 @@ def test_all_ranks_end_with_one_sentence_and_none_is_left(
     errors = [rank.communicate(timeout=60)[1] for rank in ranks]
     assert time.monotonic() - done_at < 30
     assert all(rank.returncode != 0 for rank in ranks)
-    said = [line for error in errors for line in error.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1, errors
-    assert sentence in said[0]
+    printed = [line for error in errors for line in error.splitlines() if line.startswith("error: ")]
+    assert len(printed) == 1, errors
+    assert sentence in printed[0]
     last = read(tmp_path / "run" / "journal.jsonl")[0][-1]
     assert (last["kind"], last["status"], last["retry"]) == ("end", "failed", True)
-    assert f"error: {last['reason']}" == said[0]
+    assert f"error: {last['reason']}" == printed[0]
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
 
 
-def test_a_rank_that_does_not_come_is_named(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_rank_that_does_not_join_is_named(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     first, second = start(tmp_path / "run", store, (*tiny, "train.limits.start=5"))
     second.kill()
     assert "error: rank 1 of 2 did not join within 5 s (train.limits.start)" in first.communicate(timeout=60)[1]
@@ -236,22 +235,22 @@ def test_what_is_wrong_from_the_start_is_printed_once_and_leaves_no_run(
 
 
 def test_a_rank_that_waits_for_its_gpu_waits_for_the_others() -> None:
-    """What the GPU has to do may be a sum over the ranks; any other place is the rank's own."""
+    """The GPU may be busy with a sum over the ranks; a wait at any other line is the rank's own."""
     arrived, over = threading.Event(), threading.Event()
 
-    class OfGPU:
+    class GPUTensor:
         def cpu(self) -> None:
             arrived.set()
             over.wait(20)
 
-    for wait, waits in ((lambda: fetched(OfGPU()), True), (OfGPU().cpu, False)):  # type: ignore[arg-type]
+    for wait, waits in ((lambda: fetched(GPUTensor()), True), (GPUTensor().cpu, False)):  # type: ignore[arg-type]
         arrived.clear()
         over.clear()
-        made = Watchdog(0, 2, LimitSettings())
+        watchdog = Watchdog(0, 2, LimitSettings())
         thread = threading.Thread(target=wait)
         thread.start()
         assert arrived.wait(20)
-        made.main = thread.ident or 0
-        assert made.stands()[1] is waits
+        watchdog.main_thread = thread.ident or 0
+        assert watchdog.position()[1] is waits
         over.set()
         thread.join()
