@@ -97,9 +97,7 @@ class Method(nn.Module, ABC):
     paired: ClassVar[bool] = True  # False: targets are slices of a different patient, with their own `target_brain`
     images: ClassVar[bool] = True  # False: it makes no images; the `validate` of its last stage scores it
     tumours: ClassVar[bool] = False  # True: it learns from tumour masks, and does not train on patients without a segmentation
-    any_to_any: ClassVar[bool] = (
-        False  # True: once trained, it makes any of the variant's contrasts from any others (see `serve`)
-    )
+    any_to_any: ClassVar[bool] = False  # True: it makes any of the variant's contrasts from any others (see `serve`)
     incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts; `present` says which they have
     cycle: int = 1  # after so many updates the pattern of steps repeats; the last update of a cycle has the most steps
     patch: int = 0  # side length, in voxels, of the 3-D patches it trains on; 0: it trains on slices

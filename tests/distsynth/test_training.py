@@ -26,7 +26,7 @@ from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.train import prepare, reason, transient
 from distsynth.train import train as train_here
-from distsynth.training import checkpoint
+from distsynth.training import checkpoint, rehearsal
 from distsynth.training.checkpoint import Saver
 from distsynth.training.engine import Engine, NonFinite
 from preprocess.cohort import Cohort
@@ -536,7 +536,7 @@ def test_every_update_that_may_compile_has_the_first_steps_time_limit(
                                     "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
     trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     assert trainer.model.method.cycle == 3
-    monkeypatch.setattr("distsynth.training.rehearsal.compile_losses", lambda *_: None)  # what it takes is not the point
+    monkeypatch.setattr(rehearsal, "compile_losses", lambda *_: None)  # compilation itself is not tested here
     phases: list[str] = []
     entered = trainer.world.watchdog.enter
     monkeypatch.setattr(trainer.world.watchdog, "enter", lambda phase, step: (phases.append(phase), entered(phase, step)))
