@@ -262,7 +262,7 @@ def test_one_other_variant_by_its_name_or_its_contrasts(trained: RunDirectory) -
 @pytest.mark.parametrize(("words", "sentence"), [
     (["variant.inputs=[t2]", "variant.outputs=[t1]"], "variant.name=simo_t1 is taken by the run's own variant"),
     (["variant.name=a/b", "variant.outputs=[t2]"], "variant.name=a/b is taken by the run's own variant or is no folder name"),
-    (["train.lr=1"], "only data.store, data.external.NAME, evaluate.* and variant may differ"),
+    (["train.lr=1"], "only data.store, data.external.NAME, evaluate.* and variant can"),
     (["variant=everything"], "variant=everything is not known"),
 ])  # fmt: skip
 def test_what_cannot_be_scored_is_refused(trained: RunDirectory, words: list[str], sentence: str) -> None:
