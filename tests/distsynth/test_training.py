@@ -380,7 +380,7 @@ def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tin
         (("data.store=/nowhere/c.zarr",), "/nowhere/c.zarr"),
         (("train.batch=100000",), "a batch of 100000 slices is more than the"),
         (("variant=simoo",), "did you mean simo"),
-        (("train.device=cuda",), "train.device=cuda: local rank 0 finds 0 GPUs"),
+        (("train.device=cuda",), "train.device=cuda: local rank 0 sees 0 GPUs"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(
