@@ -7,9 +7,9 @@
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 evaluate.judge=runs/segmentor
 
 Training ends with the same evaluation; this repeats it with other settings of `data.external.*`, `data.store` (a cohort that has moved) or
-`evaluate.*`, and leaves scores and figures in the run directory. A method that learns all tasks at once (mmgan, stargan) is also scored on other
-variants over the contrasts that it was trained with: `variant=NAME`, or variant.name=, variant.inputs= and variant.outputs=; these scores
-and figures stand beside the run's own, in evaluation/VARIANT and figures/VARIANT.
+`evaluate.*`, and writes scores and figures into the run directory. A method that learns all tasks at once (mmgan, stargan, unified_gan) can also
+be scored on other variants of the contrasts that it was trained with: `variant=NAME`, or variant.name=, variant.inputs= and variant.outputs=.
+These scores and figures go into evaluation/VARIANT and figures/VARIANT.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     for word in others:
         if not word.startswith(CHANGEABLE):
             raise SettingError(
-                f"{word.partition('=')[0]} is the run's own: only data.store, data.external.NAME, evaluate.* and variant may differ"
+                f"{word.partition('=')[0]} cannot change after training: only data.store, data.external.NAME, evaluate.* and variant can"
             )
     run = RunDirectory(path[0])
     config = load_with(run, others)
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def score(config: Config, cohorts: Cohorts, run: RunDirectory, variant: Variant) -> None:
-    """Evaluate on a variant, and print the scores."""
+    """Evaluate on a variant and print the scores."""
     place = run if variant == config.variant else run.beside(variant.name)
     opened = open_cohorts(replace(config, variant=variant), cohorts)
     scores = evaluate(config, opened, place, World(0, 1, 0, choose_device("auto", 0)), variant)
@@ -72,15 +72,15 @@ def score(config: Config, cohorts: Cohorts, run: RunDirectory, variant: Variant)
 
 
 def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
-    """The run's config with `words` laid over it. Raises SettingError."""
+    """The run's config, changed by `words`. Raises SettingError."""
     run.read_identity()
     tree = OmegaConf.merge(configuration.saved(run.config), dotlist(words))
     return configuration.with_absolute_paths(configuration.typed(tree))  # type: ignore[arg-type]
 
 
 def variant_with(config: Config, words: Sequence[str]) -> Variant:
-    """The run's variant with `words` laid over it. Raises SettingError if the method does not serve it, or its name is no name for a folder of
-    its own."""
+    """The run's variant, changed by `words`. Raises SettingError if the method does not serve it, or its name cannot name a folder beside the
+    run's own."""
     tree = OmegaConf.create(configuration.to_yaml(config))
     for word in words:
         key, _, value = word.partition("=")
@@ -88,12 +88,14 @@ def variant_with(config: Config, words: Sequence[str]) -> Variant:
         tree = OmegaConf.merge(tree, configuration.fragment("variant", value) if named else dotlist([word]))  # type: ignore[assignment]
     asked = configuration.typed(tree).variant  # type: ignore[arg-type]
     if asked != config.variant and (asked.name == config.variant.name or Path(asked.name).name != asked.name):
-        raise SettingError(f"variant.name={asked.name} cannot name scores beside the run's own: give the variant another name")
+        raise SettingError(
+            f"variant.name={asked.name} is taken by the run's own variant or is no folder name: give the variant another name"
+        )
     return asked
 
 
 def every_task(config: Config) -> Iterator[Variant]:
-    """Each subset of the run's contrasts as inputs and the rest as outputs, of the kinds that its method serves, few inputs first."""
+    """Every subset of the run's contrasts as inputs with the rest as outputs, of the kinds that its method serves, fewest inputs first."""
     own, kinds = config.variant, registry.method(config.method.name).kinds
     for count in range(1, len(own.modalities)):
         for inputs in combinations(sorted(own.modalities), count):

@@ -1,4 +1,4 @@
-"""What is checked before any work starts: batches, cohorts, the judge. What it opens, training and evaluation take over."""
+"""Checks everything before any work starts: batches, cohorts, the judge. Training and evaluation use the cohorts that it opens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(config: Config, ranks: int) -> Opened:
 
 
 def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
-    """Check many runs on so many ranks each; what several of them name is opened once.
+    """Check many runs on so many ranks each; a cohort that several of them name is opened once.
 
     Raises UserError if a batch cannot be shared out evenly to the ranks, a cohort cannot be opened, none of its subjects has the variant's
     modalities, or the judge of `evaluate.judge` does not fit.

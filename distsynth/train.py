@@ -1,10 +1,10 @@
-"""Train one run: alone, under torchrun, or on the ranks that the launcher starts.
+"""Train one run: in one process, under torchrun, or on the ranks that the launcher starts.
 
     python -m distsynth.train variant=simo method=tcmgan data.store=data/brats.zarr run=runs/mine
     torchrun --nproc-per-node=2 -m distsynth.train variant=mimo data.store=data/brats.zarr run=runs/mine2
-    python -m distsynth.train run=runs/mine                        go on with a run that was killed
+    python -m distsynth.train run=runs/mine                        resume a run that was killed
 
-The run directory holds everything (see distsynth.run_directory). Killed and started again, a run goes on from its newest checkpoint.
+The run directory holds everything (see distsynth.run_directory). Killed and started again, a run resumes from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from preprocess.shared.settings import command
 
 
 class RunLost(UserError):
-    """The run has ended before its time; the journal's last line says the same."""
+    """The run failed; the journal's last line has the same sentence."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -48,8 +48,8 @@ def main(words: Sequence[str]) -> int:
     with join(config.train.device, config.train.limits) as world:
         config, begun = world.from_first((config, begun))  # another node may see an older folder
         opened = None if begun else begin(config, run, world)
-        with alone(run, world):
-            train_or_tell(config, run, world, opened)
+        with locked(run, world):
+            train_and_evaluate(config, run, world, opened)
     return 0
 
 
@@ -64,7 +64,7 @@ def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
 
 
 def begin(config: Config, run: RunDirectory, world: World) -> Opened:
-    """Check a new run and open what it reads; then only write its directory. Raises UserError, and leaves no directory."""
+    """Check a new run and open what it reads, then write its directory. Raises UserError before there is a directory."""
     try:
         opened = preflight.on_one_rank(config, world)
     except Exception as error:
@@ -81,30 +81,30 @@ def prepare(run: RunDirectory, config: Config) -> None:
 
 
 def train(path: Path) -> None:
-    """Train the run at `path` on this rank, or go on with it, then evaluate its best checkpoint.
+    """Train or resume the run at `path` on this rank, then evaluate its best checkpoint.
 
-    Raises UserError for what the user can mend and Stopped when asked to stop; the journal's last line says the same, once the ranks have
-    joined and no other process trains the run.
+    Raises UserError for what the user can fix and Stopped when asked to stop. Once the ranks have joined and hold the run's lock, the journal's
+    last line has the same sentence.
     """
     run = RunDirectory(path)
     wait_for(run.config)
     config = configuration.load(run.config)
-    with join(config.train.device, config.train.limits) as world, alone(run, world):
-        train_or_tell(config, run, world)
+    with join(config.train.device, config.train.limits) as world, locked(run, world):
+        train_and_evaluate(config, run, world)
 
 
 @contextmanager
-def alone(run: RunDirectory, world: World) -> Iterator[None]:
+def locked(run: RunDirectory, world: World) -> Iterator[None]:
     """Hold the run's lock, on rank 0. Raises StoreError on every rank if another process trains it."""
-    with ExitStack() as held:
+    with ExitStack() as lock:
         with world.together():
             if world.leads:
-                held.enter_context(run.lock())
+                lock.enter_context(run.lock())
         yield
 
 
-def train_or_tell(config: Config, run: RunDirectory, world: World, opened: Opened | None = None) -> None:
-    """Train and evaluate on what is `opened`, or is opened here; one rank writes the journal's last line, whatever happens. All ranks end
+def train_and_evaluate(config: Config, run: RunDirectory, world: World, opened: Opened | None = None) -> None:
+    """Train and evaluate on the `opened` cohorts, or open them here. Whatever happens, one rank writes the journal's last line, and all ranks end
     with the same sentence."""
     world.watchdog.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
     with stop_request() as stop:
@@ -128,17 +128,16 @@ def train_or_tell(config: Config, run: RunDirectory, world: World, opened: Opene
 
 
 def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
-    """Agree with the other ranks on the sentence that the run ends with, and end with it; one rank prints it and, where the run has begun,
-    writes it."""
+    """End with the sentence that all ranks agree on; one rank prints it and, where the run has a directory, writes it to the journal."""
     if lost_peer(error):
         verdict = world.watchdog.blame(error)
     else:
         mine = reason(error, run)
-        if may_pass(error):
+        if transient(error):
             mine = f"rank {world.rank} failed at step {world.watchdog.step}: {mine}"
-        verdict = world.watchdog.fail(mine, may_pass(error))
-        if verdict.sentence == mine and may_pass(error):
-            traceback.print_exception(error)  # a fault of the program: where it is must be seen
+        verdict = world.watchdog.fail(mine, transient(error))
+        if verdict.sentence == mine and transient(error):
+            traceback.print_exception(error)  # a bug: show where
     if not world.watchdog.speaks(verdict):
         raise SystemExit(2) from None
     if run.config.is_file():
@@ -147,33 +146,33 @@ def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
-    """Rank 0 writes the config, perhaps on another node. Raises SettingError if it never shows."""
+    """Wait for the config, which rank 0 writes, perhaps on another node. Raises SettingError if it does not appear."""
     import time
 
     deadline = time.monotonic() + seconds
     while not path.is_file():
         if time.monotonic() > deadline or int(os.environ.get("RANK", 0)) == 0:
-            raise SettingError(f"{path} is absent: give settings, or the directory of a run")
+            raise SettingError(f"{path} does not exist: give settings, or the directory of a run")
         time.sleep(0.1)
 
 
 def reason(error: BaseException, run: RunDirectory) -> str:
-    """One sentence."""
+    """Why the run failed, in one sentence."""
     if isinstance(error, UserError):
         return str(error)
     if no_space(error):
         place = getattr(error, "filename", None) or run.path
         return f"no space left for {place}: free some and start the run again"
     if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory is full: set train.micro_batch, which changes nothing but memory; the run said at its start what fits"
+        return "the GPU's memory is full: set train.micro_batch, which only changes the use of memory; the run printed at its start what fits"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    said = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {said} ({Path(where.filename).name}:{where.lineno})"
+    message = str(error).splitlines()[0] if str(error) else ""
+    return f"unexpected error ({type(error).__name__}: {message}, {Path(where.filename).name}:{where.lineno}): please report it"
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether the run, started again from its checkpoint, may get further: a lost rank or node, not what the user has to mend first. A loss
-    that is not finite comes again, as the same weights meet the same batches."""
+def transient(error: BaseException) -> bool:
+    """Whether the run may succeed when it is resumed: after a lost rank or node, but not where the user has to fix something first. A loss that is
+    not finite would come again, since the same weights meet the same batches."""
     return not (isinstance(error, UserError | torch.OutOfMemoryError) or no_space(error))
 
 
@@ -183,7 +182,7 @@ def no_space(error: BaseException) -> bool:
 
 
 def end(run: RunDirectory, status: str, why: str, world: World, retry: bool = False) -> None:
-    """The journal's last line. Where rank 0 is lost another rank writes it, unless rank 0 still holds the run."""
+    """Write the journal's last line. Where rank 0 is lost another rank writes it, unless rank 0 still holds the run's lock."""
     try:
         with nullcontext() if world.leads else run.lock():
             write_end(run.journal, status, why, retry)

@@ -29,7 +29,6 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 
 try:
     from distsynth import config as configuration
-    from distsynth import preflight
     from distsynth.tracking.sync import Sync, ui_lines
     from preprocess.shared.errors import StoreError, UserError
     from preprocess.shared.files import write_json
@@ -71,6 +70,8 @@ def main(words: Sequence[str]) -> int:
     show_plan(launch, runs)
     if launch.dry_run:
         return 0
+    from distsynth import preflight  # which loads torch: --help does not wait for it
+
     opened = preflight.check_all([run.config for run in runs], launch.cluster.nodes * launch.cluster.ranks)
     for sentence in sorted({each.left_out for each in opened} - {""}):
         print(sentence)

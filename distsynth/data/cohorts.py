@@ -1,5 +1,4 @@
-"""Reading a cohort the way training and evaluation both want it: the subjects that have the variant's contrasts, clipped as the settings
-say."""
+"""Cohorts as training and evaluation read them: the subjects that have the variant's contrasts, clipped as the settings say."""
 
 from __future__ import annotations
 
@@ -96,7 +95,7 @@ def left_out(cohort: Cohort, variant: Variant, incomplete: bool = False, tumours
     if partial:
         among = f"{partial} more lack" if lacking else f"{partial} of {of_all} lack"
         parts.append(
-            f"{among} a contrast of variant {variant.name}: what they have is trained on, and they are scored only in a split that has no others"
+            f"{among} a contrast of variant {variant.name}: they are trained on what they have, and scored only where a split has no complete ones"
         )
     training = [*used.split("segmentor"), *used.split("gan")] if tumours else []
     if unlabelled := sum(not used.record(subject).has_labels for subject in training):

@@ -1,4 +1,4 @@
-"""A run's best checkpoint on held-out patients, whole volumes, beside the baselines. This alone touches the test patients.
+"""Scores a run's best checkpoint on held-out patients, whole volumes, next to the baselines. Only this uses the test patients.
 
 Writes evaluation/scores.json:
 
@@ -7,8 +7,8 @@ Writes evaluation/scores.json:
      "clip_share": {modality: mean share of the test patients' tumour voxels that the clip changes},
      "rows": [{cohort, subject, modality, model, region, and those of psnr, ssim, nmae, dice, judge_dice that there are}]}
 
-where model is `synthesised`, a baseline, `lesion_erased`, or `real`, which has the judge's Dice alone; and figures/SUBJECT.png. Of a method that
-makes no images (`segment`) there is `segmentor` in the region `tumour`, with the metric `dice`, and nothing else; "images" is false then.
+where model is `synthesised`, a baseline, `lesion_erased`, or `real`, which only has the judge's Dice; and figures/SUBJECT.png. For a method that
+makes no images (`segment`) there is only the model `segmentor` in the region `tumour`, with the metric `dice`; "images" is then false.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def evaluate(
     variant: Variant | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Score, write scores and figures, and return the scores; every rank takes part. `variant`: another one than the run's own, for which the
-    cohorts are opened then. Raises Stopped when asked to.
+    """Score, write scores and figures, and return the scores; every rank takes part. `variant` is given to score another one than the run's own,
+    for which `opened` then is. Raises Stopped when asked to stop.
 
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
     trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
@@ -64,49 +64,52 @@ def evaluate(
     state = checkpoint.load(run.checkpoints / "best.pt")
     if not trained_here(opened.cohort, config, state):
         raise SettingError(
-            f"{run.path} was not trained on data.store={config.data.store} as it is split now, so that its test patients may be ones it was "
-            "trained on: give the cohort back its split, or score this one with data.external.NAME="
+            f"{run.path} was not trained on data.store={config.data.store} as it is split now, and may have seen its test patients: restore the "
+            "cohort's split, or score this cohort with data.external.NAME="
         )
     model = restore(config, state).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
-    cohort = opened.cohort
     tasks = list(all_tasks(opened, config.variant))
-    judge = Judge.of(config, cohort, world.device)
+    judge = Judge.of(config, opened.cohort, world.device)
     for _, where, subject in tasks:
         for networks in (model, judge.model) if judge else (model,):
             networks.refuse_larger(where, [subject])
-    fitted = None
-    # A method that takes incomplete patients may have no complete one to fit the baselines on.
-    complete = cohort.having(config.variant.modalities).split("gan")
-    if config.evaluate.baselines and model.method.images and complete:
-        fitted = world.from_first(
-            baselines.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
-        )
+    fitted = fit_baselines(config, opened.cohort, model, world)
     world.watchdog.move()
-    pictured = {(name, subject) for name, subject in chosen_for_figures(tasks, config.evaluate.figures)}
-    stop = stop or StopRequest()
     made_of = json_digest([configuration.to_yaml(config), state["made_from"], state["position"]])
     finished = Finished(run.evaluation, made_of, world)
-    left = [task for task in tasks if (task[0], task[2]) not in finished.rows]
-    for name, where, subject in stop.before(left[world.rank :: world.size]):
+    pictured = chosen_for_figures(tasks, config.evaluate.figures)
+    stop = stop or StopRequest()
+    todo = [task for task in tasks if (task[0], task[2]) not in finished.rows]
+    for name, where, subject in stop.before(todo[world.rank :: world.size]):
         if model.method.images:
             patient = Patient(config, where, subject, model)
-            found = [*patient.rows(fitted), *patient.judged(judge)]
+            rows = [*patient.rows(fitted), *patient.judged(judge)]
             if (name, subject) in pictured:
                 patient.draw(run, name)
         else:
-            found = list(validated(config, where, subject, model, world.device))
-        finished.add((name, subject), [{"cohort": name, "subject": subject, **row} for row in found])
+            rows = list(validated(config, where, subject, model, world.device))
+        finished.add((name, subject), [{"cohort": name, "subject": subject, **row} for row in rows])
         world.watchdog.move()
     stop.agree(world)
-    known = {patient: rows for part in world.gather(finished.rows) for patient, rows in part.items()}
-    rows = [row for name, _, subject in tasks for row in known[name, subject]]
-    scores = collect(config, cohort, tasks, rows, fitted) | {"images": model.method.images}
+    by_patient = {patient: rows for part in world.gather(finished.rows) for patient, rows in part.items()}
+    all_rows = [row for name, _, subject in tasks for row in by_patient[name, subject]]
+    scores = collect(config, opened.cohort, tasks, all_rows, fitted) | {"images": model.method.images}
     if world.leads:
         write_json(run.scores, scores)
         finished.clear()
     return scores
+
+
+def fit_baselines(config: Config, cohort: Cohort, model: Model, world: World) -> baselines.Baselines | None:
+    """The baselines, fitted on rank 0 for all. None where they are not asked for, the method makes no images, or no training patient has all
+    contrasts, as may be with a method that also trains on incomplete patients."""
+    complete = cohort.having(config.variant.modalities).split("gan")
+    if not (config.evaluate.baselines and model.method.images and complete):
+        return None
+    fitted = baselines.fit(cohort, complete, config.variant, config.data.clip, config.seed) if world.leads else None
+    return world.from_first(fitted)
 
 
 def all_tasks(opened: Opened, variant: Variant) -> Iterator[Task]:
@@ -125,7 +128,7 @@ def chosen_for_figures(tasks: list[Task], most: int) -> list[tuple[str, str]]:
 
 
 def validated(config: Config, cohort: Cohort, subject: str, model: Model, device: torch.device) -> Iterator[Row]:
-    """What the validation that chose the checkpoint says of a patient with a tumour: one row per output."""
+    """The scores of the validation that chose the checkpoint, for a patient with a tumour: one row per output."""
     if not cohort.labels(subject).any():
         return
     model.method.eval()
@@ -136,7 +139,7 @@ def validated(config: Config, cohort: Cohort, subject: str, model: Model, device
 
 
 class Patient:
-    """One held-out patient: truth, prediction and masks, in z-scores clipped as the run's settings say; of the outputs, those it has."""
+    """One held-out patient: truth, prediction and masks, in z-scores clipped as the run's settings say; only the outputs that it has."""
 
     def __init__(self, config: Config, cohort: Cohort, subject: str, model: Model) -> None:
         there = cohort.record(subject).modalities
@@ -167,7 +170,7 @@ class Patient:
                     yield {"modality": modality, "model": model, "region": region, **values}
 
     def judged(self, judge: Judge | None) -> Iterator[Row]:
-        """What the judge finds of the patient's tumour, if both are there: a row per output for the synthesised image and for the real one."""
+        """The judge's Dice, where there is a judge and the patient has a tumour: a row per output for the synthesised image and for the real one."""
         tumour = self.labels > 0
         if judge is None or not tumour.any():
             return
@@ -208,7 +211,7 @@ def clipped_lesion(cohort: Cohort, modality: str) -> float:
 
 
 def flat(scores: dict[str, Any]) -> dict[str, float]:
-    """For MLflow: `test/flair/brain/psnr` and the like, and by how much the best baseline is beaten inside the brain."""
+    """The means by their MLflow names, `test/flair/brain/psnr` and so on, and the margin over the best baseline inside the brain."""
     values = {}
     for name, cohort in scores["cohorts"].items():
         for modality, regions in cohort["scores"].items():
@@ -226,12 +229,12 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
 
 def best_baseline(models: dict[str, Any], names: list[str]) -> tuple[str, float] | None:
     """Name and mean PSNR of the best baseline of a region."""
-    found = [(name, models[name]["psnr"]["mean"]) for name in names if name in models]
-    return max(found, key=lambda pair: pair[1]) if found else None
+    scored = [(name, models[name]["psnr"]["mean"]) for name in names if name in models]
+    return max(scored, key=lambda pair: pair[1]) if scored else None
 
 
 def journal_scores(run: RunDirectory, scores: dict[str, Any], step: int) -> None:
-    """The scores as a metrics line, so that MLflow gets them."""
+    """Write the scores into the journal, so that MLflow gets them."""
     journal = Journal(run.journal)
     journal.write("metrics", step=step, values={metric_names.of_best(name): value for name, value in flat(scores).items()})
     journal.close()

@@ -1,7 +1,8 @@
-"""What a method is: networks, losses and update. The engine owns devices, ranks, precision, accumulation, optimisers and checkpoints.
+"""The interface of a method: networks, losses and update rule. The engine owns devices, ranks, precision, accumulation, optimisers and
+checkpoints.
 
-A method declares its networks, one objective per optimiser (a network to train and the loss that trains it), and stages, whose
-`update` reads like the paper's algorithm: `step.minimise("critic", batch)`, then `step.minimise("generator", batch)`. To add one, write
+A method declares its networks, one objective per optimiser (a network and the loss that trains it), and stages. A stage's `update` reads
+like the paper's algorithm: `step.minimise("critic", batch)`, then `step.minimise("generator", batch)`. To add a method, write
 `distsynth/methods/NAME.py` and `configs/method/NAME.yaml`.
 """
 
@@ -23,30 +24,30 @@ from distsynth.settings import ScheduleSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 
 Terms = dict[str, Tensor]
-Made = dict[str, Tensor]  # (B, ...) what a network has made of a batch, by name
+Made = dict[str, Tensor]  # (B, ...) a network's outputs for a batch, by name
 Loss = Callable[[Batch], tuple[Tensor, Terms]]  # the scalar to minimise, and the scalars to log
-Validation = Callable[[Batch], dict[str, float]]  # a held-out patient's whole stack of slices -> scores, higher is better
+Validation = Callable[[Batch], dict[str, float]]  # a held-out patient's whole stack of slices -> scores; higher is better
 
 
 class Step(Protocol):
-    """What the engine gives to `update`."""
+    """What the engine passes to `update`."""
 
     def minimise(self, name: str, batch: Batch) -> Made:
-        """One optimiser step of an objective on a global batch; returns what it made on the way, without gradients."""
+        """One optimiser step of an objective on a global batch. Returns the outputs of the objective's `make`, without gradients."""
         ...
 
     def make(self, name: str, batch: Batch) -> Made:
-        """What the objective's network makes of the batch, without gradients, before its `minimise` of the same batch, which need not make it
-        again: so that another network can be trained on it first."""
+        """The outputs of the objective's `make` for this batch, without gradients. To be called before `minimise` of the same batch, which
+        can reuse them: another network can then be trained on them first."""
         ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss and the one network that its gradient may move.
+    """A loss and the one network that its gradient may change.
 
-    `make`, where given, is the network's own forward pass; the loss then finds in `batch.more` what it made. `penalised` tells that the loss
-    holds a gradient penalty, which is taken in full float32, its backward pass too.
+    `make`, if given, is the network's own forward pass; the loss then reads its outputs from `batch.more`. `penalised` means that the loss
+    contains a gradient penalty, which is computed in full float32, including its backward pass.
     """
 
     network: nn.Module
@@ -57,7 +58,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on one split of the patients."""
+    """A period of training on one split of the patients."""
 
     name: str
     split: str
@@ -78,68 +79,68 @@ class Stage:
         update: Callable[[Batch, Step], None],
         validate: Validation,
     ) -> Stage:
-        """The stage that `train` describes, on the GAN's part of the patients."""
+        """The stage that `train` describes, on the GAN's split of the patients."""
         return cls(name, "gan", objectives, update, validate, train.epochs, train.batch, train.lr, train.schedule)
 
 
 class Method(nn.Module, ABC):
-    """The base of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's.
+    """The base class of all methods. Subclasses set `Settings`, a dataclass whose field `name` is the method's name.
 
-    A run is resumed from `state_dict` alone: what changes in training besides parameters (moving averages, image pools) is a buffer, or goes
-    through `get_extra_state`; phases and curricula are functions of `Batch.epoch` and `Batch.update`. What is drawn at random is keyed by
-    sample (`Batch.uniform`, `Batch.seeds`), so that it is the same on any number of ranks. An update may be called before the first one, on one
-    slice and with a `Step` that moves no weight, to plan memory and to lay out DDP's buckets; the state is restored afterwards.
+    A run resumes from `state_dict` and nothing else: whatever changes in training besides parameters (moving averages, image pools) must be a
+    buffer or go through `get_extra_state`; phases and curricula must be functions of `Batch.epoch` and `Batch.update`. Random draws are keyed by
+    sample (`Batch.uniform`, `Batch.seeds`), so that they are the same on any number of ranks. `update` may be called before the first real update,
+    on one slice and with a `Step` that changes no weights, to plan memory and to lay out DDP's buckets; the state is restored afterwards.
     """
 
     Settings: ClassVar[type[Any]]
     kinds: ClassVar[Sequence[str]] = ("siso", "simo", "miso", "mimo")
-    paired: ClassVar[bool] = True  # False: targets are slices of another patient than the sources', and `target_brain` is theirs
-    images: ClassVar[bool] = True  # False: it makes none, and is scored by what its last stage's `validate` says
-    tumours: ClassVar[bool] = False  # True: it learns from tumour masks, and patients without a segmentation are not trained on
-    any_to_any: ClassVar[bool] = False  # True: one training makes any of the variant's contrasts from any others (see `serve`)
-    incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts, and `present` says which they have
-    cycle: int = 1  # updates after which its steps repeat; the last of them has the most
-    patch: int = 0  # voxels along each side of the 3-D patches that it trains on, in place of slices; 0: it takes slices
-    patches: int = 0  # of them per subject and epoch
+    paired: ClassVar[bool] = True  # False: targets are slices of a different patient, with their own `target_brain`
+    images: ClassVar[bool] = True  # False: it makes no images; the `validate` of its last stage scores it
+    tumours: ClassVar[bool] = False  # True: it learns from tumour masks, and does not train on patients without a segmentation
+    any_to_any: ClassVar[bool] = False  # True: it makes any of the variant's contrasts from any others (see `serve`)
+    incomplete: ClassVar[bool] = False  # True: also trains on patients that lack contrasts; `present` says which they have
+    cycle: int = 1  # after so many updates the pattern of steps repeats; the last update of a cycle has the most steps
+    patch: int = 0  # side length, in voxels, of the 3-D patches it trains on; 0: it trains on slices
+    patches: int = 0  # patches per subject and epoch
 
     @classmethod
     def settled(cls, settings: Any, held: Sequence[Sequence[str]]) -> Any:
-        """The settings with what the method takes from the cohort itself: `held` are the sets of the variant's contrasts that training
-        patients come in, the largest first. Raises SettingError if they do not fit."""
+        """The settings, completed with what the method takes from the cohort. `held`: the sets of the variant's contrasts that training
+        patients have, largest first. Raises SettingError if they do not fit."""
         return settings
 
     @classmethod
     @abstractmethod
     def stride(cls, settings: Any, size: tuple[int, int]) -> int:
-        """What H and W must be multiples of, for slices of h x w pixels; the feed pads to it."""
+        """H and W must be multiples of this, for slices of h x w pixels; the feed pads to it."""
 
     @classmethod
     def batches(cls, settings: Any, train: TrainSettings) -> dict[str, int]:
-        """The settings that hold the global batch of each stage, and their values; all ranks share them."""
+        """The settings that hold each stage's global batch, and their values. The ranks divide a batch among them."""
         return {"train.batch": train.batch}
 
     @abstractmethod
     def __init__(self, settings: Any, variant: Variant, size: tuple[int, int], seed: int) -> None:
-        """Networks for slices of H x W pixels, with the initial weights of the seed."""
+        """Build the networks for slices of H x W pixels; the seed determines their initial weights."""
         super().__init__()
         self.variant = variant
-        self.modalities = list(variant.modalities)  # that it is trained with
+        self.modalities = list(variant.modalities)  # those it is trained with
 
     @abstractmethod
     def objectives(self) -> dict[str, Objective]:
-        """One per optimiser."""
+        """One per optimiser, by name."""
 
     @abstractmethod
     def stages(self, train: TrainSettings) -> list[Stage]:
-        """In order; the last one's validation chooses the best checkpoint."""
+        """In order. The validation of the last stage chooses the best checkpoint."""
 
     @abstractmethod
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain; of patches likewise."""
+        """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain; for patches likewise."""
 
     def serve(self, variant: Variant) -> None:
-        """From now on synthesise for another variant than the trained one, of methods that are `any_to_any`. Raises SettingError if the variant
-        has contrasts that were not trained with."""
+        """Switch to synthesising another variant than the trained one, if the method is `any_to_any`. Raises SettingError if the variant
+        has contrasts that the method was not trained with."""
         if unknown := [name for name in variant.modalities if name not in self.modalities]:
             known = ", ".join(self.modalities)
             raise SettingError(f"the run was trained with {known}, and variant {variant.name} has {', '.join(unknown)}")
@@ -152,7 +153,7 @@ class Method(nn.Module, ABC):
     def compare(self, patient: Batch) -> dict[str, float]:
         """PSNR inside the brain over the patient's whole volume, per output modality.
 
-        The range is the truth's own inside the brain; being a ratio, the figure is the same in network units and in z-scores.
+        The data range is that of the ground truth inside the brain. The score is a ratio, so it is the same in network units and in z-scores.
         """
         made = self.synthesise_volume(patient.sources, patient.brain)
         inside = patient.brain[:, 0] > 0
@@ -166,19 +167,19 @@ class Method(nn.Module, ABC):
 
 
 def confined(made: Tensor, brain: Tensor) -> Tensor:
-    """Images (B, C, ...) inside the brain (B, 1, ...), and -1, the background, outside."""
+    """Images (B, C, ...) inside the brain mask (B, 1, ...), and -1, the background, outside."""
     return made * brain + brain - 1
 
 
 def in_chunks(network: Callable[..., Tensor], *stacks: Tensor, size: int = 16) -> Tensor:
-    """A network over the slices of a volume, `size` at a time, so that memory does not grow with the volume."""
+    """Apply a network to the slices of a volume, `size` at a time, so that memory does not grow with the volume."""
     with torch.no_grad():
         return torch.cat([network(*(stack[i : i + size] for stack in stacks)) for i in range(0, len(stacks[0]), size)])
 
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Gradients flow through these networks and reach none of their parameters."""
+    """Gradients flow through these networks but do not reach their parameters."""
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -1,20 +1,20 @@
 """CycleGAN: "Unpaired image-to-image translation using cycle-consistent adversarial networks" (Zhu et al., ICCV 2017).
 
-Two generators, source -> target (G) and target -> source (F), and a discriminator of each kind of image, trained on source and target slices
-of different patients. Equation numbers are the paper's.
+Two generators, source -> target (G) and target -> source (F), and a discriminator for each kind of image, trained on source and target
+slices of different patients. Equation numbers are the paper's; LS is the least-squares loss.
 
     g_loss = LS(D_T(G(s)), 1) + LS(D_S(F(t)), 1)                                                       (1), least squares (section 4)
              + cycle_source |F(G(s)) - s|_1 + cycle_target |G(F(t)) - t|_1                             (2)
-             + identity (cycle_target |G(t) - t|_1 + cycle_source |F(s) - s|_1)                        section 5.2, weights as published in code
+             + identity (cycle_target |G(t) - t|_1 + cycle_source |F(s) - s|_1)                        section 5.2, weights as in the code
     d_loss = discriminator [LS(D_T(t), 1) + LS(D_T(pooled G(s)), 0) + LS(D_S(s), 1) + LS(D_S(pooled F(t)), 0)]
 
-Generators first, then the discriminators, which see the fakes made before the generators' step, each perhaps swapped for one of the last 50 or
-so (the paper's section 4 and the published code, which this follows wherever the paper is silent).
+The generators are updated first, then the discriminators. The discriminators see the fakes from before the generators' step, each possibly
+swapped for one of the last 50 or so (section 4 and the published code, which this follows wherever the paper is silent).
 
-Where this differs from the published code, on purpose: a generator is confined to the brain of its input, so that the background enters no
-loss; the generator's passes on s and t go through as one batch, and so do the discriminator's on real and fake (InstanceNorm: the same
-numbers); no random crops of enlarged images; the pool is filled from the global batch, sample by sample, whatever the number of ranks; H and W
-need not be 256.
+Where this differs from the published code, on purpose: a generator's output is confined to the brain of its input, so that the background
+enters no loss. A generator's passes on s and t run as one batch, and so do a discriminator's on real and fake (with InstanceNorm the
+numbers are the same). There are no random crops of enlarged images. The pool is filled from the global batch, sample by sample, on any
+number of ranks. H and W need not be 256.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class DiscriminatorSettings:
 
 @dataclass
 class WeightSettings:
-    cycle_source: float = setting(10.0, "weight of the source's cycle, source -> target -> source", least=0)
-    cycle_target: float = setting(10.0, "weight of the target's cycle, target -> source -> target", least=0)
-    identity: float = setting(0.5, "weight of the identity losses, as a share of the cycles' (0: none)", least=0)
-    discriminator: float = setting(0.5, "weight of the discriminators' losses (Adam all but cancels it)", least=0)
+    cycle_source: float = setting(10.0, "weight of the source's cycle consistency, source -> target -> source", least=0)
+    cycle_target: float = setting(10.0, "weight of the target's cycle consistency, target -> source -> target", least=0)
+    identity: float = setting(0.5, "weight of the identity losses, as a share of the cycle weights (0: none)", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminators' losses (Adam nearly cancels it)", least=0)
 
 
 @dataclass
@@ -63,12 +63,12 @@ class CycleGANSettings:
     name: str = setting("cyclegan", "the method")
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
-    pool: int = setting(50, "past fakes of each kind that the discriminators may be shown (0: only new ones)", least=0)
+    pool: int = setting(50, "past fakes of each kind that the discriminators may see (0: only new ones)", least=0)
     weights: WeightSettings = setting(WeightSettings, "")
 
 
 class CycleGAN(Method):
-    """See the file's head. `target` is what makes or judges targets, `source` the way back."""
+    """See the module docstring. `target` names the generator and the discriminator of target images, `source` those of source images."""
 
     Settings = CycleGANSettings
     kinds = ("siso",)
@@ -112,7 +112,7 @@ class CycleGAN(Method):
     # -- the losses ----------------------------------------------------------------------------------------------------
 
     def translate(self, batch: Batch) -> Made:
-        """All that the generators make for their loss, (B, 1, H, W) each."""
+        """All images that the generators' loss needs, (B, 1, H, W) each."""
         source, target = (batch.sources, batch.brain), (batch.targets, batch.more["target_brain"])
         made = {}
         if self.weights.identity:
@@ -149,7 +149,7 @@ class CycleGAN(Method):
     # -- the networks on images ----------------------------------------------------------------------------------------
 
     def generate(self, side: str, *given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Images (B, 1, H, W) in [-1, 1] with their brains, several as one batch, as images of a kind, -1 outside the brains."""
+        """Translate pairs of an image (B, 1, H, W) in [-1, 1] and its brain into one kind of image, as one batch; -1 outside the brain."""
         image, brain = (torch.cat(parts) for parts in zip(*given, strict=True))
         return confined(self.generators[side](image), brain).chunk(len(given))
 

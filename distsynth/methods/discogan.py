@@ -1,21 +1,23 @@
 """DiscoGAN: "Learning to discover cross-domain relations with generative adversarial networks" (Kim et al., ICML 2017).
 
-Two generators, source -> target and back, and a discriminator of each kind of image, trained on source and target slices of different
-patients. The paper's equations 3 to 10 have no feature matching and no weights; this follows its published code, for either direction
+Two generators, source -> target and back, and a discriminator for each kind of image, trained on source and target slices of different patients.
+The paper's equations 3 to 10 have no feature matching (FM) and no weights. This follows the published code, which has both; for either direction
 
     g = (1 - r) [.1 BCE(D(fake), 1) + .9 FM] + r MSE(reconstruction)      r = .01 for the first 10,000 updates, then .5
     FM = sum over the levels of D but the first of mean (E[D_level(real)] - E[D_level(fake)])^2, E over the batch (Salimans et al. 2016)
     d = .5 [BCE(D(real), 1) + BCE(D(fake), 0)]
 
-and every third update moves the discriminators, the others the generators. Intensities are in [0, 1] in here, as in the published code:
-its weights between losses hold for that unit.
+Every third update trains the discriminators, the others the generators. Intensities in this file are in [0, 1], as in the published code, because
+its loss weights assume that range.
 
-FM needs the means over the global batch, which are no mean over samples. An update therefore takes them beforehand, over all ranks, and the loss
-is the one whose value and gradient are FM's:  |gap|^2 - 2 gap (D_level(fake) - its own value)  per sample, gap = E[real] - E[fake].
+FM needs feature means over the global batch, so it is no mean over samples. An update therefore computes these means first, over all ranks. The
+loss then takes, per sample,  |gap|^2 - 2 gap (D_level(fake) - its own value, detached)  with gap = E[real] - E[fake], which has FM's value and
+gradient.
 
-Where this differs from the published code, on purpose: a generator is confined to the brain of its input; InstanceNorm by default, which is the
-same for any number of ranks (`norm=batch` as published, whose networks also stay in training mode at test time: here not); the number of levels
-follows the image (published: 4, for 64 x 64). Presets: `configs/method/discogan.yaml` (published) and `discogan_report.yaml` (the source report).
+Where this differs from the published code, on purpose: a generator's output is confined to the brain of its input. InstanceNorm is the default, as
+its result is the same on any number of ranks (`norm=batch` as published; the published networks also stay in training mode at test time, these do
+not). The number of levels follows the image size (published: 4, for 64 x 64). Presets: `configs/method/discogan.yaml` (published) and
+`discogan_report.yaml` (the source report).
 """
 
 from __future__ import annotations
@@ -54,32 +56,32 @@ class WeightSettings:
     gan: float = setting(0.1, "weight of the adversarial loss", least=0)
     features: float = setting(0.9, "weight of feature matching", least=0)
     first: float = setting(
-        0.01, "the reconstruction's share r in the first updates, 0 to 1; the rest is the other two's", least=0, most=1
+        0.01, "share r of the reconstruction in the first updates, 0 to 1; the other two losses share the rest", least=0, most=1
     )
-    later: float = setting(0.5, "r after those", least=0, most=1)
+    later: float = setting(0.5, "share r after the first updates", least=0, most=1)
     switch: int = setting(10_000, "updates until r changes", least=0)
-    discriminator: float = setting(0.5, "weight of the discriminators' losses (Adam all but cancels it)", least=0)
+    discriminator: float = setting(0.5, "weight of the discriminators' losses (Adam nearly cancels it)", least=0)
 
 
 @dataclass
 class DiscoGANSettings:
-    """Defaults are those of the published code, but for the norm."""
+    """Defaults are those of the published code, except for the norm."""
 
     name: str = setting("discogan", "the method")
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
     depth: int = setting(0, "levels of all networks (0: as many as leave 4 pixels and pad the image by at most a tenth)", least=0)
-    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
-    every: int = setting(3, "updates of which the first moves the discriminators and the others the generators", least=2)
+    norm: Literal["instance", "batch"] = setting("instance", "instance: the same on any number of ranks; batch: as published")
+    every: int = setting(3, "of so many updates, the first trains the discriminators and the others the generators", least=2)
     weights: WeightSettings = setting(WeightSettings, "")
 
     def __post_init__(self) -> None:
         if self.depth == 1:
-            raise SettingError("method.depth=1 leaves no level for feature matching: 2 at least, or 0")
+            raise SettingError("method.depth=1 leaves no level for feature matching: set at least 2, or 0")
 
 
 class DiscoGAN(Method):
-    """See the file's head. `target` is what makes or judges targets, `source` the way back."""
+    """See the module docstring. `target` names the generator and the discriminator of target images, `source` those of source images."""
 
     Settings = DiscoGANSettings
     kinds = ("siso",)
@@ -128,7 +130,7 @@ class DiscoGAN(Method):
     # -- the losses ----------------------------------------------------------------------------------------------------
 
     def translate(self, batch: Batch) -> Made:
-        """All that the generators make for their loss, (B, 1, H, W) in [0, 1] each."""
+        """All images that the generators' loss needs, (B, 1, H, W) each, in [0, 1]."""
         brain, target_brain = batch.brain, batch.more["target_brain"]
         made = {
             "fake_target": self.generators["target"](unit(batch.sources)) * brain,
@@ -139,14 +141,14 @@ class DiscoGAN(Method):
         return made
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        """Of a part of the global batch, whose features' gaps the update has put there."""
+        """For a part of the global batch; `update` has put the gaps between the feature means into `batch.more`."""
         made, r, w = batch.more, batch.more["r"], self.weights
         terms: Terms = {}
         total = torch.zeros_like(r)
         for side, real in (("target", batch.targets), ("source", batch.sources)):
             with frozen(self.discriminators):
                 logits, features = self.discriminators[side](made[f"fake_{side}"])
-            matching = [self.matching(made[f"gap_{side}_{level}"], found) for level, found in enumerate(features)]
+            matching = [self.matching(made[f"gap_{side}_{level}"], feature) for level, feature in enumerate(features)]
             gan = binary_cross_entropy_with_logits(logits, torch.ones_like(logits), reduction="none")
             each = {
                 "": gan,
@@ -160,19 +162,19 @@ class DiscoGAN(Method):
 
     @staticmethod
     def matching(gap: Tensor, features: Tensor) -> Tensor:
-        """(B,): the mean of gap^2 over the features, whose gradient is that of E[features of fakes] over the global batch."""
+        """(B,): the mean of gap^2 over the features; its gradient is that of E[features of fakes] over the global batch."""
         return (gap.square() - 2 * gap * (features - features.detach())).flatten(1).mean(1)
 
     @torch.no_grad()
     def gaps(self, batch: Batch) -> dict[str, Tensor]:
-        """Per kind of image and level of its discriminator, the mean features of the real images less those of the fakes,
-        repeated for every sample."""
-        found = {}
+        """For each kind of image and level of its discriminator, the mean features of the real images minus those of the fakes, repeated
+        for every sample."""
+        gaps = {}
         for side, real in (("target", batch.targets), ("source", batch.sources)):
             (_, on_real), (_, on_fake) = (self.discriminators[side](x) for x in (unit(real), batch.more[f"fake_{side}"]))
             for level, (a, b) in enumerate(zip(on_real, on_fake, strict=True)):
-                found[f"gap_{side}_{level}"] = (a.mean(0) - b.mean(0)).expand_as(a)
-        return found
+                gaps[f"gap_{side}_{level}"] = (a.mean(0) - b.mean(0)).expand_as(a)
+        return gaps
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         with torch.no_grad():
@@ -197,7 +199,7 @@ class DiscoGAN(Method):
 
 
 def over_all_ranks(gaps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each rank's gaps of its share of the batch, averaged."""
+    """The gaps of all ranks' shares of the batch, averaged."""
     mine = [gap[0] for gap in gaps.values()]
     mean = gathered(torch.cat([gap.flatten() for gap in mine])[None])[0].mean(0)
     parts = torch.split(mean, [gap.numel() for gap in mine])

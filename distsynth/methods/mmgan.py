@@ -1,25 +1,25 @@
-"""MM-GAN: "Missing MRI watchdog sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020;
-arXiv 1904.12200).
+"""MM-GAN: "Missing MRI pulse sequence synthesis using multi-modal generative adversarial network" (Sharma and Hamarneh, IEEE TMI 2020; arXiv
+1904.12200).
 
-One U-Net takes all of the variant's contrasts as channels, the missing ones blank, and makes all of them; what was given is copied back over
-what was made of it (implicit conditioning). A PatchGAN says for each patch and each channel whether it is real. Which contrasts are missing, the
-scenario, is drawn for each sample, and a curriculum begins with the easy ones. Trained once, it serves every subset of its contrasts.
+One U-Net takes all of the variant's contrasts as channels, the missing ones blank, and outputs all of them; contrasts that were given replace the
+U-Net's version of them (implicit conditioning). A PatchGAN classifies each patch of each channel as real or fake. Which contrasts are missing, the
+scenario, is drawn for each sample, and a curriculum starts with the easy scenarios. One trained model serves every subset of its contrasts.
 
     L_G = (1 - l1) MSE(D(x_i, x), 1) + l1 |x - G(x_z)|_1 over the missing contrasts
-    L_D = .5 [MSE(D(x, x), 1) + MSE(D(x_i, x), r)]           r = 1 for the channels that were given, 0 for those that were made
+    L_D = .5 [MSE(D(x, x), 1) + MSE(D(x_i, x), r)]           r = 1 for the channels that were given, 0 for the synthesised ones
 
-with l1 = .9, the MSE over all channels, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with G(x_z) in its gaps.
-As in the published code G moves first, D then sees what the moved G makes, and D is shown x beside what it judges
-(`discriminator.sees_real`).
+with l1 = .9, the MSE over all channels, x the patient's contrasts, x_z those that the scenario gives, and x_i = x_z with its gaps filled from
+G(x_z). As in the published code, G is updated first, D is then trained on the images of the updated G, and D sees x beside the images it
+classifies (`discriminator.sees_real`).
 
-Blank means -1 here, which is the background: the paper scales intensities by their mean, so that its zero is the background too. A contrast
-that the patient lacks is blank for both networks and enters no loss.
+Blank means -1 here, which is the background: the paper scales intensities by their mean, so that its zero is the background too. A contrast that
+the patient lacks is blank for both networks and enters no loss.
 
-Where this differs from the published code: a scenario for each sample, not for each batch; intensities in [-1, 1] and tanh (their `--use_tanh`),
-confined to the brain; pix2pix's last level and 70x70 PatchGAN, which has as many weights as theirs with one stride less; dropout at three
-levels of the way up alone (theirs: four, and five of the way down). The curriculum is the paper's, exactly one missing, then two, then three;
-`curriculum.easier` keeps the easier scenarios, as their code does, which however leaves three of the six pairs out until the third phase and
-three of the four single contrasts until the last.
+Where this differs from the published code: the scenario is drawn per sample, not per batch. Intensities are in [-1, 1] with tanh (their
+`--use_tanh`), confined to the brain. The last level and the 70x70 PatchGAN are pix2pix's; that PatchGAN has as many weights as theirs with one
+stride less. Dropout is at three levels of the decoder only (theirs: at four, and at five of the encoder). The curriculum is the paper's: exactly
+one contrast missing, then two, then three. `curriculum.easier` keeps the easier scenarios, as their code does; but their code leaves three of the
+six pairs out until the third phase and three of the four single contrasts until the last.
 """
 
 from __future__ import annotations
@@ -48,30 +48,33 @@ BLANK = -1.0
 @dataclass
 class GeneratorSettings:
     width: int = setting(64, "channels at the first level", least=1)
-    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)", least=0)
+    depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 8)", least=0)
     dropout: float = setting(0.2, "share of values dropped at the inner levels", least=0, below=1)
-    direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not published; learns absolute intensities sooner)"
+    )
 
 
 @dataclass
 class DiscriminatorSettings:
     width: int = setting(64, "channels at the first level", least=1)
     layers: int = setting(3, "strided layers (3: patches of 70x70 pixels)", least=1)
-    sees_real: bool = setting(True, "show it the patient's own contrasts beside those it judges, as the published code does")
+    sees_real: bool = setting(True, "show it the patient's own contrasts beside those it classifies, as the published code does")
 
 
 @dataclass
 class WeightSettings:
-    l1: float = setting(0.9, "share of the L1 in the generator's loss; the rest is the adversary's", least=0, most=1)
-    discriminator: float = setting(0.5, "weight of the discriminator's loss (Adam all but cancels it)", least=0)
+    l1: float = setting(0.9, "share of the L1 loss in the generator's loss; the rest is the adversarial loss", least=0, most=1)
+    discriminator: float = setting(0.5, "weight of the discriminator's loss (Adam nearly cancels it)", least=0)
 
 
 @dataclass
 class CurriculumSettings:
     epochs: list[int] = setting(
-        [10, 20, 30], "epochs, from 0, up to which one, two, three, … contrasts are missing; then any subset ([]: from the start)"
+        [10, 20, 30],
+        "last epochs, counted from 0, with one, two, three, … contrasts missing; then any subset ([]: from the start)",
     )
-    easier: bool = setting(False, "up to two, three, … missing, in place of exactly as many")
+    easier: bool = setting(False, "let up to two, three, … contrasts be missing instead of exactly that many")
 
     def __post_init__(self) -> None:
         if sorted(self.epochs) != list(self.epochs):
@@ -90,12 +93,12 @@ class MMGANSettings:
 
 
 class MMGAN(Method):
-    """See the file's head."""
+    """See the module docstring."""
 
     Settings = MMGANSettings
     incomplete = True
     any_to_any = True
-    subsets: Tensor  # (subsets, modalities) bool: each thing that can be given
+    subsets: Tensor  # (subsets, modalities) bool: every set of contrasts that can be given
 
     @classmethod
     def stride(cls, settings: MMGANSettings, size: tuple[int, int]) -> int:
@@ -132,7 +135,7 @@ class MMGAN(Method):
         step.minimise("discriminator", batch)
 
     def missing_in(self, epoch: int) -> tuple[int, int]:
-        """How many contrasts are missing in an epoch, at least and at most."""
+        """The smallest and the largest number of missing contrasts in an epoch."""
         every = len(self.modalities) - 1
         for phase, last in enumerate(self.settings.curriculum.epochs, 1):
             if epoch <= last:
@@ -146,9 +149,9 @@ class MMGAN(Method):
         given = self.draw(batch)
         filled = self.fill(images, given, batch.brain, batch.seeds("dropout"))
         with frozen(self.discriminator):
-            said = self.discriminate(filled, images, present)
+            on_filled = self.discriminate(filled, images, present)
         terms = {
-            "g_gan": over(present, (said - 1).square()),
+            "g_gan": over(present, (on_filled - 1).square()),
             "g_l1": over(present & ~given, (images - filled).abs()),
         }
         share = self.settings.weights.l1
@@ -172,25 +175,25 @@ class MMGAN(Method):
     # -- the networks' inputs ------------------------------------------------------------------------------------------
 
     def draw(self, batch: Batch) -> Tensor:
-        """(B, modalities) bool: what is given, a subset of what the patient has that leaves as many missing as the curriculum wants, each
-        as likely as the others."""
+        """(B, modalities) bool: which contrasts are given. A subset of those that the patient has, with as many missing as the curriculum
+        wants; all such subsets are equally likely."""
         present = present_of(batch)[:, None]
-        spare = (present.sum(2) - 1).clamp(min=0)  # (B, 1): one has to be given
+        spare = (present.sum(2) - 1).clamp(min=0)  # (B, 1): at least one is given
         fewest, most = (torch.minimum(column, spare) for column in batch.more["missing"].chunk(2, dim=1))
         missing = (present & ~self.subsets).sum(2)  # (B, subsets)
         allowed = (present | ~self.subsets).all(2) & (missing >= fewest) & (missing <= most)
         return self.subsets[choose(allowed, batch.uniform("scenario"))]
 
     def fill(self, images: Tensor, given: Tensor, brain: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """(B, modalities, H, W) with what is not given (B, modalities) made from what is."""
+        """(B, modalities, H, W): the contrasts that are given (B, modalities), and the others synthesised from them."""
         known = given[:, :, None, None]
         return images.where(known, confined(self.generator(images.where(known, BLANK), seeds), brain))
 
     def discriminate(self, filled: Tensor, images: Tensor, present: Tensor) -> Tensor:
-        """(B, modalities, h, w) of the discriminator; contrasts that the patient lacks are blank."""
+        """(B, modalities, h, w): the discriminator's output. Contrasts that the patient lacks are blank for it."""
         seen = filled.where(present[:, :, None, None], BLANK)
-        said: Tensor = self.discriminator(torch.cat([seen, images], dim=1) if self.settings.discriminator.sees_real else seen)
-        return said
+        scores: Tensor = self.discriminator(torch.cat([seen, images], dim=1) if self.settings.discriminator.sees_real else seen)
+        return scores
 
     # -- using ---------------------------------------------------------------------------------------------------------
 
@@ -204,7 +207,7 @@ class MMGAN(Method):
 
 
 def over(chosen: Tensor, values: Tensor) -> Tensor:
-    """The mean of (B, modalities, h, w) over pixels and each sample's chosen channels (B, modalities), then over the batch; a sample without
-    any counts as 0."""
+    """The mean of (B, modalities, h, w) over pixels and each sample's chosen channels (B, modalities), then over the batch; a sample
+    without chosen channels counts as 0."""
     channel = values.flatten(2).mean(2)
     return (channel.where(chosen, 0).sum(1) / chosen.sum(1).clamp(min=1)).mean()

@@ -1,18 +1,18 @@
 """pix2pix: "Image-to-Image Translation with Conditional Adversarial Networks" (Isola et al., CVPR 2017).
 
-A U-Net makes all outputs y of the inputs x at once, as channels; a PatchGAN, which sees both, says of each patch whether it is real.
+A U-Net makes all outputs y from the inputs x at once, as channels. A PatchGAN sees both and classifies each patch as real or fake.
 
     d_loss = (BCE(D(x, y), 1) + BCE(D(x, G(x, z)), 0)) / 2          discriminator, halved as in section 3.3; then
     g_loss = BCE(D(x, G(x, z)), 1) + 100 |y - G(x, z)|              generator: equation 4, in the form that section 3.3 trains
 
-The noise z is dropout alone, at the inner levels, and it stays on when images are made (section 3.3). The L1 distance is the mean over the
-slice's pixels and channels. Both steps see the same fakes, those of before the update, as in the published code.
+The noise z is only dropout, at the inner levels, and it stays on at test time (section 3.3). The L1 distance is the mean over the slice's
+pixels and channels. Both steps see the same fakes, made before the update, as in the published code.
 
-Where this differs from the published code, on purpose: instance norm by default, which is batch norm at the published batch of 1 and the
-same for any number of ranks (`norm: batch` is the published one: `configs/method/pix2pix_published.yaml`); dropout is keyed by sample, and
-a slice that is synthesised twice gets the same noise twice; the generator is confined to the brain of its input, so that the background
-enters no loss; the number of levels follows the image size (8 fit 256 x 256, 5 fit 160 x 160); and the feed's flips and turns stand in for
-the published jitter (enlarge by an eighth, crop at random).
+Where this differs from the published code, on purpose: instance norm is the default. It equals batch norm at the published batch of 1 and
+is the same on any number of ranks (`norm: batch` is the published one: `configs/method/pix2pix_published.yaml`). Dropout is keyed by
+sample, and at test time a slice always gets the same noise. The generator's output is confined to the brain of its input, so that the
+background enters no loss. The number of levels follows the image size (8 fit 256 x 256, 5 fit 160 x 160). The feed's flips and rotations
+replace the published jitter (enlarge by an eighth, crop at random).
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_e
 @dataclass
 class GeneratorSettings:
     width: int = setting(64, "channels at the first level", least=1)
-    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)", least=0)
+    depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 8)", least=0)
     dropout: float = setting(0.5, "share of values dropped at the inner levels", least=0, below=1)
-    direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)"
+    )
 
 
 @dataclass
@@ -57,24 +59,24 @@ class DiscriminatorSettings:
 @dataclass
 class WeightSettings:
     l1: float = setting(100.0, "weight of the L1 distance in g_loss", least=0)
-    discriminator: float = setting(0.5, "weight of d_loss (Adam all but cancels it)", least=0)
+    discriminator: float = setting(0.5, "weight of d_loss (Adam nearly cancels it)", least=0)
 
 
 @dataclass
 class Pix2PixSettings:
-    """Defaults are the published ones, but for the norm."""
+    """Defaults are the published ones, except for the norm."""
 
     name: str = setting("pix2pix", "the method")
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     discriminator: DiscriminatorSettings = setting(DiscriminatorSettings, "")
     weights: WeightSettings = setting(WeightSettings, "")
-    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
-    gan: Literal["bce", "lsgan"] = setting("bce", "cross-entropy as published, or least squares (Mao et al. 2017)")
-    noise_at_test: bool = setting(True, "dropout and the slice's own batch statistics when images are made, as published")
+    norm: Literal["instance", "batch"] = setting("instance", "instance: the same on any number of ranks; batch: as published")
+    gan: Literal["bce", "lsgan"] = setting("bce", "bce: cross-entropy, as published; lsgan: least squares (Mao et al. 2017)")
+    noise_at_test: bool = setting(True, "dropout and the slice's own batch statistics at test time, as published")
 
 
 class Pix2Pix(Method):
-    """See the file's head."""
+    """See the module docstring."""
 
     Settings = Pix2PixSettings
 
@@ -124,13 +126,13 @@ class Pix2Pix(Method):
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         fake = batch.more["fake"]
         with frozen(self.discriminator):
-            fooled = self.criterion(fake, batch, real=True)
-        terms = {"g_gan": fooled, "g_l1": (batch.targets - fake).abs().mean()}
+            adversarial = self.criterion(fake, batch, real=True)
+        terms = {"g_gan": adversarial, "g_l1": (batch.targets - fake).abs().mean()}
         loss = terms["g_gan"] + self.settings.weights.l1 * terms["g_l1"]
         return loss, {"g_loss": loss, **terms}
 
     def criterion(self, images: Tensor, batch: Batch, real: bool) -> Tensor:
-        """How far the discriminator is from calling these images (B, outputs, H, W) real, or fake: a mean over patches and samples."""
+        """The adversarial loss of images (B, outputs, H, W) that should be classified as real, or as fake: a mean over patches and samples."""
         logits = self.discriminator(torch.cat([batch.sources, images], dim=1))
         return CRITERIA[self.settings.gan](logits, torch.full_like(logits, float(real)))
 
@@ -149,14 +151,14 @@ class Pix2Pix(Method):
 
 
 def seeds_of(images: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B,) int64, a hash of each: the same slice gets the same noise, whatever it is in a batch with."""
+    """(B, C, H, W) -> (B,) int64, a hash of each slice: the same slice gets the same noise in any batch."""
     bits = images.float().flatten(1).view(torch.int32).long()
     return splitmix((bits * splitmix(torch.arange(bits.shape[1], device=bits.device))).sum(1))
 
 
 @contextmanager
 def own_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch norms take the statistics of what they are given, and remember nothing of it."""
+    """Inside, batch norms use the statistics of their current input and do not update their running statistics."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [(norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""The pool of past fakes (Shrivastava et al. 2017, section 2.3) that CycleGAN's discriminators learn from."""
+"""The pool of past fakes (Shrivastava et al. 2017, section 2.3) on which CycleGAN's discriminators are trained."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from distsynth.ranks.world import gathered
 
 
 class Pool(nn.Module):
-    """Up to `size` images, the same on every rank, since it takes in the global batch; part of the method's state."""
+    """Up to `size` images, the same on every rank because the pool takes in the global batch. Part of the method's state."""
 
-    images: Tensor  # (held, C, H, W)
+    images: Tensor  # (stored, C, H, W)
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -20,10 +20,11 @@ class Pool(nn.Module):
 
     @torch.no_grad()
     def exchange(self, images: Tensor, share: Tensor) -> Tensor:
-        """What a discriminator is shown instead of this rank's images (B, C, H, W); `share` (B,) in [0, 1) is drawn per sample.
+        """The images to show a discriminator instead of this rank's images (B, C, H, W); `share` (B,) in [0, 1) is drawn per sample.
 
-        Sample by sample in the order of the global batch: while the pool is not full an image is added and shown; then with probability 1/2
-        it is shown and not kept, else it changes places with a random one of the pool, which is shown. No number is read back from a GPU.
+        Samples are processed in the order of the global batch. While the pool is not full, an image is added and shown. Afterwards, with
+        probability 1/2 it is shown and not stored; otherwise it replaces a random image of the pool, and that image is shown. Nothing is
+        read back from a GPU.
         """
         if not self.size:
             return images

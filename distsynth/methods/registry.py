@@ -1,4 +1,5 @@
-"""The methods by name: each `distsynth/methods/NAME.py` with a `configs/method/NAME.yaml` is one. What compares methods is here too."""
+"""Looks up methods by name: each `distsynth/methods/NAME.py` with a `configs/method/NAME.yaml` is one. Also checks whether a method fits a
+variant."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from distsynth.modalities import Variant
 from distsynth.run_directory import CONFIGS
 from preprocess.shared.errors import SettingError
 
-if TYPE_CHECKING:  # torch is loaded with the first method asked for: --help stays instant
+if TYPE_CHECKING:  # torch is only loaded with the first method class: --help stays instant
     from distsynth.methods.contract import Method
 
 
@@ -20,13 +21,13 @@ class UnservedVariant(SettingError):
 
 
 def names() -> list[str]:
-    """The names of all methods. None is imported."""
+    """The names of all methods. Imports none of them."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return [path.stem for path in files if (CONFIGS / "method" / f"{path.stem}.yaml").is_file()]
 
 
 def method(name: str) -> type[Method]:
-    """The class of a method. Raises SettingError naming the known ones."""
+    """The class of a method. Raises SettingError, naming the known ones."""
     from distsynth.methods.contract import Method
 
     if name not in (known := names()):
@@ -36,7 +37,7 @@ def method(name: str) -> type[Method]:
     for kind in vars(import_module(f"distsynth.methods.{name}")).values():
         if isinstance(kind, type) and issubclass(kind, Method) and getattr(kind, "Settings", None) and kind.Settings.name == name:
             return kind
-    raise SettingError(f"distsynth/methods/{name}.py has no Method whose Settings have the name {name!r}: add one")
+    raise SettingError(f"distsynth/methods/{name}.py has no Method whose Settings have name={name!r}: add one")
 
 
 def check(kind: type[Method], variant: Variant) -> None:
@@ -54,7 +55,7 @@ def check_serves(trained: Method, variant: Variant) -> None:
     if not trained.any_to_any:
         able = [name for name in names() if method(name).any_to_any]
         raise SettingError(
-            f"method {trained.Settings.name} only makes what it was trained for, variant {trained.variant.name}: "
-            f"{', '.join(able[:-1])} and {able[-1]} make any of the contrasts they were trained with from any others"
+            f"method {trained.Settings.name} only synthesises the variant it was trained for, {trained.variant.name}: "
+            f"{', '.join(able[:-1])} and {able[-1]} synthesise any of the contrasts they were trained with from any others"
         )
     check(type(trained), variant)

@@ -1,10 +1,10 @@
-"""The segmentor of TC-MGAN (Xin et al., ISBI 2020) on its own: a U-Net that finds the whole tumour in one contrast at a time.
+"""The segmentor of TC-MGAN (Xin et al., ISBI 2020) on its own: a U-Net that segments the whole tumour in one contrast at a time.
 
     stage "segmentor"   s_loss = Dice(S(x, c), mask)        on the segmentor's part of the patients, which no image network sees
 
-x is one of the variant's outputs, drawn at random per sample, and c says which by one-hot maps. This is `tcmgan`'s pre-training, which takes
-its code from here and can go on from such a run (`method=tcmgan train.init_from=RUN method.segmentor.epochs=0`); and it trains the frozen
-judge that says how much of the tumour other methods' images show (`evaluate.judge=RUN`). It makes no images itself: its score is Dice.
+x is one of the variant's outputs, drawn at random per sample, and c are one-hot maps that say which. This is the pre-training of `tcmgan`, which
+uses the code of this file and can continue from such a run (`method=tcmgan train.init_from=RUN method.segmentor.epochs=0`). It also trains the
+frozen judge that measures how much of the tumour other methods' images show (`evaluate.judge=RUN`). It makes no images itself: its score is Dice.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from distsynth.settings import ScheduleSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import setting
 
-SMALLEST = 17  # pixels: below, a norm at the innermost level has one pixel to take statistics of
+SMALLEST = 17  # pixels: below this, a norm at the innermost level has only one pixel for its statistics
 
 
 class TumourFinder(Method):
-    """A method with TC-MGAN's segmentor and its training for the tumour in real images."""
+    """A method with TC-MGAN's segmentor and its training on the tumour in real images."""
 
     tumours = True
     segmentor: Segmentor
@@ -63,7 +63,7 @@ class TumourFinder(Method):
         return loss, {"s_loss": loss, "s_dice": 1 - dice_loss((probability > 0.5).float(), batch.tumour)}
 
     def draw_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One target modality per sample, at random: its image (B, 1, H, W) and its one-hot label (B, outputs)."""
+        """One target modality per sample, drawn at random: its image (B, 1, H, W) and its one-hot label (B, outputs)."""
         index = (batch.uniform("target") * self.outputs).long()
         every = torch.arange(len(batch), device=index.device)
         return batch.targets[every, index].unsqueeze(1), one_hot(index, self.outputs).to(batch.sources)
@@ -74,23 +74,23 @@ class TumourFinder(Method):
         return probability
 
     def find_tumour(self, patient: Batch) -> dict[str, float]:
-        """Dice of the whole tumour over a patient's whole volume, per modality that stands in for the target."""
-        shown = patient.targets.clamp(-1, 1)  # as training shows them
-        images = {name: shown[:, i : i + 1] for i, name in enumerate(self.variant.outputs)}
+        """Dice of the whole tumour over a patient's whole volume, segmented in each output modality in turn."""
+        real = patient.targets.clamp(-1, 1)  # as in training
+        images = {name: real[:, i : i + 1] for i, name in enumerate(self.variant.outputs)}
         return {
             metric_names.score(name, "tumour", "dice"): self.dice(image, name, patient.tumour) for name, image in images.items()
         }
 
     def dice(self, image: Tensor, name: str, tumour: Tensor) -> float:
-        """Dice of what is found in a whole volume of one modality; both (B, 1, H, W), all slices of a patient."""
+        """Dice of the tumour segmented in a whole volume of one modality; image and mask (B, 1, H, W), all slices of a patient."""
         index = torch.tensor(self.variant.outputs.index(name))
         target = one_hot(index, self.outputs).to(image).expand(len(image), -1)
-        found = in_chunks(self.segment, image, target) > 0.5
-        return 1 - float(dice_loss(found.to(tumour)[None], tumour[None]))
+        predicted = in_chunks(self.segment, image, target) > 0.5
+        return 1 - float(dice_loss(predicted.to(tumour)[None], tumour[None]))
 
 
-def begin(segmentor: Segmentor, seed: int) -> None:
-    """First weights as published: Kaiming's for the convolutions, torch's own for the transposed ones."""
+def initialise(segmentor: Segmentor, seed: int) -> None:
+    """Initial weights as published: Kaiming for the convolutions, torch's defaults for the transposed ones."""
     uniform(segmentor, key(seed, "weights", "segmentor", "up") >> 1)
     kaiming(segmentor, key(seed, "weights", "segmentor") >> 1)
 
@@ -102,15 +102,15 @@ def label_maps(target: Tensor, like: Tensor) -> Tensor:
 
 @dataclass
 class SegmentSettings:
-    """The network; its training is `train`'s, of which the preset has what TC-MGAN pre-trains with."""
+    """The network. `train` sets its training, and the preset has TC-MGAN's values for pre-training."""
 
     name: str = setting("segment", "the method")
     width: int = setting(64, "channels at the first level", least=1)
-    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
+    norm: Literal["instance", "batch"] = setting("instance", "instance: the same on any number of ranks; batch: as published")
 
 
 class Segment(TumourFinder):
-    """See the file's head."""
+    """See the module docstring."""
 
     Settings = SegmentSettings
     images = False
@@ -122,7 +122,7 @@ class Segment(TumourFinder):
     def __init__(self, settings: SegmentSettings, variant: Variant, size: tuple[int, int], seed: int) -> None:
         super().__init__(settings, variant, size, seed)
         self.segmentor = Segmentor(1 + self.outputs, settings.width, settings.norm)
-        begin(self.segmentor, seed)
+        initialise(self.segmentor, seed)
 
     def stages(self, train: TrainSettings) -> list[Stage]:
         return [self.pretraining(train.epochs, train.batch, train.lr, train.schedule)]

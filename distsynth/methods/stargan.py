@@ -1,23 +1,23 @@
 """StarGAN: "Unified generative adversarial networks for multi-domain image-to-image translation" (Choi et al., CVPR 2018).
 
-One generator makes any of the variant's contrasts from any other, one at a time, told by a label which. It learns from single images: no loss
-compares a patient's contrasts with each other, so patients who lack some train it too.
+One generator makes any of the variant's contrasts from any other, one at a time; a label says which. It learns from single images: no loss
+compares a patient's contrasts with each other, so it also trains on patients who lack some.
 
     L_D = -D(x) + D(G(x, c')) + cls L_cls(x, c) + gp E[(||grad D||_2 - 1)^2]       every update                     (equations 5 and 8)
     L_G = -D(G(x, c')) + cls L_cls(G(x, c'), c') + rec |x - G(G(x, c'), c)|_1      every n_critic-th                (equations 6 and 8)
 
-x is one of a sample's contrasts and c' one of its group's, both drawn for each sample; D(.) the mean of the critic's map, the penalty that of
-its sum, as in the published code; L_cls the cross-entropy of the class.
+x is one of a sample's contrasts and c' one of its group's, both drawn for each sample. D(.) is the mean of the critic's map and the penalty is
+that of its sum, as in the published code; L_cls is the cross-entropy of the class.
 
-The mask vector (section 3.2, equation 7): patients who have the same contrasts are a group, as a data set is in the paper. The label holds a part
-for each group, of which all but the sample's own are zero, and which group is meant; the critic classifies within the sample's group. With one
-group there is no mask. Groups are those of the training patients, unless `groups` names others: with one group of all contrasts a patient's
-missing ones are asked of the generator as well, which never needs their truth. Who is asked for a contrast that its group lacks gets it by
-the label of a group that has it.
+The mask vector (section 3.2, equation 7): patients who have the same contrasts form a group, as a data set does in the paper. The label has a part
+for each group, all zero except the sample's own, and a one-hot vector of the group. The critic classifies within the sample's group. With one
+group there is no mask vector. The groups are those of the training patients, unless `groups` sets others: with one group of all contrasts, the
+generator must also make contrasts that a patient lacks, which is possible because it never needs their truth. A contrast that a patient's group
+lacks is synthesised with the label of a group that has it.
 
-Where this differs from the published code: groups are mixed in a batch, not taken in turns; c' is drawn for each sample, not permuted in the
-batch; no running statistics in the norms; the generator is confined to the brain; the critic has as many levels, up to the published 6, as the
-image allows. `generator.labels` may confine the label to the brain too, so that it survives the first InstanceNorm.
+Where this differs from the published code: a batch mixes the groups instead of taking them in turns. c' is drawn per sample, not permuted within
+the batch. The norms keep no running statistics. The generator's output is confined to the brain. The critic has as many levels as the image
+allows, up to the published 6. `generator.labels` can confine the label to the brain too, so that it survives the first InstanceNorm.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ from preprocess.shared.settings import setting
 class GeneratorSettings:
     width: int = setting(64, "channels at the full resolution", least=1)
     blocks: int = setting(6, "residual blocks", least=0)
-    direct: bool = setting(False, "join the input to the last level (not published; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not published; learns absolute intensities sooner)"
+    )
     labels: Literal["image", "brain"] = setting(
         "image",
-        "where the label is told: in the whole image (published), where InstanceNorm takes most of it away, or in the brain alone",
+        "where the label maps are set: in the whole image (published), where InstanceNorm removes most of them, or only in the brain",
     )
 
 
@@ -63,8 +65,8 @@ class CriticSettings:
 
 @dataclass
 class WeightSettings:
-    cls: float = setting(1.0, "weight of the classes' cross-entropy, in both losses", least=0)
-    rec: float = setting(10.0, "weight of the cycle's L1", least=0)
+    cls: float = setting(1.0, "weight of the classification's cross-entropy, in both losses", least=0)
+    rec: float = setting(10.0, "weight of cycle consistency (L1)", least=0)
     gp: float = setting(10.0, "weight of the gradient penalty", least=0)
 
 
@@ -76,31 +78,31 @@ class StarGANSettings:
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     critic: CriticSettings = setting(CriticSettings, "")
     weights: WeightSettings = setting(WeightSettings, "")
-    n_critic: int = setting(5, "updates of the critic for one of the generator", least=1)
+    n_critic: int = setting(5, "critic updates per generator update", least=1)
     groups: list[list[str]] = setting(
-        [], "contrasts of each group of training patients, for the mask vector ([]: found in the cohort)"
+        [], "contrasts of each group of training patients, for the mask vector ([]: taken from the cohort)"
     )
 
 
 class Drawn(NamedTuple):
-    """What a sample is trained on."""
+    """The samples drawn from a batch."""
 
     real: Tensor  # (B, 1, H, W) one of its contrasts
-    group: Tensor  # (B,)
-    source: Tensor  # (B,) which contrast it is
-    target: Tensor  # (B,) which is to be made of it
+    group: Tensor  # (B,) its group
+    source: Tensor  # (B,) which contrast that is
+    target: Tensor  # (B,) which contrast to make from it
 
 
 class StarGAN(Method):
-    """See the file's head."""
+    """See the module docstring."""
 
     Settings = StarGANSettings
     kinds = ("siso", "simo")
     incomplete = True
     any_to_any = True
-    held: Tensor  # (groups, modalities) bool
-    slot: Tensor  # (groups, modalities) the place of a contrast in the labels and in the critic's logits
-    own: Tensor  # (groups, places) bool
+    held: Tensor  # (groups, modalities) bool: which contrasts a group has
+    slot: Tensor  # (groups, modalities) the index of a contrast in the labels and in the critic's logits
+    own: Tensor  # (groups, places) bool: which of those indices belong to a group
 
     @classmethod
     def stride(cls, settings: StarGANSettings, size: tuple[int, int]) -> int:
@@ -148,7 +150,7 @@ class StarGAN(Method):
         return [Stage.main(train, "translation", ("critic", "generator"), self.train_both, self.compare)]
 
     def train_both(self, batch: Batch, step: Step) -> None:
-        """The critic, and every n_critic-th time the generator, which then makes its images once for both."""
+        """Update the critic; every n_critic-th time also the generator, whose images then serve both steps."""
         if (batch.update + 1) % self.settings.n_critic:
             step.minimise("critic", batch)
         else:
@@ -163,18 +165,18 @@ class StarGAN(Method):
         if (fake := batch.more.get("fake")) is None:
             with torch.no_grad():
                 fake = self.generate(drawn.real, drawn.group, drawn.target, batch.brain)
-        found = critic_terms(self.critic, drawn.real, fake, batch.uniform("penalty"))
+        parts = critic_terms(self.critic, drawn.real, fake, batch.uniform("penalty"))
         terms = {
-            "d_real": -found.real.mean() / self.critic.places,
-            "d_fake": found.fake.mean() / self.critic.places,
-            "d_cls": self.classification(found.classes, drawn.group, drawn.source),
-            "d_gp": found.penalty,
+            "d_real": -parts.real.mean() / self.critic.places,
+            "d_fake": parts.fake.mean() / self.critic.places,
+            "d_cls": self.classification(parts.classes, drawn.group, drawn.source),
+            "d_gp": parts.penalty,
         }
         loss = terms["d_real"] + terms["d_fake"] + self.weights.cls * terms["d_cls"] + self.weights.gp * terms["d_gp"]
         return loss, {"d_loss": loss, **terms}
 
     def translate(self, batch: Batch) -> Made:
-        """To the target and back: all passes of the generator."""
+        """All passes of the generator: to the target contrast and back."""
         drawn = self.draw(batch)
         fake = self.generate(drawn.real, drawn.group, drawn.target, batch.brain)
         return {"fake": fake, "cycled": self.generate(fake, drawn.group, drawn.source, batch.brain)}
@@ -192,32 +194,31 @@ class StarGAN(Method):
         return loss, {"g_loss": loss, **terms}
 
     def classification(self, logits: Tensor, group: Tensor, modality: Tensor) -> Tensor:
-        """Cross-entropy of the contrasts of each sample's own group."""
+        """Cross-entropy over the contrasts of each sample's own group."""
         among = logits.masked_fill(~self.own[group], -torch.inf)
         return cross_entropy(among, self.slot[group, modality])
 
     # -- the networks' inputs ------------------------------------------------------------------------------------------
 
     def draw(self, batch: Batch) -> Drawn:
-        """For each sample one of its contrasts, and one of its group's."""
+        """Draw one of each sample's contrasts, and one of its group's."""
         present = present_of(batch)
-        within = (self.held | ~present[:, None]).all(
-            2
-        )  # (B, groups) that hold all that the sample has; its own is the smallest of them
+        # (B, groups): which groups have all of the sample's contrasts; its own is the smallest of them.
+        within = (self.held | ~present[:, None]).all(2)
         group = self.held.sum(1).expand_as(within).masked_fill(~within, len(self.modalities) + 1).argmin(1)
         source = choose(present, batch.uniform("source"))
         target = choose(self.held[group], batch.uniform("target"))
         return Drawn(images_of(batch)[torch.arange(len(batch), device=source.device), source].unsqueeze(1), group, source, target)
 
     def generate(self, image: Tensor, group: Tensor, modality: Tensor, brain: Tensor) -> Tensor:
-        """(B, 1, H, W), which contrast of which group (B,), and the brain (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
+        """(B, 1, H, W), which contrast of which group to make (B,), and the brain (B, 1, H, W) -> (B, 1, H, W) in [-1, 1], -1 outside the brain."""
         maps = self.label(group, modality).to(image)[:, :, None, None].expand(-1, -1, *image.shape[-2:])
         if self.settings.generator.labels == "brain":
             maps = maps * brain
         return confined(self.generator(torch.cat([image, maps], dim=1)), brain)
 
     def label(self, group: Tensor, modality: Tensor) -> Tensor:
-        """(B,) and (B,) -> (B, labels): the contrast's place among all groups', and behind that the mask vector."""
+        """(B,) and (B,) -> (B, labels): one-hot over the contrasts of all groups, followed by the mask vector if there is more than one group."""
         groups, places = self.own.shape
         label = one_hot(self.slot[group, modality], places)
         return torch.cat([label, one_hot(group, groups)], dim=1) if groups > 1 else label
@@ -235,13 +236,13 @@ class StarGAN(Method):
         return torch.cat(made, dim=1)
 
     def group_for(self, source: int, target: int) -> int:
-        """A group that holds both contrasts, or else the target."""
-        asked = [number for number, has in enumerate(self.groups) if has[target]]
-        return next((number for number in asked if self.groups[number][source]), asked[0])
+        """A group that has both contrasts, or else one that has the target."""
+        able = [number for number, has in enumerate(self.groups) if has[target]]
+        return next((number for number in able if self.groups[number][source]), able[0])
 
 
 def groups_of(groups: Sequence[Sequence[str]], modalities: Sequence[str]) -> list[list[bool]]:
-    """Of each group, which contrasts it has; one group of all where none is named. Raises SettingError."""
+    """For each group, which contrasts it has; one group of all contrasts if none is set. Raises SettingError."""
     for group in groups:
         if not group:
             raise SettingError("method.groups has an empty group: name its contrasts")

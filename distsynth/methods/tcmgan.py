@@ -1,8 +1,7 @@
-"""TC-MGAN, the source report's own method: "Multi-modality GAN with tumor consistency loss" (Xin et al., ISBI 2020).
+"""TC-MGAN, the method of the source report: "Multi-modality GAN with tumor consistency loss" (Xin et al., ISBI 2020).
 
-A U-Net generator makes one target modality at a time, told which by one-hot maps; a WGAN-GP critic also says which modality it
-sees; a U-Net segmentor, trained beforehand on other patients, demands that the tumour can still be found. The 11 losses are those of the
-report's Tables 5 and 6.
+A U-Net generator makes one target modality at a time; one-hot maps say which. A WGAN-GP critic also classifies which modality it sees. A U-Net
+segmentor, pre-trained on other patients, requires that the tumour can still be segmented. The 11 losses are those of the report's Tables 5 and 6.
 
     stage "segmentor"   s_loss = Dice(S(x, c), mask)                                      on the segmentor's half of the patients
     stage "joint"       d_loss = d_real + d_fake + cls d_cls + gp d_gp                    critic, then
@@ -11,13 +10,13 @@ report's Tables 5 and 6.
     d_real = -E[sum D(x)], d_fake = E[sum D(G)], g_fake = -E[sum D(G)], d_cls, g_cls = cross-entropy of the classes, summed
     d_gp = E[(||grad D||_2 - 1)^2], g_rec = E[sum |x - G|] over pixels, g_seg = Dice loss of S(G)
 
-Where this differs from the published code, on purpose: the segmentor is pre-trained on patients the GAN never sees; the generator is
-confined to the brain of its input, so that the background enters no loss; the number of levels and the class head follow the image size
-(7 levels and a 4x4 head fit 128 x 128 alone); the segmentor's norm is InstanceNorm but in `tcmgan_authors`, and it judges with its statistics
-fixed, where the code judges in training mode and so lets the generator move them.
+Where this differs from the published code, on purpose: the segmentor is pre-trained on patients that the GAN never sees. The generator's output is
+confined to the brain of its input, so that the background enters no loss. The number of levels and the class head follow the image size (7 levels
+and a 4x4 head fit 128 x 128 only). The segmentor's norm is InstanceNorm except in `tcmgan_authors`, and its statistics are fixed in g_seg, whereas
+the code keeps it in training mode there and so lets the generator change them.
 
-Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training is the method `segment`, whose
-code it is; `train.init_from=RUN method.segmentor.epochs=0` takes over such a run.
+Presets: `configs/method/tcmgan.yaml` (the report) and `tcmgan_authors.yaml`. The pre-training uses the code of the method `segment`;
+`train.init_from=RUN method.segmentor.epochs=0` starts from such a run.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from distsynth.data.batch import Batch
 from distsynth.data.randomness import key
 from distsynth.methods.contract import Made, Objective, Stage, Step, Terms, confined, frozen
 from distsynth.methods.losses import critic_terms, dice_loss, per_sample_sum
-from distsynth.methods.segment import TumourFinder, begin, label_maps
+from distsynth.methods.segment import TumourFinder, initialise, label_maps
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
 from distsynth.networks.initialise import kaiming, normal
@@ -48,8 +47,10 @@ from preprocess.shared.settings import setting
 @dataclass
 class GeneratorSettings:
     width: int = setting(64, "channels at the first level", least=1)
-    depth: int = setting(0, "levels (0: as many, up to 7, as pad the image by at most a tenth)", least=0)
-    direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+    depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 7)", least=0)
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)"
+    )
 
 
 @dataclass
@@ -62,12 +63,12 @@ class CriticSettings:
 @dataclass
 class SegmentorSettings:
     width: int = setting(64, "channels at the first level", least=1)
-    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; batch as published")
+    norm: Literal["instance", "batch"] = setting("instance", "instance: the same on any number of ranks; batch: as published")
     epochs: int = setting(30, "epochs of the pre-training stage", least=0)
     batch: int = setting(5, "slices per update of the pre-training stage", least=1)
     lr: float = setting(1e-4, "Adam's learning rate in the pre-training stage", above=0)
     weight_synthesised: float = setting(0.7, "share of Dice(S(G)) in the joint stage's s_loss", least=0)
-    weight_real: float = setting(0.3, "share of Dice(S(x))", least=0)
+    weight_real: float = setting(0.3, "share of Dice(S(x)) in the joint stage's s_loss", least=0)
 
 
 @dataclass
@@ -87,13 +88,13 @@ class TCMGANSettings:
     critic: CriticSettings = setting(CriticSettings, "")
     segmentor: SegmentorSettings = setting(SegmentorSettings, "")
     targets: Literal["one", "all"] = setting(
-        "one", "one: a modality drawn per slice, told by its label, as published; all: every output at once"
+        "one", "one: a modality drawn per slice and given as a label, as published; all: every output at once"
     )
     weights: WeightSettings = setting(WeightSettings, "")
 
 
 class TCMGAN(TumourFinder):
-    """See the file's head. Widths are settings, so that it also trains on a laptop."""
+    """See the module docstring."""
 
     Settings = TCMGANSettings
 
@@ -119,13 +120,13 @@ class TCMGAN(TumourFinder):
         self.segmentor = Segmentor(1 + self.outputs, settings.segmentor.width, settings.segmentor.norm)
         normal(self.generator, key(seed, "weights", "generator") >> 1)
         kaiming(self.critic, key(seed, "weights", "critic") >> 1)
-        begin(self.segmentor, seed)
+        initialise(self.segmentor, seed)
 
     # -- what is optimised ---------------------------------------------------------------------------------------------
 
     def objectives(self) -> dict[str, Objective]:
         return {
-            **super().objectives(),  # the pre-training's
+            **super().objectives(),  # of the pre-training
             "critic": Objective(self.critic, self.critic_loss, penalised=True),
             "generator": Objective(self.generator, self.generator_loss, self.make),
             "segmentor": Objective(self.segmentor, self.segmentor_loss),
@@ -141,11 +142,11 @@ class TCMGAN(TumourFinder):
 
     @property
     def segmentor_learns(self) -> bool:
-        """Not where `train.freeze` names it: it then judges as it is."""
+        """False if `train.freeze` names the segmentor, which then stays as it is."""
         return any(p.requires_grad for p in self.segmentor.parameters())
 
     def train_jointly(self, batch: Batch, step: Step) -> None:
-        made = step.make("generator", batch)  # the same image for both steps: the generator has not moved in between
+        made = step.make("generator", batch)  # the same image for both steps: the generator does not change in between
         step.minimise("critic", batch.having(**made))
         step.minimise("generator", batch)
         if self.segmentor_learns:
@@ -156,12 +157,12 @@ class TCMGAN(TumourFinder):
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
         fake = as_pairs(batch.more["fake"])
-        found = critic_terms(lambda image: self.criticise(image, pairs), real, fake, pairs.uniform("penalty"))
+        parts = critic_terms(lambda image: self.criticise(image, pairs), real, fake, pairs.uniform("penalty"))
         terms = {
-            "d_real": -found.real.mean(),
-            "d_fake": found.fake.mean(),
-            "d_cls": classification(found.classes, target),
-            "d_gp": found.penalty,
+            "d_real": -parts.real.mean(),
+            "d_fake": parts.fake.mean(),
+            "d_cls": classification(parts.classes, target),
+            "d_gp": parts.penalty,
         }
         loss = terms["d_real"] + terms["d_fake"] + self.weights.cls * terms["d_cls"] + self.weights.gp * terms["d_gp"]
         return loss, {"d_loss": loss, **terms}
@@ -185,9 +186,9 @@ class TCMGAN(TumourFinder):
     def segmentor_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         pairs, real, target = self.pairs(batch)
         s = self.settings.segmentor
-        with torch.no_grad():  # the generator has moved since
+        with torch.no_grad():  # the generator has changed since
             fake = as_pairs(self.make(batch)["fake"])
-        if s.norm == "batch":  # as published, the statistics are each kind's own
+        if s.norm == "batch":  # as published, with separate statistics for synthesised and real images
             on_fake, on_real = self.segment(fake, target), self.segment(real, target)
         else:
             on_fake, on_real = self.segment(torch.cat([fake, real]), torch.cat([target, target])).chunk(2)
@@ -197,8 +198,8 @@ class TCMGAN(TumourFinder):
     # -- the networks' inputs ------------------------------------------------------------------------------------------
 
     def pairs(self, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
-        """Pairs of a slice and a target modality: one per slice, drawn at random, or where all are made at once every one of a slice's.
-        The slices as a batch of P, the targets' images (P, 1, H, W) and their one-hot labels (P, outputs)."""
+        """Pairs of a slice and a target modality: one per slice, drawn at random, or all of a slice's if all are made at once. Returns the
+        slices as a batch of P, the targets' images (P, 1, H, W) and their one-hot labels (P, outputs)."""
         if self.settings.targets == "one":
             return batch, *self.draw_target(batch)
         keys = np.add.outer(batch.keys, np.arange(self.outputs, dtype=np.uint64)).ravel().astype(np.uint64)
@@ -206,7 +207,7 @@ class TCMGAN(TumourFinder):
         return batch.map(lambda tensor: tensor.repeat_interleave(self.outputs, 0), keys), as_pairs(batch.targets), targets
 
     def make(self, batch: Batch) -> Made:
-        """What the generator makes of the batch: (B, 1, H, W), or all outputs at once (B, outputs, H, W)."""
+        """The generator's images for the batch: (B, 1, H, W), or all outputs at once (B, outputs, H, W)."""
         target = None if self.settings.targets == "all" else self.pairs(batch)[2]
         return {"fake": self.generate(batch.sources, target, batch.brain)}
 
@@ -216,15 +217,15 @@ class TCMGAN(TumourFinder):
         return confined(self.generator(given), brain)
 
     def criticise(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The critic on targets and sources stacked: its map summed (N,), class logits (N, outputs). The N images may be those of the B slices
-        several times over."""
-        beside = [batch.sources, batch.tumour] if self.settings.critic.sees_tumour else [batch.sources]
+        """The critic on targets stacked with sources: its map summed (N,), class logits (N, outputs). The N images may be several per
+        slice: N is a multiple of B."""
+        condition = [batch.sources, batch.tumour] if self.settings.critic.sees_tumour else [batch.sources]
         times = len(image) // len(batch)
-        value, classes = self.critic(torch.cat([image, torch.cat(beside, dim=1).repeat(times, 1, 1, 1)], dim=1))
+        value, classes = self.critic(torch.cat([image, torch.cat(condition, dim=1).repeat(times, 1, 1, 1)], dim=1))
         return value, classes
 
     def segment_in_eval(self, image: Tensor, target: Tensor) -> Tensor:
-        """`segment` with batch statistics fixed: the published code judges in training mode and so lets G move S's statistics."""
+        """`segment` with fixed batch statistics: the published code uses training mode here and so lets G change S's statistics."""
         training = self.segmentor.training
         self.segmentor.eval()
         try:
@@ -254,7 +255,7 @@ def classification(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def critic_depth(settings: TCMGANSettings, size: tuple[int, int]) -> int:
-    """As set, or the published 5 where they leave at least 2 pixels. Raises SettingError if less than a pixel is left."""
+    """As set, or the published 5, or fewer if these would leave less than 2 pixels. Raises SettingError if less than a pixel is left."""
     deepest = min(size).bit_length() - 1
     depth = settings.critic.depth or max(1, min(5, deepest - 1))
     if depth > deepest:

@@ -1,10 +1,10 @@
-"""unet: plain regression, the honest baseline. What a discriminator, a segmentor or a cycle adds must show against this.
+"""unet: plain L1 regression, the baseline that a discriminator, a segmentor or a cycle has to improve on.
 
-A U-Net (Ronneberger et al. 2015, in the form of pix2pix) makes all outputs y of the inputs x at once, as channels, and is trained on
+A U-Net (Ronneberger et al. 2015, in the form of pix2pix) makes all outputs y from the inputs x at once, as channels, and is trained on
 
     loss = |y - G(x)|        the mean over the slice's pixels and channels, -1 on both sides outside the brain
 
-which is the row "L1" of pix2pix's Table 1 (Isola et al. 2017): `pix2pix` without its discriminator and without dropout.
+This is the row "L1" of pix2pix's Table 1 (Isola et al. 2017): `pix2pix` without its discriminator and without dropout.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from preprocess.shared.settings import setting
 
 @dataclass
 class UNetSettings:
-    """Defaults are pix2pix's generator, but for the norm."""
+    """Defaults are pix2pix's generator, except for the norm."""
 
     name: str = setting("unet", "the method")
     width: int = setting(64, "channels at the first level", least=1)
-    depth: int = setting(0, "levels (0: as many, up to 8, as pad the image by at most a tenth)", least=0)
-    norm: Literal["instance", "batch"] = setting("instance", "instance, the same for any number of ranks; or batch, as pix2pix")
-    direct: bool = setting(False, "join the input to the last level (not in pix2pix; learns absolute intensities sooner)")
+    depth: int = setting(0, "levels (0: as many as pad the image by at most a tenth, up to 8)", least=0)
+    norm: Literal["instance", "batch"] = setting("instance", "instance: the same on any number of ranks; batch: as in pix2pix")
+    direct: bool = setting(
+        False, "skip connection from the input to the last level (not in pix2pix; learns absolute intensities sooner)"
+    )
 
 
 class UNetRegression(Method):
-    """See the file's head. The network is named as in the GAN methods, so that they can begin with its weights (`train.init_from`)."""
+    """See the module docstring. The network has the same name as in the GAN methods, so that they can start from its weights
+    (`train.init_from`)."""
 
     Settings = UNetSettings
 

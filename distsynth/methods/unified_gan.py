@@ -1,7 +1,7 @@
 """Unified GAN: "Multimodal MRI synthesis using unified generative adversarial networks" (Dai et al., Medical Physics 2020).
 
-One 3-D generator turns a patch of any modality into any other, told which by one-hot maps; one discriminator says whether a patch is real and
-which modality it sees. A patient's volume is assembled of its patches.
+One 3-D generator turns a patch of any modality into any other; one-hot maps say which. One discriminator tells real patches from fakes and
+classifies their modality. A patient's volume is assembled from its patches.
 
     per sample    x: a modality of the patient, drawn; y: another one, c its label; a the label of x; G(x, c); the cycle G(G(x, c), a)
     d_loss = delta (d_real + d_fake) + alpha d_cls + gp d_gp                               discriminator, then every n_critic-th update
@@ -9,20 +9,23 @@ which modality it sees. A patient's volume is assembled of its patches.
     d_real = -E[mean D(y)], d_fake = E[mean D(G)], g_fake = -E[mean D(G)], d_cls, g_cls = cross-entropy of c, of D on y and on G
     d_gp = E[(||grad sum D||_2 - 1)^2], g_syn = E[mean |y - G|], g_cyc = E[mean |x - cycle|] over voxels
 
-The networks are not public: these are StarGAN's in 3-D, and its Wasserstein critic with a gradient penalty of weight 10, five critic updates
-for one of the generator, and learning rate (Choi et al. 2018 and its code). What is our reading:
+The networks are not public. These are StarGAN's in 3-D, with StarGAN's Wasserstein critic, gradient penalty of weight 10, five critic updates per
+generator update, and learning rate (Choi et al. 2018 and its code). Our reading of the paper:
 
-- The paper's five weights, alpha 2, beta 5, gamma 10, delta 2, mu .1, balance four terms that it names: classification, synthetic consistency,
-  cycle consistency, adversarial. We take them in that order, and the last two as the adversarial term in the discriminator's loss (delta) and in
-  the generator's (mu). Read otherwise, alpha and delta, which are equal, would be the classification of real and of synthesised patches.
-- The data is paired, so synthetic consistency is the L1 to the truth. For the same reason the discriminator's real patch is y, not x as in
-  StarGAN, whose data is not: with any modality turned into any other both are drawn alike, and of one direction alone only y is right.
-- x and y are never the same modality (StarGAN may draw the label that the image has).
-- "The final estimation of overlapped regions was set to 48 x 48 x 48", with patches of 72: either the middle 48 voxels of each patch are kept
-  (`assembly: centre`), or patches overlap by 48 and are averaged (`average`). `configs/method/unified_gan.yaml` and `unified_gan_average.yaml`.
+- The paper's five weights, alpha 2, beta 5, gamma 10, delta 2, mu .1, balance four terms that it names: classification, synthetic   consistency,
+  cycle consistency, adversarial. We take them in that order, and use the last two for the adversarial term, delta in the   discriminator's loss
+  and mu in the generator's. In another reading alpha and delta, which are equal, would weight the classification of   real and of synthesised
+  patches.
+- The data is paired, so synthetic consistency is the L1 distance to the truth. For the same reason the discriminator's real patch is y, not   x as
+  in StarGAN, whose data is unpaired: if any modality is turned into any other, x and y have the same distribution; if only one   direction is
+  trained, only y is right.
+- x and y are never the same modality (StarGAN may draw the label that the image already has).
+- "The final estimation of overlapped regions was set to 48 x 48 x 48", with patches of 72: either the middle 48 voxels of each patch are   kept
+  (`assembly: centre`), or patches overlap by 48 and are averaged (`average`). `configs/method/unified_gan.yaml` and   `unified_gan_average.yaml`.
 
-The generator is confined to the brain of its input, so that the background enters no loss. Any variant with one input trains on all its
-modalities, and can be used from any of them to the others (`directions=all`); the paper's twelve single pairs are `configs/sweep/pairs.yaml`.
+The generator's output is confined to the brain of its input, so that the background enters no loss. A variant with one input trains on all its
+modalities, and the model can then be used between any two of them (`directions=all`); the paper's twelve single pairs are
+`configs/sweep/pairs.yaml`.
 """
 
 from __future__ import annotations
@@ -51,10 +54,12 @@ from preprocess.shared.settings import setting
 @dataclass
 class GeneratorSettings:
     width: int = setting(64, "channels at the full resolution", least=1)
-    downs: int = setting(2, "convolutions of stride 2 before the residual blocks, and back after them", least=0)
+    downs: int = setting(2, "stride-2 convolutions before the residual blocks, and as many transposed ones after them", least=0)
     blocks: int = setting(6, "residual blocks", least=0)
     kernel: int = setting(7, "size of the first and the last convolution, odd", least=1)
-    direct: bool = setting(False, "join the input to the last features (not in StarGAN; learns absolute intensities sooner)")
+    direct: bool = setting(
+        False, "skip connection from the input to the last features (not in StarGAN; learns absolute intensities sooner)"
+    )
 
 
 @dataclass
@@ -68,7 +73,7 @@ class WeightSettings:
     alpha: float = setting(2.0, "weight of the classification of modalities, in both losses", least=0)
     beta: float = setting(5.0, "weight of synthetic consistency, the L1 to the true patch", least=0)
     gamma: float = setting(
-        10.0, "weight of cycle consistency, the L1 of the patch turned back to the one that it was made of", least=0
+        10.0, "weight of cycle consistency, the L1 between a patch and its translation there and back", least=0
     )
     delta: float = setting(2.0, "weight of the adversarial term in the discriminator's loss", least=0)
     mu: float = setting(0.1, "weight of the adversarial term in the generator's loss", least=0)
@@ -77,21 +82,21 @@ class WeightSettings:
 
 @dataclass
 class UnifiedGANSettings:
-    """Defaults are the paper's, and StarGAN's where it does not say."""
+    """Defaults are the paper's, and StarGAN's where the paper gives none."""
 
     name: str = setting("unified_gan", "the method")
     patch: int = setting(72, "voxels along each side of a patch", least=1)
     patches: int = setting(8, "patches of each training subject in an epoch", least=1)
     assembly: Literal["centre", "average"] = setting(
-        "centre", "a volume is made of the middle of each patch, or of patches averaged where they overlap"
+        "centre", "a volume is assembled from the middle of each patch, or by averaging patches where they overlap"
     )
     core: int = setting(
-        48, "voxels of a patch's side: those in its middle that centre keeps, or those that two patches of average share", least=1
+        48, "centre: voxels kept in the middle of a patch's side; average: voxels by which neighbouring patches overlap", least=1
     )
     directions: Literal["all", "given"] = setting(
-        "all", "train every modality into every other, or the variant's input into its outputs alone"
+        "all", "train every modality into every other, or only the variant's input into its outputs"
     )
-    n_critic: int = setting(5, "updates of the discriminator for one of the generator (StarGAN: 5)", least=1)
+    n_critic: int = setting(5, "discriminator updates per generator update (StarGAN: 5)", least=1)
     generator: GeneratorSettings = setting(GeneratorSettings, "")
     critic: CriticSettings = setting(CriticSettings, "")
     weights: WeightSettings = setting(WeightSettings, "")
@@ -104,7 +109,7 @@ class UnifiedGANSettings:
         if self.patch < 2 * step or self.patch % step:
             near = max(2, self.patch // step) * step
             raise SettingError(
-                f"method.patch={self.patch} must be a multiple of {step}, from {2 * step} on, for generator.downs={g.downs}: "
+                f"method.patch={self.patch} must be a multiple of {step}, at least {2 * step}, for generator.downs={g.downs}: "
                 f"{near} or {near + step}"
             )
         most = self.patch - (self.assembly == "average")
@@ -115,7 +120,7 @@ class UnifiedGANSettings:
 
 
 class UnifiedGAN(Method):
-    """See the file's head."""
+    """See the module docstring."""
 
     Settings = UnifiedGANSettings
     kinds = ("siso", "simo")
@@ -152,14 +157,14 @@ class UnifiedGAN(Method):
     def train_jointly(self, batch: Batch, step: Step) -> None:
         if (batch.update + 1) % self.settings.n_critic:
             step.minimise("critic", batch)
-        else:  # the generator has not moved between the two: what it makes serves both
+        else:  # the generator does not change between the two steps: both use the same images
             step.minimise("critic", batch.having(**step.make("generator", batch)))
             step.minimise("generator", batch)
 
     # -- the losses ----------------------------------------------------------------------------------------------------
 
     def translate(self, batch: Batch) -> Made:
-        """A drawn modality of each sample turned into another one, and that back again."""
+        """A drawn modality of each sample translated into another one, and back."""
         (x, a), (_, c) = self.draw(batch)
         fake = self.generate(x, c, batch.brain)
         return {"fake": fake, "cycle": self.generate(fake, a, batch.brain)}
@@ -168,12 +173,12 @@ class UnifiedGAN(Method):
         (x, _), (y, c) = self.draw(batch)
         with torch.no_grad():
             fake = batch.more["fake"] if "fake" in batch.more else self.generate(x, c, batch.brain)
-        found = critic_terms(self.critic, y, fake, batch.uniform("penalty"))
+        parts = critic_terms(self.critic, y, fake, batch.uniform("penalty"))
         terms = {
-            "d_real": -found.real.mean() / self.critic.places,
-            "d_fake": found.fake.mean() / self.critic.places,
-            "d_cls": cross_entropy(found.classes, c),
-            "d_gp": found.penalty,
+            "d_real": -parts.real.mean() / self.critic.places,
+            "d_fake": parts.fake.mean() / self.critic.places,
+            "d_cls": cross_entropy(parts.classes, c),
+            "d_gp": parts.penalty,
         }
         w = self.weights
         loss = w.delta * (terms["d_real"] + terms["d_fake"]) + w.alpha * terms["d_cls"] + w.gp * terms["d_gp"]
@@ -197,8 +202,8 @@ class UnifiedGAN(Method):
     # -- the networks' inputs ------------------------------------------------------------------------------------------
 
     def draw(self, batch: Batch) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Two modalities of each sample at random, the one to start from and the one to make: each its image (B, 1, D, H, W) and its number
-        among the variant's modalities (B,)."""
+        """Two different modalities of each sample, drawn at random: the one to start from and the one to make. For each, its image (B, 1,
+        D, H, W) and its index among the variant's modalities (B,)."""
         images = torch.cat([batch.sources, batch.targets], dim=1)
         given = self.settings.directions == "given"
         first = (batch.uniform("source") * (1 if given else self.classes)).long()
@@ -216,14 +221,14 @@ class UnifiedGAN(Method):
     def serve(self, variant: Variant) -> None:
         if self.settings.directions == "given":
             raise SettingError(
-                f"the run learnt variant {self.variant.name} alone (method.directions=given): train one with directions=all, which makes any "
+                f"the run was trained only for variant {self.variant.name} (method.directions=given): train one with directions=all, which makes any "
                 "contrast from any other"
             )
         super().serve(variant)
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        """Of patches: (B, 1, D, H, W) and (B, 1, D, H, W) -> (B, outputs, D, H, W)."""
+        """For patches: (B, 1, D, H, W) and (B, 1, D, H, W) -> (B, outputs, D, H, W)."""
         wanted = torch.tensor([self.modalities.index(name) for name in self.variant.outputs], device=sources.device)
         return torch.cat([self.generate(sources, index.expand(len(sources)), brain) for index in wanted], dim=1)
 

@@ -1,23 +1,24 @@
 """UNIT: "Unsupervised image-to-image translation networks" (Liu, Breuel and Kautz, NIPS 2017).
 
-Two variational autoencoders, of source and of target images, share their latent space: encoded by one and decoded by the other, an image is
-translated. A discriminator of each kind judges the translations. Trained on source and target slices of different patients. Letters are the
-paper's: x an image, E(x) the mean of its code, whose variance is 1, z = E(x) + noise, G(z) the decoded image. For either direction
+Two variational autoencoders, one for source and one for target images, share their latent space: an image is translated by encoding it with
+one and decoding it with the other. A discriminator for each kind of image tells real images from translations. Source and target slices are
+of different patients. Letters are the paper's: x an image, E(x) the mean of its code, whose variance is 1, z = E(x) + noise, G(z) the
+decoded image. For either direction
 
     g_loss = gan [D(G_other(z)) real]                                        lambda_0 of the paper's equations 3 to 7
              + recon |G(z) - x|_1 + kl mean E(x)^2                           lambda_2, lambda_1; the code's recon_x, recon_kl
              + cycle |G(z') - x|_1 + cycle_kl mean E_other(G_other(z))^2     lambda_4, lambda_3; z' the translation's code; recon_x_cyc, recon_kl_cyc
     d_loss = gan [D(x) real, D(G(z_other)) fake]                             discriminators first
 
-This follows the published code, where several things are not the paper's: least squares in place of the logarithms (`gan`), three scales,
+This follows the published code, which differs from the paper in several points: least squares instead of logarithms (`gan`), three scales,
 no shared blocks (`generator.shared`; paper: 1), other weights, a mean over the code where the divergence is a sum, and the first code's
-divergence counted once (the paper's equation 7 counts it with lambda_3 again). `configs/method/unit.yaml` has the code's settings,
-`unit_paper.yaml` the paper's weights as the source report gives them, its shared blocks and its logarithms. The perceptual loss of some of the
-code's own presets needs a network trained on photographs and is left out.
+divergence counted once (the paper's equation 7 counts it again with lambda_3). `configs/method/unit.yaml` has the code's settings,
+`unit_paper.yaml` the paper's weights as the source report gives them, its shared blocks and its logarithms. The perceptual loss of some of
+the code's own presets needs a network trained on photographs and is left out.
 
-Where this differs from both, on purpose: a decoder is confined to the brain of the image that was encoded; no random crops; the
-discriminators' fakes are those of the generators' step of the same update, made once (the code draws new noise); noise is keyed by sample;
-on small slices the discriminators have fewer layers.
+Where this differs from both, on purpose: a decoder's output is confined to the brain of the encoded image. There are no random crops. The
+discriminators see the fakes of the generators' step of the same update, made once (the code draws new noise). Noise is keyed by sample. On
+small slices the discriminators have fewer layers.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class GeneratorSettings:
     width: int = setting(64, "channels at the full resolution", least=1)
     blocks: int = setting(4, "residual blocks in each encoder and in each decoder", least=1)
     shared: int = setting(
-        0, "how many of those both encoders share, the last, and both decoders, the first (code: 0; paper: 1)", least=0
+        0, "how many of those are shared: the encoders' last and the decoders' first (code: 0; paper: 1)", least=0
     )
 
 
@@ -55,16 +56,16 @@ class GeneratorSettings:
 class DiscriminatorSettings:
     width: int = setting(64, "channels at the first layer", least=1)
     layers: int = setting(0, "strided layers (0: the published 4, or as many as the smallest scale of the slices takes)", least=0)
-    scales: int = setting(3, "the image and how many halved copies of it are judged, together", least=1)
+    scales: int = setting(3, "scales that are discriminated: the image and its successively halved copies", least=1)
 
 
 @dataclass
 class WeightSettings:
-    gan: float = setting(1.0, "weight of the adversarial losses, the discriminators' too", least=0)
+    gan: float = setting(1.0, "weight of the adversarial losses, including the discriminators'", least=0)
     recon: float = setting(10.0, "weight of the reconstruction within a kind of image", least=0)
     kl: float = setting(0.01, "weight of the code's divergence from N(0, 1), mean E(x)^2", least=0)
-    cycle: float = setting(10.0, "weight of the reconstruction by way of the other kind", least=0)
-    cycle_kl: float = setting(0.01, "weight of the translation's code's divergence", least=0)
+    cycle: float = setting(10.0, "weight of cycle consistency, the reconstruction via the other kind", least=0)
+    cycle_kl: float = setting(0.01, "weight of the divergence of the translation's code", least=0)
 
 
 @dataclass
@@ -84,7 +85,7 @@ class UNITSettings:
 
 
 class UNIT(Method):
-    """See the file's head."""
+    """See the module docstring."""
 
     Settings = UNITSettings
     kinds = ("siso",)
@@ -128,7 +129,7 @@ class UNIT(Method):
     # -- the losses ----------------------------------------------------------------------------------------------------
 
     def translate(self, batch: Batch) -> Made:
-        """All that the generators make for their loss: images (B, 1, H, W) and means of codes (B, C, h, w)."""
+        """All outputs of the generators that their loss needs: images (B, 1, H, W) and means of codes (B, C, h, w)."""
         brains = {"source": batch.brain, "target": batch.more["target_brain"]}
         means, made = self.encoded(batch), {}
         codes = {side: self.noisy(mean, batch, f"code/{side}") for side, mean in means.items()}
@@ -169,17 +170,17 @@ class UNIT(Method):
         return loss, {"d_loss": loss, **terms}
 
     def real(self, logits: Tensor) -> Tensor:
-        """How far logits are from saying `real`: (x - 1)^2 or -log sigmoid(x)."""
+        """The loss of logits that should say real: (x - 1)^2 or -log sigmoid(x)."""
         return (logits - 1).square().mean() if self.settings.gan == "lsgan" else softplus(-logits).mean()
 
     def fake(self, logits: Tensor) -> Tensor:
-        """How far they are from saying `fake`: x^2 or -log(1 - sigmoid(x))."""
+        """The loss of logits that should say fake: x^2 or -log(1 - sigmoid(x))."""
         return logits.square().mean() if self.settings.gan == "lsgan" else softplus(logits).mean()
 
     # -- the networks on images ----------------------------------------------------------------------------------------
 
     def encoded(self, batch: Batch) -> dict[str, Tensor]:
-        """The means of both kinds' codes."""
+        """The means of the codes of both kinds of image."""
         return {side: self.generators.encode(side, x) for side, x in (("source", batch.sources), ("target", batch.targets))}
 
     @staticmethod
@@ -188,12 +189,12 @@ class UNIT(Method):
         return mean + keyed.normal(batch.seeds(stream), mean.shape[1:]).to(mean)
 
     def decode(self, side: str, *given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Codes with the brains that they come from, several as one batch, as images of a kind, -1 outside the brains."""
+        """Decode pairs of a code and the brain it comes from into one kind of image, as one batch; -1 outside the brains."""
         code, brain = (torch.cat(parts) for parts in zip(*given, strict=True))
         return confined(self.generators.decode(side, code), brain).chunk(len(given))
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        """The mean code decoded, as the published code tests."""
+        """Decodes the mean of the code, as the published code does at test time."""
         (made,) = self.decode("target", (self.generators.encode("source", sources), brain))
         return made

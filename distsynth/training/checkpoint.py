@@ -1,9 +1,9 @@
-"""Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves the last good one.
+"""Checkpoints: everything a run needs to resume, written so that the last good one survives a kill at any moment.
 
-checkpoints/step-0000001200.pt   the newest two: method, average, engine, counters, journal offset, and what it was made from
+checkpoints/step-0000001200.pt   the newest two: method, average, engine, counters, journal offset, and what the run must match to resume
 checkpoints/best.pt              the weights, or their average, with the best validation so far, and the intensity map
 
-Training only waits for a copy in memory; a thread writes it.
+Training only waits for a copy in memory; a thread writes it to disk.
 """
 
 from __future__ import annotations
@@ -28,22 +28,20 @@ KEEP = 2
 
 
 class Saver:
-    """Saves checkpoints beside the training. On the ranks that do not write, `journal` is None and it only keeps the time.
+    """Saves checkpoints while training continues. On ranks that do not write, `journal` is None and the saver only keeps the time.
 
-    The journal holds its lines back while a checkpoint is being written: a line that a resumed run would repeat must not come before the
+    The journal holds back its lines while a checkpoint is being written: a line that a resumed run would repeat must not precede the
     checkpoint's own.
     """
 
     def __init__(self, folder: Path, journal: Journal | None, watchdog: Watchdog) -> None:
         self.folder, self.journal, self.writer = folder, journal, Writer(watchdog)
-        self.saved, self.stall = (
-            time.monotonic(),
-            0.0,
-        )  # when training last stood still for a checkpoint, and for how long (seconds)
+        # When training last paused for a checkpoint, and for how long, in seconds.
+        self.saved, self.stall = time.monotonic(), 0.0
 
     def save(self, state: Callable[[], dict[str, Any]], step: int, best: bool) -> None:
-        """Start to write `state()`, which every rank is asked for, as the checkpoint of a step, and as best.pt too where it is the `best` so
-        far. Training only waits for the copy in memory, and for the checkpoint before. Raises StoreError if that one could not be written."""
+        """Start writing `state()`, which every rank calls, as the checkpoint of a step, and as best.pt too if it is the `best` so far.
+        Training only waits for the copy in memory, and for the previous checkpoint. Raises StoreError if that one could not be written."""
         began, now = time.perf_counter(), state()
         if self.journal is not None:
             self.finish()
@@ -52,22 +50,22 @@ class Saver:
         self.saved, self.stall = time.monotonic(), time.perf_counter() - began
 
     def due(self, minutes: float) -> bool:
-        """Whether the last checkpoint is older than that."""
+        """Whether the last checkpoint is older than so many minutes."""
         return time.monotonic() - self.saved > 60 * minutes
 
     @property
     def cheap(self) -> bool:
-        """Whether another checkpoint would hold up training by less than a hundredth of the time since the last one, as the writing rank sees
-        it."""
+        """Whether another checkpoint would pause training for less than a hundredth of the time since the last one, as measured on the
+        writing rank."""
         return self.journal is not None and not self.writer.busy and self.due(100 * self.stall / 60)
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written is durable, and write its line in the journal. Raises StoreError."""
+        """Wait until the checkpoint being written is durable, and write its line to the journal. Raises StoreError."""
         if self.journal is not None and (step := self.writer.finish()) is not None:
             self.journal.release(step)
 
     def note(self, kind: str, **fields: Any) -> None:
-        """Write a line into the journal, on the writing rank."""
+        """Write a line to the journal, on the writing rank."""
         if self.journal is not None:
             if not self.writer.busy:
                 self.finish()
@@ -80,7 +78,7 @@ class Writer:
     def __init__(self, watchdog: Watchdog) -> None:
         self.watchdog = watchdog
         self.thread: threading.Thread | None = None
-        self.step: int | None = None  # of the checkpoint that `finish` has not seen yet
+        self.step: int | None = None  # of the checkpoint that `finish` has not returned yet
         self.error: BaseException | None = None
 
     @property
@@ -88,7 +86,7 @@ class Writer:
         return self.thread is not None and self.thread.is_alive()
 
     def start(self, write: Callable[[], None], step: int) -> None:
-        """Call `write` in a thread. The one before must have been finished."""
+        """Call `write` in a thread. The previous write must be finished."""
         self.watchdog.writing = step, time.monotonic()
         self.step = step
         self.thread = threading.Thread(target=self.run, args=(write,), daemon=True, name="checkpoint")
@@ -102,7 +100,7 @@ class Writer:
         self.watchdog.writing = None
 
     def finish(self) -> int | None:
-        """Wait for what is being written; its step, the first time that it is asked. Raises what went wrong, mostly StoreError."""
+        """Wait for the current write. Returns its step the first time, then None. Raises the error of the write, usually StoreError."""
         if self.thread is not None:
             with self.watchdog.during("checkpoint"):
                 self.thread.join()
@@ -114,7 +112,7 @@ class Writer:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy in the host's memory of a state made of dicts, lists, tensors and plain values."""
+    """A copy in host memory of a state made of dicts, lists, tensors and plain values."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -123,7 +121,7 @@ def snapshot(value: Any) -> Any:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write atomically, and durably. Raises StoreError if the disk is full."""
+    """Write atomically and durably. Raises StoreError, for example if the disk is full."""
     try:
         write_atomically(path, lambda file: torch.save(state, file), sync_folder=True)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
@@ -133,8 +131,8 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journal: int) -> None:
-    """The checkpoint of a step, and best.pt where the last validation was the best. The journal (a file descriptor) becomes durable first:
-    a checkpoint holds its length."""
+    """Write the checkpoint of a step, and best.pt if the last validation was the best. The journal (a file descriptor) is made durable
+    first, because a checkpoint records its length."""
     os.fsync(journal)
     if improved:
         best = {name: part for name, part in state.items() if name not in ("engine", "average", "journal")}
@@ -143,14 +141,14 @@ def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journa
 
 
 def save_step(state: dict[str, Any], folder: Path, step: int) -> None:
-    """Write the checkpoint of a step and drop all but the newest two."""
+    """Write the checkpoint of a step and delete all but the newest two."""
     save(state, folder / f"step-{step:010d}.pt")
     for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
         old.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed writer has left."""
+def remove_partial(folder: Path) -> None:
+    """Remove the unfinished files of a writer that was killed."""
     for leftover in folder.glob("*.partial"):
         leftover.unlink(missing_ok=True)
 
@@ -158,7 +156,7 @@ def sweep(folder: Path) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Raises StoreError if it is absent or damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums but does not check them
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,12 +168,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest checkpoint that can be read; a damaged one is passed over, saying so."""
+    """The newest readable checkpoint and its path; damaged ones are skipped with a printed warning."""
     for path in candidates(folder):
         try:
             return load(path), path
         except StoreError as error:
-            print(f"warning: {error}; going back to the checkpoint before it", flush=True)
+            print(f"warning: {error}; using the checkpoint before it", flush=True)
     return None
 
 

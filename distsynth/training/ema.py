@@ -1,8 +1,8 @@
-"""`train.ema`: an exponential moving average of the weights, which is validated, saved as the best checkpoint and scored in their place.
+"""`train.ema`: an exponential moving average of the weights, which replaces them in validation, in the best checkpoint and in evaluation.
 
-With w(t) the weights after update t, a(0) = w(0) and a(t) = d a(t-1) + (1 - d) w(t), where d = min(ema, t / (t + 9)), so that the first weights are
-soon forgotten. Adversarial losses make a network oscillate, and the mean of its path is better than any point on it (Yazici et al., "The unusual
-effectiveness of averaging in GAN training", ICLR 2019). Training itself does not see the average.
+With w(t) the weights after update t, a(0) = w(0) and a(t) = d a(t-1) + (1 - d) w(t), where d = min(ema, t / (t + 9)), so that the first
+weights are soon forgotten. Adversarial losses make a network oscillate, and the mean of its path is better than any point on it (Yazici et
+al., "The unusual effectiveness of averaging in GAN training", ICLR 2019). Training itself does not use the average.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """The average of all parameters of a module; buffers (statistics of batch norms) are not averaged. With `decay` 0 there is no average and the
-    weights themselves are used."""
+    """The average of all parameters of a module; buffers (statistics of batch norms) are not averaged. With `decay` 0 there is no average,
+    and the weights themselves are used."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -43,6 +43,6 @@ class EMA:
             parameter.data, self.weights[name] = self.weights[name], parameter.data
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Continue from a checkpoint's average; what it lacks starts from the current weights."""
+        """Continue from a checkpoint's average; parameters it lacks start from their current weights."""
         for name, own in self.weights.items():
             own.copy_(weights.get(name, self.trained[name].detach()))

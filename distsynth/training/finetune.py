@@ -1,4 +1,4 @@
-"""Where a run's first weights come from, and which of them stay as they are (the report's fine-tuning): `train.init_from`, `train.freeze`."""
+"""Fine-tuning, as the report does: `train.init_from` gives the first weights, `train.freeze` names those that are not trained."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from preprocess.shared.errors import SettingError
 
 
 def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
-    """Load and freeze as the settings say, and return a sentence on it. Raises SettingError if a setting fits nothing, an objective would have
-    nothing left to train, or the weights know the test patients; StoreError if the run has no best checkpoint."""
-    said = []
+    """Load and freeze weights as the settings say; returns a sentence that reports it. Raises SettingError if a setting matches no weight, an
+    objective would have nothing left to train, or the weights may have seen the test patients; StoreError if the run has no best checkpoint."""
+    report = []
     if config.train.init_from:
-        said = [take_over(method, config.train.init_from), *refuse_known(config, cohort)]
+        report = [load_weights(method, config.train.init_from), *refuse_known(config, cohort)]
     if config.train.freeze:
-        said.append(freeze(method, config.train))
-    return "; ".join(said)
+        report.append(freeze(method, config.train))
+    return "; ".join(report)
 
 
-def take_over(method: Method, run: str) -> str:
-    """Take the weights of a run's best checkpoint that have a place here."""
+def load_weights(method: Method, run: str) -> str:
+    """Load those weights of a run's best checkpoint whose name and shape this method has."""
     given, own = checkpoint.load(RunDirectory(run).checkpoints / "best.pt")["method"], method.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise SettingError(f"train.init_from={run}: none of its {len(given)} weights has a name and shape of this method's")
     method.load_state_dict(fitting, strict=False)
     others = sorted({name.split(".")[0] for name in own.keys() - fitting.keys()})
-    rest = f", the others, of {', '.join(others)}, begin anew" if others else ""
+    rest = f", the others, of {', '.join(others)}, start from new weights" if others else ""
     return f"{len(fitting)} of {len(own)} weights from {run}{rest}"
 
 
 def refuse_known(config: Config, cohort: Cohort) -> list[str]:
-    """Raise SettingError if the run was trained on this cohort in another fold or split: its weights may know patients that are held out here.
-    Of another cohort nobody can tell: a warning."""
+    """Raise SettingError if the run was trained on this cohort in another fold or split: its weights may have seen patients that are held out
+    here. For a run of another cohort, which cannot be checked, returns a warning."""
     run = RunDirectory(config.train.init_from)
     own, state = configuration.load(run.config), checkpoint.load(run.checkpoints / "best.pt")
     folds = range(len(cohort.manifest["folds"]))
@@ -51,8 +51,8 @@ def refuse_known(config: Config, cohort: Cohort) -> list[str]:
         return []
     if known or Path(own.data.store).resolve() == Path(config.data.store).resolve():
         raise SettingError(
-            f"train.init_from={config.train.init_from} was trained on fold {own.data.fold} of {own.data.store}, or before it was split anew, "
-            "and may know patients that are held out here: take a run of the same fold and split"
+            f"train.init_from={config.train.init_from} was trained on fold {own.data.fold} of {own.data.store}, or before it was split again, "
+            "and may have seen patients that are held out here: give a run of the same fold and split"
         )
     return [f"warning: it was trained on {own.data.store}: if patients of that are held out here, the scores mean nothing"]
 
@@ -61,11 +61,11 @@ def freeze(method: Method, train: TrainSettings) -> str:
     """Stop training the parameters whose names are, or begin with, one of `train.freeze`."""
     names, frozen = train.freeze, 0
     for start in names:
-        found = [p for name, p in method.named_parameters() if name == start or name.startswith(start + ".")]
-        if not found:
+        chosen = [p for name, p in method.named_parameters() if name == start or name.startswith(start + ".")]
+        if not chosen:
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in method.named_parameters()})
-            raise SettingError(f"train.freeze names {start!r}, which no weight does: there are {', '.join(parts)}")
-        for parameter in found:
+            raise SettingError(f"train.freeze names {start!r}, which matches no weight: choose from {', '.join(parts)}")
+        for parameter in chosen:
             frozen += parameter.requires_grad
             parameter.requires_grad_(False)
     for name in {name: None for stage in method.stages(train) for name in stage.objectives}:
@@ -75,7 +75,7 @@ def freeze(method: Method, train: TrainSettings) -> str:
 
 
 def train_but_frozen(method: Method) -> None:
-    """Training mode, but for batch norms whose weights are frozen: their statistics stay as they are too."""
+    """Set training mode, except for batch norms whose weights are frozen: their statistics are frozen too."""
     method.train()
     for part in method.modules():
         if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):

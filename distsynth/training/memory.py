@@ -1,10 +1,10 @@
-"""The memory plan: how much memory a stage will take on a rank, and how many slices this GPU holds at once.
+"""The memory plan: how much memory a stage will take on a rank, and how many slices this GPU can hold at once.
 
     total = parameters (and their average) + gradients + Adam's two moments + activations(slices) + overhead
 
-Activations are counted, not guessed: an update is rehearsed on one slice and on two, in the run's own precision, and what autograd keeps for the
-backward pass is added up, loss by loss; the difference belongs to a slice, the rest is fixed (weights cast to half precision). The backward pass
-holds about two more of the largest tensor. The losses of a stage run one after another, so the largest one counts.
+Activations are measured, not estimated: an update is rehearsed on one slice and on two, in the run's own precision, and what autograd keeps
+for the backward pass is added up, loss by loss. The difference is the cost of a slice; the rest is fixed (weights cast to half precision).
+The backward pass holds about two more of the largest tensor. The losses of a stage run one after another, so only the largest one counts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from distsynth.methods.contract import Made
 from distsynth.training.engine import Engine
 from distsynth.training.rehearsal import Rehearsal, no_trace, outside_ddp
 
-OVERHEAD = 0.8e9  # bytes of a GPU that CUDA's context, its libraries and cuDNN's workspace take; an assumption
-USABLE = 0.92  # of what is left: the allocator's blocks do not fit each other exactly; an assumption
+OVERHEAD = 0.8e9  # bytes of a GPU taken by CUDA's context, its libraries and cuDNN's workspace; an assumption
+USABLE = 0.92  # share of the rest, because the allocator's blocks do not fit exactly; an assumption
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MemoryPlan:
     parameters: int
     gradients: int
     optimiser: int
-    fixed: int  # kept for the backward pass whatever the batch
+    fixed: int  # kept for the backward pass, whatever the batch size
     per_slice: int
 
     @property
@@ -47,7 +47,7 @@ class MemoryPlan:
         return self.static + slices * self.per_slice
 
     def fits(self, card: float) -> int:
-        """The most slices that a GPU of `card` bytes takes at once; 0 if none."""
+        """The most slices that a GPU of `card` bytes can hold at once; 0 if none."""
         return max(0, int(((card - OVERHEAD) * USABLE - self.static) / self.per_slice))
 
     def line(self) -> dict[str, Any]:
@@ -56,22 +56,22 @@ class MemoryPlan:
 
 
 def plan(engine: Engine, batch: Batch) -> MemoryPlan:
-    """The stage's plan, counted on slices like those of `batch`, on its device. Leaves no trace in the method."""
+    """The stage's plan, measured on slices like those of `batch`, on its device. Leaves the method unchanged."""
     with no_trace(engine), outside_ddp(engine):
         one, two = (kept_bytes(engine, repeated(batch, count)) for count in (1, 2))
     networks = {id(o.network): o.network for o in engine.objectives.values()}
-    trained = sum(size_of(p) for network in networks.values() for p in network.parameters() if p.requires_grad)
+    trained = sum(bytes_of(p) for network in networks.values() for p in network.parameters() if p.requires_grad)
     resident = [*engine.method.parameters(), *engine.method.buffers(), *engine.ema.weights.values()]
-    parameters = sum(size_of(t) for t in resident)
+    parameters = sum(bytes_of(t) for t in resident)
     return MemoryPlan(engine.stage.name, parameters, trained, 2 * trained, max(0, 2 * one - two), max(1, two - one))
 
 
-class Weighing(Rehearsal):
-    """A rehearsal without the backward pass that counts the bytes each objective keeps for it, without the weights."""
+class MemoryRehearsal(Rehearsal):
+    """A rehearsal without the backward pass that adds up the bytes each objective keeps for it, not counting the weights."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.kept: dict[str, dict[int, Tensor]] = defaultdict(dict)  # by storage: what several operations keep exists once
+        self.kept: dict[str, dict[int, Tensor]] = defaultdict(dict)  # by storage: a tensor kept by several operations counts once
         self.bytes: dict[str, int] = {}
 
     def around(self, name: str) -> AbstractContextManager[None]:
@@ -82,7 +82,7 @@ class Weighing(Rehearsal):
         return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
 
     def backward(self, loss: Tensor) -> None:
-        """Is left out."""
+        """Left out."""
 
     def minimise(self, name: str, batch: Batch) -> Made:
         made, weights = super().minimise(name, batch), {p.untyped_storage().data_ptr() for p in self.engine.method.parameters()}
@@ -93,10 +93,10 @@ class Weighing(Rehearsal):
 
 
 def kept_bytes(engine: Engine, batch: Batch) -> int:
-    """What the hungriest loss of the stage holds in its backward pass."""
-    weighing = Weighing(engine)
-    weighing.run(batch)
-    return max(weighing.bytes.values())
+    """What the largest loss of the stage holds in its backward pass."""
+    rehearsal = MemoryRehearsal(engine)
+    rehearsal.run(batch)
+    return max(rehearsal.bytes.values())
 
 
 def repeated(batch: Batch, count: int) -> Batch:
@@ -104,26 +104,26 @@ def repeated(batch: Batch, count: int) -> Batch:
     return batch.map(lambda tensor: tensor[:1].repeat_interleave(count, 0), np.repeat(batch.keys[:1], count))
 
 
-def size_of(tensor: Tensor | nn.Parameter) -> int:
+def bytes_of(tensor: Tensor | nn.Parameter) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def sentence(plan: MemoryPlan, slices: int, card: int | None) -> str:
+def describe(plan: MemoryPlan, slices: int, card: int | None) -> str:
     """The plan in a sentence, for a rank that takes so many slices at once, on a GPU of `card` bytes or on a CPU."""
     parts = {"parameters": plan.parameters, "gradients": plan.gradients, "optimiser": plan.optimiser}
     parts["activations"] = plan.fixed + slices * plan.per_slice
     shares = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in parts.items())
     need = plan.total(slices) + (OVERHEAD if card else 0)
-    text = f"memory of stage {plan.stage} on a rank, GB: {shares}; together {need / 1e9:.3g} for {slices} slices at once"
+    text = f"memory of stage {plan.stage} per rank, GB: {shares}; total {need / 1e9:.3g} for {slices} slices at once"
     if card is None:
         return text
     most = plan.fits(card)
     advice = f"holds {most}" if most >= slices else f"holds only {most}: " + (
-        f"set train.micro_batch={most}, which changes nothing but memory" if most else "take narrower networks or a larger GPU"
+        f"set train.micro_batch={most}, which changes nothing but memory" if most else "use narrower networks or a larger GPU"
     )  # fmt: skip
     return f"{text}, {OVERHEAD / 1e9:.1f} of overhead included; this GPU of {card / 1e9:.1f} GB {advice}"
 
 
-def card_of(device: torch.device) -> int | None:
-    """The bytes of the device's memory; None for a CPU."""
+def gpu_bytes(device: torch.device) -> int | None:
+    """The size of the device's memory in bytes; None for a CPU."""
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None

@@ -10,7 +10,7 @@ from preprocess.shared.errors import StoreError
 
 
 def patients(config: Config, cohort: Cohort, split: str, purpose: str) -> list[str]:
-    """The subjects of a split; for validation those that can be scored. Raises StoreError, naming the purpose, if there are none."""
+    """The subjects of a split; for validation only those that can be scored. Raises StoreError, naming the purpose, if there are none."""
     members, kind = cohort.split(split), registry.method(config.method.name)
     subjects = scored(cohort, members, config.variant) if split == "val" else members
     lacking = "" if subjects or not members else f" with the inputs and an output of variant {config.variant.name}"

@@ -1,7 +1,7 @@
-"""Rehearsals of a stage's update: every loss goes forward, and backward where asked, no optimiser steps, and nothing is left behind.
+"""Rehearsals of a stage's update: every loss runs forward, and backward where needed, without optimiser steps and without lasting effects.
 
-They count what the losses keep in memory (see distsynth.training.memory), compile them, and warm up DDP, with the same calls in the same order
-as the method's own update.
+They measure the memory that the losses take (see distsynth.training.memory), compile them, and warm up DDP, with the same calls in the same
+order as the method's own update.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from distsynth.training.precision import full_products
 
 
 class Rehearsal:
-    """A `Step` (see distsynth.methods.contract) that moves no weight."""
+    """A `Step` (see distsynth.methods.contract) that changes no weights."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.rehearsed: set[str] = set()
 
     def run(self, batch: Batch) -> None:
-        """Rehearse updates on a micro-batch, from the last one of the method's cycle back, until every loss has had its turn."""
-        self.engine.kept.clear()  # of a rehearsal that failed
+        """Rehearse updates on a micro-batch, starting from the last one of the method's cycle, until every loss has run."""
+        self.engine.kept.clear()  # left by a rehearsal that failed
         for update in reversed(range(self.engine.method.cycle)):
             if not self.rehearsed >= set(self.engine.stage.objectives):
                 self.engine.stage.update(replace(batch, epoch=0, update=update), self)
@@ -49,7 +49,7 @@ class Rehearsal:
         return joined([made])
 
     def around(self, name: str) -> AbstractContextManager[None]:
-        """What surrounds the forward passes of an objective."""
+        """The context in which an objective's forward passes run."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -58,8 +58,8 @@ class Rehearsal:
 
 @contextmanager
 def no_trace(engine: Engine) -> Iterator[None]:
-    """What happens inside leaves the method's state as it was: batch statistics and image pools too. Ranks do not wait for each other in the
-    method's own collectives, so that one may fail by itself."""
+    """Inside, nothing has a lasting effect on the method's state, batch statistics and image pools included. Ranks do not wait for each
+    other in the method's own collectives, so that one rank can fail on its own."""
     before = deepcopy(engine.method.state_dict())
     try:
         with this_rank_only():
@@ -71,7 +71,7 @@ def no_trace(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def outside_ddp(engine: Engine) -> Iterator[dict[str, LossModule]]:
-    """Inside, the engine's losses are the modules that DDP wraps."""
+    """Inside, the engine's losses are the bare modules that DDP wraps."""
     wrapped = engine.losses
     bare = {name: unwrapped(module) for name, module in wrapped.items()}
     engine.losses = dict[str, nn.Module](bare)
@@ -82,9 +82,9 @@ def outside_ddp(engine: Engine) -> Iterator[dict[str, LossModule]]:
 
 
 def warm_up(engine: Engine, batch: Batch) -> None:
-    """Compile where `train.compile` asks for it, then rehearse twice on more than one rank: DDP lays out its buckets again after its first pass
-    and then sums over more than two ranks in another order, so that without this the first update of a resumed run would differ from the
-    undisturbed run's."""
+    """Compile if `train.compile` is set, then on more than one rank rehearse twice: after its first pass DDP lays out its buckets again and
+    then, on more than two ranks, sums in another order, so that otherwise the first update of a resumed run would differ from that of an
+    uninterrupted run."""
     if engine.world.size == 1 and not engine.train.compile:
         return
     part = engine.parts(batch)[0]
@@ -96,7 +96,7 @@ def warm_up(engine: Engine, batch: Batch) -> None:
 
 
 def compile_losses(engine: Engine, part: Batch) -> None:
-    """Compile the losses, or print on rank 0 why that fails and leave all of them as they are, on every rank alike."""
+    """Compile the losses. If that fails on any rank, print the reason on rank 0 and leave all losses uncompiled on all ranks."""
     with outside_ddp(engine) as bare:
         plain, rest = {name: module.run for name, module in bare.items()}, engine.rest
         for module in bare.values():

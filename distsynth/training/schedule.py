@@ -17,7 +17,7 @@ def share(schedule: ScheduleSettings, epoch: int) -> float:
 
 
 def triangular(epoch: float, half_period: float, floor: float) -> float:
-    """Falls from 1 to `floor` in `half_period` epochs and rises again, for ever. The report's "decay and raising each 25 epochs"
-    between 5e-4 and 1e-4 is read so."""
+    """Falls from 1 to `floor` in `half_period` epochs, rises again, and so on. This is our reading of the report's "decay and raising each
+    25 epochs" between 5e-4 and 1e-4."""
     phase = (epoch / half_period) % 2
     return 1 - (1 - floor) * (phase if phase <= 1 else 2 - phase)

@@ -1,13 +1,13 @@
-"""Where the time of an update goes, and what the machine is doing; into the journal with the losses, every `train.log_every` updates.
+"""How long the parts of an update take, and the load of the machine; in the journal with the losses, every `train.log_every` updates.
 
     time/step_s = time/data_s + time/compute_s + time/communication_s + time/checkpoint_s      seconds per update, mean over the ranks
     time/slices_per_s                                                                          of all ranks together
     system/memory_gb system/cpu_percent system/gpu_memory_gb system/gpu_percent                of rank 0; MLflow shows them on a page of its own
 
-data: waiting for the next batch. communication: exposed only, that is from the moment DDP has all gradients and sends the last of them to
-the end of the backward pass, and the ranks' agreement after an update, waiting for a slower rank included; what hides behind the backward
-pass costs nothing. checkpoint: the stall. compute: the rest. On a GPU the marks are events of its stream, read when the losses are, so that
-no update waits for them; data and checkpoint are then the host's time, which the GPU may spend working.
+data: waiting for the next batch. communication: the exposed part only, which is the time from when DDP has all gradients and sends the last
+of them to the end of the backward pass, and the ranks' agreement after an update; both include waiting for a slower rank. What overlaps with
+the backward pass costs nothing. checkpoint: the pause for it. compute: the rest. On a GPU the marks are events of its stream, which are read
+when the losses are, so that no update waits for them; data and checkpoint are then host time, during which the GPU may be working.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Mark = Any  # a time in seconds, or a CUDA event
 
 
 class Timing:
-    """The clock of one rank. Disabled, it does nothing."""
+    """The clock of one rank. It does nothing if disabled."""
 
     def __init__(self, world: World, enabled: bool) -> None:
         self.world, self.enabled = world, enabled
@@ -44,13 +44,13 @@ class Timing:
         self.begin()
 
     def begin(self) -> None:
-        """A stretch of updates begins; a checkpoint since the last one counts into it."""
+        """Start timing a series of updates; a checkpoint since the last one is included."""
         self.began = time.perf_counter() - sum(self.seconds.values())
         self.cpu = time.process_time()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The time inside counts as one of PARTS."""
+        """The time spent inside counts as one of PARTS."""
         start = time.perf_counter()
         try:
             yield
@@ -58,7 +58,7 @@ class Timing:
             self.seconds[name] += time.perf_counter() - start
 
     def waiting_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches on this rank's device, the time until each has come counted as data."""
+        """The batches, on this rank's device; the time until each arrives counts as data."""
         iterator = iter(batches)
         while True:
             with self.part("data"):
@@ -71,9 +71,9 @@ class Timing:
             yield batch
 
     def watch(self, module: DistributedDataParallel) -> None:
-        """Mark when each bucket of gradients is sent, and send it as DDP itself would."""
+        """Mark the time when each bucket of gradients is sent, and send it as DDP itself would."""
 
-        def send(group, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations, and these here are strings
+        def send(group, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations, and here they are strings
             self.last_sent = self.mark()
             return allreduce_hook(group, bucket)
 
@@ -86,7 +86,7 @@ class Timing:
             self.last_sent = None
 
     def exposed(self) -> list[float]:
-        """Seconds of each wait since the last `values`, once the device has caught up."""
+        """Seconds of each wait since the last `values`. The device must have caught up."""
         return [between(*marks) for marks in self.waits]
 
     def mark(self) -> Mark:
@@ -97,7 +97,7 @@ class Timing:
         return event
 
     def values(self) -> dict[str, float]:
-        """What the journal gets of the updates since the last call; all ranks call it, once the device has caught up."""
+        """The journal's values for the updates since the last call. All ranks must call it, after the device has caught up."""
         if not self.enabled or not self.updates:
             return {}
         wall, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu
@@ -105,12 +105,12 @@ class Timing:
         parts = [self.seconds[name] for name in PARTS]
         mine = torch.tensor([wall, wall - sum(parts), *parts]) / self.updates
         means = dict(zip(("step", "compute", *PARTS), self.world.mean(mine).tolist(), strict=True))
-        found = {metric_names.seconds(name): value for name, value in means.items()} | {
+        times = {metric_names.seconds(name): value for name, value in means.items()} | {
             metric_names.SLICES_PER_SECOND: self.slices / wall
         }
         self.seconds, self.waits, self.updates, self.slices = dict.fromkeys(PARTS, 0.0), [], 0, 0
         self.begin()
-        return found | {metric_names.machine("cpu_percent"): 100 * cpu / wall} | system(self.world.device)
+        return times | {metric_names.machine("cpu_percent"): 100 * cpu / wall} | system(self.world.device)
 
 
 def between(start: Mark, end: Mark) -> float:
@@ -119,18 +119,18 @@ def between(start: Mark, end: Mark) -> float:
 
 
 def system(device: torch.device) -> dict[str, float]:
-    """Memory of this process and of its GPU since the last call in GB, and the GPU's use where NVML can tell it."""
+    """Memory of this process and of its GPU since the last call, in GB, and the GPU's use if NVML can report it."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    found = {metric_names.machine("memory_gb"): pages * os.sysconf("SC_PAGE_SIZE") / 1e9}
+    load = {metric_names.machine("memory_gb"): pages * os.sysconf("SC_PAGE_SIZE") / 1e9}
     if device.type == "cuda":
-        found[metric_names.machine("gpu_memory_gb")] = torch.cuda.max_memory_reserved(device) / 1e9
+        load[metric_names.machine("gpu_memory_gb")] = torch.cuda.max_memory_reserved(device) / 1e9
         torch.cuda.reset_peak_memory_stats(device)
-        with suppress(Exception):  # NVML is not there for Python, or does not count this device (a MIG slice)
-            found[metric_names.machine("gpu_percent")] = float(torch.cuda.utilization(device))
-    return found
+        with suppress(Exception):  # NVML's Python package is missing, or NVML does not support this device (a MIG slice)
+            load[metric_names.machine("gpu_percent")] = float(torch.cuda.utilization(device))
+    return load
 
 
 def seconds_since_start() -> float:
-    """Since this process was started by the operating system, imports included (Linux)."""
+    """Seconds since the operating system started this process, imports included (Linux)."""
     ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

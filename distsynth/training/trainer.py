@@ -1,6 +1,6 @@
 """The training loop: stages, epochs, updates; validation, checkpoints, journal; and resuming where a killed run stopped.
 
-Everything random is keyed by (seed, stage, epoch, sample), so that a resumed run only needs counters and weights.
+All random draws are keyed by (seed, stage, epoch, sample), so that a resumed run needs only counters and weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from preprocess.shared.settings import differences
 
 @dataclass
 class Position:
-    """How far a run has come: the next update to make."""
+    """The progress of a run: the next update to make."""
 
     stage: int = 0
     epoch: int = 0
@@ -59,7 +59,7 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train to the end. Raises Stopped when asked to stop, NonFinite, StoreError."""
+        """Train to the end. Raises Stopped if asked to stop, NonFinite, StoreError."""
         self.note_start()
         try:
             with profiled(self.run.profile, self.config.train.profile and self.world.leads) as self.after_update:
@@ -69,7 +69,7 @@ class Trainer:
             with suppress(Exception):
                 self.saver.finish()
             raise
-        self.settle()
+        self.finish_saving()
 
     def run_stage(self, stage: Stage) -> None:
         engine, feed = self.prepare(stage)
@@ -97,13 +97,13 @@ class Trainer:
                 self.log(stage, engine, lr, steps)
             stop, due = self.agree(self.stop.number, self.saver.due(self.config.train.checkpoint_minutes))
             if stop:
-                self.leave(engine, Stopped(stop))
+                self.save_and_stop(engine, Stopped(stop))
             if due:
                 self.save(engine)
 
     def update(self, stage: Stage, engine: Engine, batch: Batch, number: int, logged: bool) -> None:
-        """Make the stage's update of a number, from 0, and count it."""
-        # What draws from torch's own generator (dropout) is a function of the place too, so that no generator's state is kept.
+        """Make the stage's update with this number, counted from 0."""
+        # Draws from torch's own generator (dropout) depend on the position too, so that no generator's state needs saving.
         torch.manual_seed(key(self.config.seed, stage.name, self.at.epoch, self.at.step, self.world.rank) >> 1)
         engine.update(replace(batch, epoch=self.at.epoch, update=number), norms=self.config.train.timing and logged)
         self.at.step += 1
@@ -116,9 +116,9 @@ class Trainer:
     # -- before and beside the updates ---------------------------------------------------------------------------------
 
     def __init__(self, config: Config, opened: Opened, run: RunDirectory, world: World, stop: StopRequest) -> None:
-        """Build the method for the cohorts that preflight has opened, and load the newest checkpoint. Raises UserError before any work."""
+        """Build the method for the cohorts that preflight has opened, and load the newest checkpoint. Raises UserError before any work starts."""
         self.config, self.cohort, self.run, self.world, self.stop = config, opened.cohort, run, world, stop
-        self.say(opened.left_out)
+        self.report(opened.left_out)
         self.patients("gan", "training")
         self.patients("val", "validation")
         self.model = build(config, self.cohort, IntensityMap.of(self.cohort, self.cohort.split("gan"), config.data.clip))
@@ -126,10 +126,10 @@ class Trainer:
             self.model.refuse_larger(*external)
         self.model.method.to(world.device)
         lay_out(self.model.method, config.train.channels_last)
-        self.warn_of_batch_norm()
+        self.warn_about_batch_norm()
         self.at, self.resumed, length = self.resume()
         self.resumed_at = self.at.total
-        self.stages = self.model.method.stages(config.train)  # without what is frozen
+        self.stages = self.model.method.stages(config.train)  # without frozen networks
         for stage in self.stages:
             self.patients(stage.split, f"stage {stage.name}")
         self.saver = Saver(run.checkpoints, Journal(run.journal, length) if world.leads else None, world.watchdog)
@@ -138,22 +138,22 @@ class Trainer:
     def patients(self, split: str, purpose: str) -> list[str]:
         return patients(self.config, self.cohort, split, purpose)
 
-    def warn_of_batch_norm(self) -> None:
-        """Its statistics are each rank's own, at least on CPUs: warn that the result then depends on the number of ranks."""
+    def warn_about_batch_norm(self) -> None:
+        """The statistics of batch norms are each rank's own, at least on CPUs: warn that the result then depends on the number of ranks."""
         norms = [name for name, part in self.model.method.named_modules() if isinstance(part, _BatchNorm)]
         if norms and self.world.size > 1:
-            self.say(f"warning: {norms[0]} and {len(norms) - 1} more are batch norms, whose statistics each of the {self.world.size} ranks "
-                     "takes from its own share of the batch: the result depends on the number of ranks; norm=instance does not")  # fmt: skip
+            self.report(f"warning: {norms[0]} and {len(norms) - 1} more are batch norms, whose statistics each of the {self.world.size} ranks "
+                     "takes from its own share of the batch: the result depends on the number of ranks, unlike with norm=instance")  # fmt: skip
 
     def resume(self) -> tuple[Position, dict[str, Any] | None, int]:
-        """Load the weights of the newest good checkpoint. Returns its position, its state where the engine resumes from it (None at a stage's
-        beginning), and the journal's length. Raises UserError if it does not match the run."""
+        """Load the weights of the newest good checkpoint. Returns its position; its state if the engine resumes from it (None at the
+        beginning of a stage); and the journal's length. Raises UserError if the checkpoint does not match the run."""
         if self.world.leads:
-            checkpoint.sweep(self.run.checkpoints)
+            checkpoint.remove_partial(self.run.checkpoints)
         newest = checkpoint.newest(self.run.checkpoints) if self.world.leads else None
         path = self.world.gather(newest[1] if newest else None)[0]
         if path is None:
-            self.say(begin_from(self.model.method, self.config, self.cohort))
+            self.report(begin_from(self.model.method, self.config, self.cohort))
             return Position(), None, 0
         state = newest[0] if newest else checkpoint.load(path)
         if other := differences(state["made_from"], self.made_from):
@@ -166,22 +166,22 @@ class Trainer:
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """What has to be equal for a checkpoint to fit."""
+        """What must be equal for a checkpoint to match the run."""
         own = {"method": asdict(self.config.method), "variant": asdict(self.config.variant), "freeze": self.config.train.freeze}
         return {**own, "recipe": self.cohort.recipe, "store": self.cohort.digest[:12]}
 
     def prepare(self, stage: Stage) -> tuple[Engine, Feed]:
-        """The stage's engine and feed, the memory planned, losses and ranks warmed up, the engine's state resumed."""
+        """The stage's engine and feed. Plans the memory, warms up losses and ranks, and resumes the engine's state."""
         self.world.watchdog.enter("first_step", self.at.total)
         engine = Engine(self.model.method, stage, self.config.train, self.world, self.timing)
         members = self.patients(stage.split, f"stage {stage.name}")
         feed = self.model.feed(self.cohort, members, self.config.data, self.world.share)
-        feed.steps(stage.batch)  # raises SettingError where the stage has fewer slices than a batch
+        feed.steps(stage.batch)  # raises SettingError if the stage has fewer slices than a batch
         first = next(self.batches(stage, feed, range(1), epoch=0)).to(self.world.device)
         plan = memory.plan(engine, first)
         self.saver.note("memory", **plan.line())
         at_once = min(len(first), self.config.train.micro_batch or len(first))
-        self.say(memory.sentence(plan, at_once, memory.card_of(self.world.device)))
+        self.report(memory.describe(plan, at_once, memory.gpu_bytes(self.world.device)))
         warm_up(engine, first)
         if self.resumed is not None:
             engine.load_state_dict(self.resumed["engine"])
@@ -195,7 +195,7 @@ class Trainer:
         return feed.batches(stage.name, number, self.config.seed, stage.batch, steps, self.world.rank, self.world.size)
 
     def agree(self, stop: int, due: bool) -> tuple[int, bool]:
-        """The signal by which any rank was asked to stop, and whether a checkpoint is due, the same on all ranks."""
+        """The signal by which any rank was asked to stop, and whether a checkpoint is due: the same on all ranks."""
         with self.timing.part("communication"):
             both = self.world.largest(torch.tensor([stop, int(due)]))
             return int(both[0]), bool(both[1])
@@ -205,7 +205,7 @@ class Trainer:
         self.saver.note("start", resumed_at=self.at.total, world_size=self.world.size, device=device, host=host, pid=os.getpid())
 
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
-        """Losses to the journal, and at the epoch's end to the screen, in the columns of the report's Tables 5 and 6."""
+        """Write the losses to the journal, and at the end of an epoch to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
         terms = losses | engine.gradient_norms() | {"lr": lr}
         curves = {metric_names.in_stage(stage.name, term): value for term, value in terms.items()}
@@ -213,23 +213,23 @@ class Trainer:
         epoch, step = self.at.epoch + 1, self.at.epoch * steps + self.at.step
         self.saver.note("progress", stage=stage.name, epoch=epoch, epochs=stage.epochs, step=step, steps=stage.epochs * steps)
         if self.at.step == steps:
-            self.say(f"{stage.name} epoch {epoch}/{stage.epochs}: " + " ".join(f"{k} {v:.4g}" for k, v in losses.items()))
+            self.report(f"{stage.name} epoch {epoch}/{stage.epochs}: " + " ".join(f"{k} {v:.4g}" for k, v in losses.items()))
 
     def validate(self, stage: Stage, engine: Engine) -> bool:
-        """Score whole volumes of the val patients. Returns whether the last stage's mean score is the best so far. Where a stop cuts it short,
-        the resumed run, whose epoch has no update left, begins with it."""
+        """Score whole volumes of the val patients. Returns whether the last stage's mean score is the best so far. If a stop interrupts it,
+        the resumed run starts with it, since its epoch has no update left."""
         self.world.watchdog.enter("validation", self.at.total)
         subjects = self.patients("val", "validation")
         try:
             with engine.ema.in_place():
                 scores = validate(self.model, stage, self.cohort, subjects, self.config.data.clip, self.world, self.stop)
         except Stopped as stopped:
-            self.leave(engine, stopped)
-        if not scores:  # a stage that scores tumours, and no val patient has a segmentation
+            self.save_and_stop(engine, stopped)
+        if not scores:  # the stage scores tumours, but no val patient has a segmentation
             return False
         named = {metric_names.at_validation(name): value for name, value in scores.items()}
         self.saver.note("metrics", step=self.at.total, values=named)
-        self.say("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        self.report("  val " + " ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         mean = sum(scores.values()) / len(scores)
         best = stage is self.stages[-1] and (self.at.best is None or mean > self.at.best)
         if best:
@@ -237,13 +237,13 @@ class Trainer:
         return best
 
     def save(self, engine: Engine, best: bool = False, ended: bool = False) -> None:
-        """Save a checkpoint of everything; without the engine's state where its stage has ended."""
+        """Save a checkpoint of everything, without the engine's state if its stage has ended."""
         self.saver.save(lambda: self.state(engine, ended), self.at.total, best)
         self.timing.seconds["checkpoint"] += self.saver.stall
         self.saver.note("metrics", step=self.at.total, values={metric_names.seconds("checkpoint_stall"): self.saver.stall})
 
     def state(self, engine: Engine, ended: bool) -> dict[str, Any]:
-        """What a checkpoint holds. Raises NonFinite, so that no checkpoint holds a NaN."""
+        """The contents of a checkpoint. Raises NonFinite, so that no checkpoint contains a NaN."""
         engine.check(self.at.total)
         engine.check_weights(self.at.total)
         return {
@@ -254,17 +254,17 @@ class Trainer:
             "made_from": self.made_from,
         }
 
-    def leave(self, engine: Engine, stopped: Stopped) -> NoReturn:
-        """End as asked, once a checkpoint of the current position is durable."""
+    def save_and_stop(self, engine: Engine, stopped: Stopped) -> NoReturn:
+        """Raise `stopped` once a checkpoint of the current position is durable."""
         self.save(engine)
-        self.settle()
+        self.finish_saving()
         raise stopped
 
-    def settle(self) -> None:
-        """Every rank waits until the last checkpoint is durable."""
+    def finish_saving(self) -> None:
+        """Wait, on every rank, until the last checkpoint is durable."""
         self.saver.finish()
         self.world.barrier()
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         if text and self.world.leads:
             print(text, flush=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, the newest two kept, a damaged one passed over, a full disk said."""
+"""Checkpoints: atomic, the newest two kept, a damaged one skipped, a full disk reported."""
 
 import os
 import resource
@@ -21,13 +21,15 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 20, 300):
         checkpoint.save_step({"step": step}, tmp_path, step)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-0000000020.pt", "step-0000000300.pt"]
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0] == {"step": 300}
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest[0] == {"step": 300}
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-def test_a_damaged_newest_one_is_passed_over_saying_so(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (1, 2):
         checkpoint.save_step({"weights": torch.arange(1000.0), "step": step}, tmp_path, step)
     newest = tmp_path / "step-0000000002.pt"
@@ -35,19 +37,19 @@ def test_a_damaged_newest_one_is_passed_over_saying_so(tmp_path: Path, damage: s
     if damage == "flip":
         content[len(content) // 2] ^= 0xFF
     newest.write_bytes(content[: {"cut": len(content) // 2, "flip": len(content), "empty": 0}[damage]])
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0]["step"] == 1
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest[0]["step"] == 1
     assert "step-0000000002.pt is not a readable checkpoint" in capsys.readouterr().out
 
 
-def test_none_readable_is_none(tmp_path: Path) -> None:
+def test_no_readable_checkpoint_gives_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "absent") is None
     (tmp_path / "step-0000000001.pt").write_bytes(b"nonsense")
     assert checkpoint.newest(tmp_path) is None
 
 
-def test_a_full_disk_keeps_the_last_one_and_leaves_no_half(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_partial_file(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the write fails in the kernel, half way."""
     checkpoint.save_step({"weights": torch.zeros(10)}, tmp_path, 1)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -61,7 +63,7 @@ def test_a_full_disk_keeps_the_last_one_and_leaves_no_half(tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001.pt"]
 
 
-def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_kill_while_writing_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     checkpoint.save_step({"step": 1}, tmp_path, 1)
     code = f"""
 import os, torch
@@ -71,9 +73,9 @@ os.fsync = lambda handle: os.kill(os.getpid(), 9)
 checkpoint.save_step({{"step": 2}}, Path({str(tmp_path)!r}), 2)
 """
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -9
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0] == {"step": 1}
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest[0] == {"step": 1}
 
 
 def test_nothing_but_weights_is_ever_unpickled(tmp_path: Path) -> None:
@@ -82,8 +84,8 @@ def test_nothing_but_weights_is_ever_unpickled(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "step-0000000001.pt")
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
-    """Its line comes when it is durable, before the lines of what was done meanwhile."""
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """Its line is written when it is durable, before the lines of what was done meanwhile."""
     journal, disk = Journal(tmp_path / "journal.jsonl"), threading.Event()
     writer = checkpoint.Writer(Watchdog())
     weights = torch.zeros(3)
@@ -107,15 +109,15 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
         ("checkpoint", 1),
         ("metrics", 2),
     ]
-    found = checkpoint.load(tmp_path / "step-0000000001.pt")
-    assert found["method"]["w"].tolist() == [0, 0, 0]
-    resumed = Journal(tmp_path / "journal.jsonl", found["journal"])
+    saved = checkpoint.load(tmp_path / "step-0000000001.pt")
+    assert saved["method"]["w"].tolist() == [0, 0, 0]
+    resumed = Journal(tmp_path / "journal.jsonl", saved["journal"])
     resumed.close()
     assert [line["step"] for line in read(tmp_path / "journal.jsonl")[0]] == [1]
     assert set(checkpoint.load(tmp_path / "best.pt")) == {"method"}
 
 
-def test_what_goes_wrong_in_writing_is_raised_where_it_is_waited_for() -> None:
+def test_an_error_in_writing_is_raised_by_finish() -> None:
     def write() -> None:
         raise StoreError("no disk")
 
@@ -126,8 +128,8 @@ def test_what_goes_wrong_in_writing_is_raised_where_it_is_waited_for() -> None:
     assert writer.watchdog.writing is None
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     checkpoint.save_step({"step": 1}, tmp_path, 1)
     (tmp_path / "step-0000000002.partial").write_bytes(b"half")
-    checkpoint.sweep(tmp_path)
+    checkpoint.remove_partial(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001.pt"]

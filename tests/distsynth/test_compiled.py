@@ -1,4 +1,4 @@
-"""Compiled losses are the same losses, and a machine without a compiler trains without."""
+"""Compiled losses equal uncompiled ones, and a machine without a compiler trains uncompiled."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def test_a_compiled_method_gets_the_same_weights(method: str, tmp_path: Path) ->
     assert float(difference) < 1e-9
 
 
-def test_without_a_compiler_one_sentence_says_so_and_the_run_is_the_plain_one(
+def test_without_a_compiler_one_sentence_is_printed_and_the_run_is_uncompiled(
     store: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     weights = []

@@ -40,7 +40,7 @@ def batch_for(n: int = 3, seed: int = 0, size: tuple[int, int] = SIZE) -> Batch:
 
 
 def published_generator(width: int, blocks: int, channels: int = 1, bias: bool = False) -> nn.Sequential:
-    """The layers of the published code in their order; `bias` says whether those before a norm, which it makes idle, are there."""
+    """The layers of the published code in their order; `bias`: whether to include the biases before a norm, which have no effect."""
 
     def block(channels: int) -> nn.Module:
         return Residual(
@@ -73,17 +73,17 @@ class Residual(nn.Module):
 
 
 def published_discriminator(width: int, layers: int) -> nn.Sequential:
-    found: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+    modules: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
     before = width
     for layer in range(1, layers + 1):
         after = width * min(2**layer, 8)
-        found += [
+        modules += [
             nn.Conv2d(before, after, 4, 2 if layer < layers else 1, 1, bias=False),
             nn.InstanceNorm2d(after),
             nn.LeakyReLU(0.2),
         ]
         before = after
-    return nn.Sequential(*found, nn.Conv2d(before, 1, 4, 1, 1))
+    return nn.Sequential(*modules, nn.Conv2d(before, 1, 4, 1, 1))
 
 
 def holding(network: nn.Module, weights: nn.Module) -> nn.Module:
@@ -121,16 +121,16 @@ class Literal:
             a, b = batch.sources[i : i + 1], batch.targets[i : i + 1]
             in_a, in_b = batch.brain[i : i + 1], batch.more["target_brain"][i : i + 1]
             fake_b, fake_a = self.confined("target", a, in_a), self.confined("source", b, in_b)
-            found = {
+            of_sample = {
                 "g_target": ((self.d["target"](fake_b) - 1) ** 2).mean(),
                 "g_source": ((self.d["source"](fake_a) - 1) ** 2).mean(),
                 "g_cycle_source": (self.confined("source", fake_b, in_a) - a).abs().mean(),
                 "g_cycle_target": (self.confined("target", fake_a, in_b) - b).abs().mean(),
             }
             if w.identity:
-                found["g_same_target"] = (self.confined("target", b, in_b) - b).abs().mean()
-                found["g_same_source"] = (self.confined("source", a, in_a) - a).abs().mean()
-            for name, value in found.items():
+                of_sample["g_same_target"] = (self.confined("target", b, in_b) - b).abs().mean()
+                of_sample["g_same_source"] = (self.confined("source", a, in_a) - a).abs().mean()
+            for name, value in of_sample.items():
                 terms[name] = terms.get(name, 0) + value / n
             fakes["target"].append(fake_b.detach())
             fakes["source"].append(fake_a.detach())
@@ -188,7 +188,7 @@ class Literal:
 
 
 def trained(*words: str, updates: int = 3) -> tuple[CycleGAN, Literal]:
-    """The method and the transcription after as many updates."""
+    """The method and the transcription after so many updates."""
     method = make(*words)
     engine = engine_for(method, config_of(*words).train)
     literal = Literal(method, engine.train.lr, engine.train.betas)
@@ -199,7 +199,7 @@ def trained(*words: str, updates: int = 3) -> tuple[CycleGAN, Literal]:
     return method, literal
 
 
-# Every setting, flipped; the transcription reads them itself.
+# Every setting, changed; the transcription reads the settings itself.
 FLIPPED = {
     "generator.width": 4, "generator.blocks": 2, "discriminator.width": 4, "discriminator.layers": 1, "pool": 0,
     "weights.cycle_source": 3, "weights.cycle_target": 3, "weights.identity": 0, "weights.discriminator": 1e-6,
@@ -224,7 +224,7 @@ def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, pla
     method, literal = trained(f"method.{name}={FLIPPED[name]}")
     assert literal.difference(method) < 1e-9
     before, after = (list(m.parameters()) for m in (plain, method))
-    shapes = [[p.shape for p in found] for found in (before, after)]
+    shapes = [[p.shape for p in parameters] for parameters in (before, after)]
     assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
 
 
@@ -237,13 +237,13 @@ def test_the_losses_equal_the_literal_rule() -> None:
     literal = Literal(method, 1e-3, (0.5, 0.999))
     expected, fakes = literal.generator_terms(batch)
     expected |= literal.discriminator_terms(batch, fakes)
-    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
-    assert set(found) == set(expected)
-    for name, value in found.items():
+    actual = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
+    assert set(actual) == set(expected)
+    for name, value in actual.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-10), name
 
 
-def test_a_loss_reaches_its_own_networks_alone_and_all_of_them() -> None:
+def test_a_loss_trains_all_of_its_own_networks_and_no_others() -> None:
     for objective in ("generators", "discriminators"):
         method = make()
         losses_of(method, batch_for())[objective][0].backward()
@@ -252,7 +252,7 @@ def test_a_loss_reaches_its_own_networks_alone_and_all_of_them() -> None:
             assert reached == name.startswith(objective), f"{objective} on {name}"
 
 
-def test_images_are_made_inside_the_brain_alone() -> None:
+def test_images_are_confined_to_the_brain() -> None:
     method, batch = make(), batch_for()
     made = method.objectives()["generators"].make
     assert made is not None
@@ -269,7 +269,8 @@ def test_images_are_made_inside_the_brain_alone() -> None:
 
 
 def test_the_generator_has_the_published_parameters() -> None:
-    """11.378 M with 9 blocks, 3 channels (junyanz/pytorch-CycleGAN-and-pix2pix prints it); ours lacks the biases that a norm makes idle."""
+    """11.378 M with 9 blocks, 3 channels (junyanz/pytorch-CycleGAN-and-pix2pix prints it); ours lacks the biases before a norm, which have
+    no effect."""
     idle = 64 + 128 + 256 + 9 * 2 * 256 + 128 + 64
     assert count(published_generator(64, 9, 3, bias=True)) == 11_378_179
     assert count(ResNet(3, 3, 64, 9)) == 11_378_179 - idle
@@ -277,7 +278,7 @@ def test_the_generator_has_the_published_parameters() -> None:
 
 
 def test_the_generator_is_the_published_one() -> None:
-    """The same numbers come out, whatever the idle biases."""
+    """The output is the same, whatever the biases before a norm."""
     network = ResNet(1, 1, 5, 2).double()
     x = torch.randn(2, 1, 16, 20, dtype=torch.float64)
     assert torch.allclose(holding(published_generator(5, 2), network)(x), network(x), atol=1e-12)
@@ -292,9 +293,7 @@ def test_the_generator_is_the_published_one() -> None:
 def test_the_discriminator_sees_70_pixels() -> None:
     assert receptive_field(PatchGAN(1)) == 70
     assert PatchGAN(1, 2)(torch.zeros(1, 1, 160, 160)).shape == (1, 1, 18, 18)
-    assert (
-        count(PatchGAN(3)) == 2_764_737 - 128 - 256 - 512
-    )  # 2.765 M as printed by the same code, less the biases that a norm makes idle
+    assert count(PatchGAN(3)) == 2_764_737 - 128 - 256 - 512  # 2.765 M as printed by the same code, less the biases before a norm
 
 
 @pytest.mark.parametrize(("pixels", "blocks"), [(128, 6), (132, 9)])
@@ -318,6 +317,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("attempt", "sentence"), REFUSED)
-def test_what_cannot_be_is_refused_in_a_sentence(attempt: Callable[[], object], sentence: str) -> None:
+def test_invalid_settings_are_refused_in_one_sentence(attempt: Callable[[], object], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         attempt()

@@ -74,7 +74,8 @@ def holding(network: nn.Module, weights: nn.Module) -> nn.Module:
 
 
 class Literal:
-    """The published training, from a method's settings and first weights. Feature matching goes over the batch, so all of it does."""
+    """The published training, from a method's settings and initial weights. It runs on whole batches, because feature matching is over the
+    batch."""
 
     def __init__(self, method: DiscoGAN, lr: float, betas: tuple[float, float], decay: float) -> None:
         s = self.settings = method.settings
@@ -97,7 +98,7 @@ class Literal:
         aba, bab = self.g["source"](ab) * in_a, self.g["target"](ba) * in_b
         recon = {"source": ((aba - a) ** 2).mean(), "target": ((bab - b) ** 2).mean()}
         rate = w.first if iteration < w.switch else w.later
-        found: dict[str, Any] = {"g_loss": 0, "d_loss": 0}
+        values: dict[str, Any] = {"g_loss": 0, "d_loss": 0}
         for side, real, fake in (("source", a, ba), ("target", b, ab)):
             on_real, features_real = self.d[side](real)
             on_fake, features_fake = self.d[side](fake)
@@ -105,10 +106,10 @@ class Literal:
             d_loss = -w.discriminator * (torch.log(on_real).mean() + torch.log(1 - on_fake).mean())
             g_loss = -torch.log(on_fake).mean()
             matching = sum(((r.mean(0) - f.mean(0)) ** 2).mean() for r, f in zip(features_real, features_fake, strict=True))
-            found |= {f"d_{side}": d_loss, f"g_{side}": g_loss, f"g_features_{side}": matching, f"g_again_{side}": recon[side]}
-            found["d_loss"] = found["d_loss"] + d_loss
-            found["g_loss"] = found["g_loss"] + (g_loss * w.gan + matching * w.features) * (1 - rate) + recon[side] * rate
-        return found
+            values |= {f"d_{side}": d_loss, f"g_{side}": g_loss, f"g_features_{side}": matching, f"g_again_{side}": recon[side]}
+            values["d_loss"] = values["d_loss"] + d_loss
+            values["g_loss"] = values["g_loss"] + (g_loss * w.gan + matching * w.features) * (1 - rate) + recon[side] * rate
+        return values
 
     def update(self, batch: Batch, iteration: int) -> None:
         terms = self.terms(batch, iteration)
@@ -121,17 +122,18 @@ class Literal:
 
     def difference(self, method: DiscoGAN) -> float:
         """Over the convolutions and, with batch norm, the scales and shifts."""
-        found = [0.0]
+        differences = [0.0]
         for nets, others in ((self.g, method.generators), (self.d, method.discriminators)):
             for side in SIDES:
                 for kind in (4, 1):
                     pairs = [[p for p in net.parameters() if p.dim() == kind] for net in (nets[side], others[side])]
-                    found += [float((mine - its).detach().abs().max()) for mine, its in zip(*pairs, strict=True)]
-        return max(found)
+                    differences += [float((mine - its).detach().abs().max()) for mine, its in zip(*pairs, strict=True)]
+        return max(differences)
 
 
 def trained(*words: str, updates: int = 5, parts: int = 0) -> tuple[DiscoGAN, Literal]:
-    """The method and the transcription after as many updates: two of the discriminators, three of the generators, r changed in between."""
+    """The method and the transcription after so many updates: two of the discriminators, three of the generators, with r changed in
+    between."""
     method = make(*words)
     engine = engine_for(method, config_of(*words, f"train.micro_batch={parts}").train)
     literal = Literal(method, engine.train.lr, engine.train.betas, engine.train.weight_decay)
@@ -142,7 +144,7 @@ def trained(*words: str, updates: int = 5, parts: int = 0) -> tuple[DiscoGAN, Li
     return method, literal
 
 
-# Every setting, flipped; the transcription reads them itself.
+# Every setting, changed; the transcription reads the settings itself.
 FLIPPED = {
     "generator.width": 4, "discriminator.width": 4, "depth": 3, "norm": "batch", "every": 2, "weights.gan": 0.5, "weights.features": 0.3,
     "weights.first": 0.3, "weights.later": 0.9, "weights.switch": 4, "weights.discriminator": 1e-6,
@@ -161,7 +163,7 @@ def test_five_updates_equal_the_literal_rule() -> None:
 
 
 def test_five_updates_in_micro_batches_equal_the_literal_rule() -> None:
-    """Feature matching is over the whole batch all the same."""
+    """Feature matching is still over the whole batch."""
     method, literal = trained(parts=1)
     assert literal.difference(method) < 1e-9
 
@@ -171,7 +173,7 @@ def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, pla
     method, literal = trained(f"method.{name}={FLIPPED[name]}")
     assert literal.difference(method) < 1e-9
     before, after = (list(m.parameters()) for m in (plain, method))
-    shapes = [[p.shape for p in found] for found in (before, after)]
+    shapes = [[p.shape for p in parameters] for parameters in (before, after)]
     assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
 
 
@@ -182,9 +184,9 @@ def test_no_setting_is_left_out() -> None:
 def test_the_losses_equal_the_literal_rule() -> None:
     method, batch = make(), batch_for(5)
     expected = Literal(method, 1e-3, (0.5, 0.999), 0).terms(batch, 0)
-    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
-    assert set(found) == set(expected)
-    for name, value in found.items():
+    actual = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
+    assert set(actual) == set(expected)
+    for name, value in actual.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-10), name
 
 
@@ -197,7 +199,7 @@ def test_the_gradient_of_feature_matching_is_that_of_the_batch_means() -> None:
     assert torch.allclose(mine, its, atol=1e-15)
 
 
-def test_a_loss_reaches_its_own_networks_alone_and_all_of_them() -> None:
+def test_a_loss_trains_all_of_its_own_networks_and_no_others() -> None:
     for objective in ("generators", "discriminators"):
         method = make()
         losses_of(method, batch_for())[objective][0].backward()
@@ -216,7 +218,7 @@ def test_an_update_moves_either_the_discriminators_or_the_generators() -> None:
         assert changed == {moved}
 
 
-def test_images_are_made_inside_the_brain_alone() -> None:
+def test_images_are_confined_to_the_brain() -> None:
     method, batch = make(), batch_for()
     made = method.synthesise(batch.sources, batch.brain)
     assert (made[batch.brain == 0] == -1).all()
@@ -245,7 +247,7 @@ def test_the_depth_follows_the_image(pixels: int, depth: int) -> None:
     assert DiscoGAN.stride(settings, (pixels, pixels)) == 1 << depth
 
 
-def test_a_padded_image_can_always_be_taken() -> None:
+def test_a_padded_image_always_fits() -> None:
     """Also where the feed makes it square for rotations."""
     settings = config_of("method.generator.width=1", "method.discriminator.width=1").method
     for height, width in [(27, 60), (54, 54), (30, 37), (100, 36)]:
@@ -271,6 +273,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("attempt", "sentence"), REFUSED)
-def test_what_cannot_be_is_refused_in_a_sentence(attempt: Callable[[], object], sentence: str) -> None:
+def test_invalid_settings_are_refused_in_one_sentence(attempt: Callable[[], object], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         attempt()

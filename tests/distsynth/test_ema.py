@@ -1,4 +1,4 @@
-"""train.ema: the running average of the weights, beside the recursion written out, and what of a run it may change."""
+"""train.ema: the running average of the weights, compared with the recursion written out, and what it may change in a run."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_a_stage_before_the_last_is_not_averaged() -> None:
     assert len(last.ema.weights) == len(list(method.parameters()))
 
 
-def test_the_memory_plan_counts_it() -> None:
+def test_the_memory_plan_includes_the_average() -> None:
     plans = []
     for ema in (0, 0.9):
         config = compose(["method=unet_small", f"train.ema={ema}"])
@@ -56,7 +56,7 @@ def test_the_memory_plan_counts_it() -> None:
     assert plans[1].parameters - plans[0].parameters == 8 * count(method)  # float64
 
 
-def test_what_a_checkpoint_lacks_of_it_begins_with_the_weights() -> None:
+def test_averages_missing_from_a_checkpoint_start_from_the_weights() -> None:
     layer = torch.nn.Linear(2, 2)
     average = EMA(layer, 0.9)
     torch.nn.init.constant_(layer.weight, 3)
@@ -66,15 +66,16 @@ def test_what_a_checkpoint_lacks_of_it_begins_with_the_weights() -> None:
 
 
 @pytest.mark.parametrize("ema", [-0.1, 1, 1.5])
-def test_a_share_that_cannot_be_is_refused(ema: float) -> None:
+def test_an_invalid_decay_is_refused(ema: float) -> None:
     with pytest.raises(SettingError, match=r"train\.ema=.* must be at least 0 and below 1"):
         compose([f"train.ema={ema}"])
 
 
-def test_it_changes_what_is_kept_and_scored_but_not_the_training(
+def test_the_average_changes_what_is_saved_and_scored_but_not_the_training(
     store: Path, tiny: tuple[str, ...], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
-    """And is what the last validation saw: best.pt is the average where that was the best so far, here the only one."""
+    """It is also what the last validation scored: best.pt holds the average if that validation was the best so far, which here it always
+    is."""
     kept = {}
     for ema in ("0", "0.8"):
         words = (

@@ -56,7 +56,7 @@ def test_weights_of_the_same_name_and_shape_are_taken_over(unet: tuple[Path, dic
     method, config = make(*PIX2PIX, f"train.init_from={run}", f"data.store={store}")
     before = deepcopy(method.state_dict())
     said = begin_from(method, config, Cohort.open(store))
-    assert said == f"{len(given)} of {len(before)} weights from {run}, the others, of discriminator, begin anew"
+    assert said == f"{len(given)} of {len(before)} weights from {run}, the others, of discriminator, start from new weights"
     for name, value in method.state_dict().items():
         assert torch.equal(value, given.get(name, before[name])), name
         assert name not in given or not torch.equal(before[name], given[name])
@@ -123,7 +123,7 @@ def test_a_name_is_not_the_beginning_of_another(store: Path) -> None:
     """generator.up.1 is frozen, generator.up.10 would not be."""
     method, config = make(*UNET, "method.depth=1", "train.freeze=[generator.u]")
     with pytest.raises(
-        SettingError, match=r"names 'generator\.u', which no weight does: there are generator\.down, generator\.up"
+        SettingError, match=r"names 'generator\.u', which matches no weight: choose from generator\.down, generator\.up"
     ):
         begin_from(method, config, Cohort.open(store))
 
@@ -150,7 +150,9 @@ def test_weights_that_may_know_held_out_patients_are_refused(
 
     split("split.folds=3")
     given, _ = run_of_unet(tmp_path / "run", folds, "data.fold=1")
-    refused = r"train\.init_from=.*run was trained on fold 1 of .*folds\.zarr, or before it was split anew, and may know patients"
+    refused = (
+        r"train\.init_from=.*run was trained on fold 1 of .*folds\.zarr, or before it was split again, and may have seen patients"
+    )
     method, config = make(*words, f"train.init_from={given}", "data.fold=1")
     assert "warning" not in begin_on_its_cohort(method, config)
     method, config = make(*words, f"train.init_from={given}", "data.fold=2")
@@ -192,7 +194,7 @@ def test_a_frozen_segmentor_judges_as_it_is(store: Path) -> None:
 def test_what_is_taken_over_can_be_frozen(unet: tuple[Path, dict[str, torch.Tensor]], store: Path) -> None:
     run, given = unet
     method, config = make(*PIX2PIX, f"train.init_from={run}", "train.freeze=[generator.down]", f"data.store={store}")
-    assert begin_from(method, config, Cohort.open(store)).endswith("begin anew; 5 weights are frozen")
+    assert begin_from(method, config, Cohort.open(store)).endswith("start from new weights; 5 weights are frozen")
     kept = {name for name, p in method.named_parameters() if not p.requires_grad}
     assert kept == {name for name in given if name.startswith("generator.down.")}
     assert all(torch.equal(method.state_dict()[name], given[name]) for name in kept)

@@ -17,6 +17,7 @@ from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.slices import SliceFeed
 from distsynth.evaluation.scoring import evaluate as score
 from distsynth.evaluation.table import write_table
+from distsynth.methods import registry
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
@@ -123,8 +124,7 @@ def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
     """The launcher and the trainer print this sentence."""
     sentence = (
         f"1 of 10 subjects of {gappy} have fewer than two contrasts of variant simo_t1 and are left out; "
-        "4 more lack a contrast of variant simo_t1: what they have is trained on, and they are scored only in a split "
-        "that has no others"
+        "4 more lack a contrast of variant simo_t1: they are trained on what they have, and scored only where a split has no complete ones"
     )
     assert left_out(config_for(gappy, "method=mmgan")) == sentence
     (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
@@ -260,8 +260,8 @@ def test_one_other_variant_by_its_name_or_its_contrasts(trained: RunDirectory) -
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    (["variant.inputs=[t2]", "variant.outputs=[t1]"], "variant.name=simo_t1 cannot name scores beside the run's own"),
-    (["variant.name=a/b", "variant.outputs=[t2]"], "variant.name=a/b cannot name scores"),
+    (["variant.inputs=[t2]", "variant.outputs=[t1]"], "variant.name=simo_t1 is taken by the run's own variant"),
+    (["variant.name=a/b", "variant.outputs=[t2]"], "variant.name=a/b is taken by the run's own variant or is no folder name"),
     (["train.lr=1"], "only data.store, data.external.NAME, evaluate.* and variant may differ"),
     (["variant=everything"], "variant=everything is not known"),
 ])  # fmt: skip
@@ -275,10 +275,11 @@ def test_a_method_that_learns_one_task_is_refused_another(gappy: Path, tiny: tup
     words = ["method.segmentor.epochs=0"]
     config = compose([f"data.store={gappy}", *tiny, *words])
     method = build(config, Cohort.open(gappy).having(config.variant.modalities), mapping_of(gappy, config)).method
-    with pytest.raises(
-        SettingError, match="method tcmgan makes what it was trained for, variant simo, alone: unified_gan, stargan and mmgan can"
-    ):
-        method.serve(compose(["variant=simo_t1"]).variant)
+    expected = (
+        "method tcmgan only synthesises the variant it was trained for, simo: mmgan, stargan and unified_gan synthesise any"
+    )
+    with pytest.raises(SettingError, match=expected):
+        registry.check_serves(method, compose(["variant=simo_t1"]).variant)
 
 
 def mapping_of(store: Path, config: Config) -> IntensityMap:

@@ -169,10 +169,10 @@ def test_a_judge_that_does_not_fit_is_refused_before_any_work(
     split = run("preprocess.to_zarr", f"source={phantoms}", f"store={other}", "recipe.n4.iterations=[5]", "split.seed=5")
     assert split.returncode == 0, split.stderr
     refused = {
-        ("variant=siso",): "knows t1, t1c, flair and not t2: take a run whose variant puts them out",
+        ("variant=siso",): "was trained on t1, t1c, flair and not on t2: give a run whose variant has them as outputs",
         (f"evaluate.judge={sweep / 'unet'}",): "is a run of method unet, which has no segmentor: take one of segment or tcmgan",
-        (f"data.store={other}",): "as it is split here: it may know the patients it is to judge",
-        SEGMENT: "has no images to judge: method segment makes none",
+        (f"data.store={other}",): "as it is split here, and may have seen the patients",
+        SEGMENT: "cannot be used: method segment makes no images to judge",
     }
     for words, sentence in refused.items():
         with pytest.raises(SettingError, match=sentence) as caught:
@@ -200,7 +200,7 @@ def test_a_tcmgan_goes_on_from_the_segmentor_without_pretraining(
     )
     assert train.main([f"run={tmp_path}", f"data.store={store}", *words, f"train.init_from={sweep / 'segmentor'}"]) == 0
     said = capsys.readouterr().out
-    assert "the others, of critic, generator, begin anew" in said
+    assert "the others, of critic, generator, start from new weights" in said
     assert "stage segmentor" not in said
     first, after = (
         torch.load(path / "checkpoints" / "best.pt", weights_only=True)["method"] for path in (sweep / "segmentor", tmp_path)

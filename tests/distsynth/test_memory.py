@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, sentence
+from distsynth.training.memory import OVERHEAD, USABLE, MemoryPlan, describe
 
 # Peak of the resident set over two updates, less that after an update of tiny slices, which loads the code.
 PEAK = """
@@ -53,7 +53,7 @@ def test_the_plan_is_within_a_fifth_of_the_peak(words: tuple[str, ...], tmp_path
 PLAN = MemoryPlan("joint", parameters=10**8, gradients=10**8, optimiser=2 * 10**8, fixed=10**8, per_slice=10**8)
 
 
-def test_what_fits_is_what_the_total_says() -> None:
+def test_fits_agrees_with_total() -> None:
     most = PLAN.fits(6e9)
     assert PLAN.total(most) <= (6e9 - OVERHEAD) * USABLE < PLAN.total(most + 1)
     assert PLAN.fits(1e9) == 0
@@ -61,7 +61,7 @@ def test_what_fits_is_what_the_total_says() -> None:
 
 def test_for_a_batch_that_does_not_fit_the_text_says_what_would() -> None:
     most = PLAN.fits(6e9)
-    assert f"holds {most}" in sentence(PLAN, 4, 6 * 10**9)
-    assert f"holds only {most}: set train.micro_batch={most}" in sentence(PLAN, 100, 6 * 10**9)
-    assert "take narrower networks or a larger GPU" in sentence(PLAN, 100, 10**9)
-    assert sentence(PLAN, 4, None).endswith("activations 0.5; together 0.9 for 4 slices at once")
+    assert f"holds {most}" in describe(PLAN, 4, 6 * 10**9)
+    assert f"holds only {most}: set train.micro_batch={most}" in describe(PLAN, 100, 6 * 10**9)
+    assert "use narrower networks or a larger GPU" in describe(PLAN, 100, 10**9)
+    assert describe(PLAN, 4, None).endswith("activations 0.5; total 0.9 for 4 slices at once")

@@ -53,8 +53,8 @@ def batch_for(
 
 
 def test_full_size_networks_have_the_published_parameters() -> None:
-    """Counted from the layers of the published code (trane293/mm-gan, advanced_gans/models.py), all but one of whose convolutions in G have no
-    bias and all but one in D do: G 54,407,172, D 2,794,432. Ours has biases where no norm follows, and there alone."""
+    """Counted from the layers of the published code (trane293/mm-gan, advanced_gans/models.py), all but one of whose convolutions in G have
+    no bias and all but one in D do: G 54,407,172, D 2,794,432. Ours has biases only where no norm follows."""
     config = compose(["method=mmgan", "variant=simo"])
     method = MMGAN(config.method, config.variant, (256, 256), 0)
     millions = {name: sum(p.numel() for p in net.parameters()) for name, net in method.named_children()}
@@ -73,7 +73,7 @@ def test_the_depth_follows_the_image(size: tuple[int, int], depth: int) -> None:
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "mimo", "miso_flair", "miso_t1c"])
-def test_every_output_is_made_inside_the_brain_alone(variant: str) -> None:
+def test_every_output_is_confined_to_the_brain(variant: str) -> None:
     method = make(f"variant={variant}")
     batch = batch_for(method)
     made = method.synthesise(batch.sources, batch.brain)
@@ -83,7 +83,7 @@ def test_every_output_is_made_inside_the_brain_alone(variant: str) -> None:
 
 
 def test_another_variant_is_served_by_the_same_networks() -> None:
-    """Whatever the order of the names, a contrast goes in and comes out where it was trained to."""
+    """Whatever the order of the names, each contrast keeps the channel it was trained with."""
     method = make("variant=simo")  # t2 -> t1, t1c, flair
     batch = batch_for(method)
     images = {
@@ -127,11 +127,11 @@ def test_the_curriculum(epoch: int, missing: set[int]) -> None:
     assert {given.count(False) for given in easier} == set(range(1, max(missing) + 1))
 
 
-def test_every_subset_from_the_start_without_a_curriculum() -> None:
+def test_without_a_curriculum_every_subset_from_the_start() -> None:
     assert len(set(given_in(make("method.curriculum.epochs=[]"), 0))) == 14
 
 
-def test_a_patient_is_given_what_it_has_and_scored_on_the_rest_of_that() -> None:
+def test_a_scenario_only_uses_contrasts_that_the_patient_has() -> None:
     method = make()
     rows = [[1.0, 1, 0, 0], [1, 0, 1, 1]]
     for epoch, missing in ((0, (1, 1)), (15, (1, 2)), (40, (1, 2))):
@@ -147,7 +147,7 @@ def test_a_patient_is_given_what_it_has_and_scored_on_the_rest_of_that() -> None
 
 
 @pytest.mark.parametrize(("objective", "network"), [("generator", "generator"), ("discriminator", "discriminator")])
-def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
+def test_a_loss_trains_all_of_its_own_network_and_no_other(objective: str, network: str) -> None:
     method = make()
     loss, _ = losses_of(method, batch_for(method))[objective]
     loss.backward()
@@ -182,17 +182,17 @@ def literal(method: MMGAN, batch: Batch, settings: MMGANSettings) -> dict[str, T
         made = torch.where(batch.brain[i] > 0, made, torch.tensor(-1.0).double())
         x_i = torch.stack([x[m] if m in given else made[m] if m in held else torch.full_like(x[m], -1) for m in range(count)])
 
-        def judge(image: Tensor, x: Tensor = x) -> Tensor:
+        def discriminate(image: Tensor, x: Tensor = x) -> Tensor:
             return method.discriminator(torch.cat([image, x])[None] if settings.discriminator.sees_real else image[None])[0]  # type: ignore[no-any-return]
 
-        for_generator, on_real, on_fake = judge(x_i), judge(x), judge(x_i.detach())
-        found = {
+        for_generator, on_real, on_fake = discriminate(x_i), discriminate(x), discriminate(x_i.detach())
+        of_sample = {
             "g_gan": torch.stack([((for_generator[m] - 1) ** 2).mean() for m in held]).mean(),
             "g_l1": torch.stack([(x[m] - x_i[m]).abs().mean() for m in held if m not in given]).mean(),
             "d_real": torch.stack([((on_real[m] - 1) ** 2).mean() for m in held]).mean(),
             "d_fake": torch.stack([((on_fake[m] - float(m in given)) ** 2).mean() for m in held]).mean(),
         }
-        sums = {name: sums[name] + value / n for name, value in found.items()}
+        sums = {name: sums[name] + value / n for name, value in of_sample.items()}
     sums["g_loss"] = (1 - settings.weights.l1) * sums["g_gan"] + settings.weights.l1 * sums["g_l1"]
     sums["d_loss"] = settings.weights.discriminator * (sums["d_real"] + sums["d_fake"])
     return sums
@@ -236,7 +236,7 @@ SETTINGS = {
 
 
 def batches_for(method: MMGAN) -> list[Batch]:
-    """Of the second phase, where `easier` matters."""
+    """Of the second phase of the curriculum, where `easier` has an effect."""
     return [replace(batch_for(method, 3, seed, LACKING), epoch=15) for seed in (0, 1)]
 
 
@@ -249,15 +249,15 @@ def test_a_setting_changes_two_updates_as_it_changes_the_literal_rule(setting: s
     method, default = make(f"method.{setting}={SETTINGS[setting]}"), make()
     batches = batches_for(method)
     expected = trained_literally(deepcopy(method), batches).state_dict()
-    found = trained(method, batches).state_dict()
+    actual = trained(method, batches).state_dict()
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=1e-7, atol=1e-9), name
+        assert torch.allclose(actual[name], value, rtol=1e-7, atol=1e-9), name
     other = trained(default, batches).state_dict()
-    if {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in other.items()}:
-        assert not all(torch.allclose(found[name], value, atol=1e-6) for name, value in other.items())
+    if {name: value.shape for name, value in actual.items()} == {name: value.shape for name, value in other.items()}:
+        assert not all(torch.allclose(actual[name], value, atol=1e-6) for name, value in other.items())
 
 
-def test_what_stands_in_a_missing_contrast_changes_nothing() -> None:
+def test_the_values_of_a_missing_contrast_have_no_effect() -> None:
     method = make()
     batch = batch_for(method, present=LACKING)
     missing = batch.more["present"][:, :, None, None] == 0
@@ -274,7 +274,7 @@ def test_what_stands_in_a_missing_contrast_changes_nothing() -> None:
     (["method.weights.l1=1.5"], "method.weights.l1=1.5 must be at least 0 and at most 1"),
     (["method.curriculum.epochs=[20,10]"], "method.curriculum.epochs=[20, 10] must ascend"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], sentence: str) -> None:
+def test_invalid_settings_are_refused_in_one_sentence(words: list[str], sentence: str) -> None:
     with pytest.raises(SettingError) as refused:
         make(*words)
     assert sentence in str(refused.value)

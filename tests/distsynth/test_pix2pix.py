@@ -30,7 +30,7 @@ FLIPS = {
     "norm": "batch",
     "gan": "lsgan",
 }
-AT_TEST_ALONE = {"noise_at_test"}
+AT_TEST_ONLY = {"noise_at_test"}
 
 
 def make(*words: str) -> Pix2Pix:
@@ -39,7 +39,7 @@ def make(*words: str) -> Pix2Pix:
 
 
 class Literal:
-    """The published rule, one sample after the other, on networks that are built from the settings and begin with the method's weights."""
+    """The published rule, one sample after the other, on networks built from the settings, starting with the method's weights."""
 
     def __init__(self, method: Pix2Pix, *words: str) -> None:
         config = compose([*SMALL, *words])
@@ -53,8 +53,8 @@ class Literal:
             torch.optim.Adam(network.parameters(), config.train.lr, config.train.betas) for network in (self.G, self.D)
         )
 
-    def said(self, source: Tensor, image: Tensor, real: bool) -> Tensor:
-        """The mean over the patches of what the discriminator's answer costs."""
+    def adversarial(self, source: Tensor, image: Tensor, real: bool) -> Tensor:
+        """The mean adversarial loss over the patches."""
         answer = self.D(torch.cat([source, image], 1))
         if self.settings.gan == "lsgan":
             return ((answer - (1 if real else 0)) ** 2).mean()
@@ -70,14 +70,14 @@ class Literal:
         ]
         terms = dict.fromkeys(["d_real", "d_fake", "g_gan", "g_l1"], torch.tensor(0.0))
         for (source, target), fake in zip(samples, fakes, strict=True):
-            terms["d_real"] = terms["d_real"] + self.said(source, target, True) / n
-            terms["d_fake"] = terms["d_fake"] + self.said(source, fake.detach(), False) / n
+            terms["d_real"] = terms["d_real"] + self.adversarial(source, target, True) / n
+            terms["d_fake"] = terms["d_fake"] + self.adversarial(source, fake.detach(), False) / n
         terms["d_loss"] = self.settings.weights.discriminator * (terms["d_real"] + terms["d_fake"])
         self.for_D.zero_grad()
         terms["d_loss"].backward()
         self.for_D.step()
         for (source, target), fake in zip(samples, fakes, strict=True):
-            terms["g_gan"] = terms["g_gan"] + self.said(source, fake, True) / n
+            terms["g_gan"] = terms["g_gan"] + self.adversarial(source, fake, True) / n
             terms["g_l1"] = terms["g_l1"] + (target - fake).abs().sum() / target.numel() / n
         terms["g_loss"] = terms["g_gan"] + self.settings.weights.l1 * terms["g_l1"]
         self.for_G.zero_grad()
@@ -103,7 +103,7 @@ def trained(method: Pix2Pix, batches: list[Batch], *words: str) -> tuple[dict[st
 
 @pytest.mark.parametrize("words", [(), *((f"method.{key}={value}",) for key, value in FLIPS.items()), ("variant=mimo",)])
 def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
-    """Batch norm at the published batch of 1: the rule is written sample by sample, and there alone it means the same."""
+    """Batch norm at the published batch of 1: the rule is written sample by sample, which is only then the same."""
     method = make(*words)
     batches = [paired(method, 1 if "method.norm=batch" in words else 3, seed) for seed in (0, 1)]
     literal = Literal(method, *words)
@@ -112,12 +112,12 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
     for name, value in literal.weights().items():
         assert torch.allclose(weights[name].double(), value.double(), rtol=0, atol=1e-9), name
     for name, value in losses.items():
-        assert value == pytest.approx(sum(float(found[name].detach()) for found in terms) / 2, rel=1e-6), name
+        assert value == pytest.approx(sum(float(update[name].detach()) for update in terms) / 2, rel=1e-6), name
 
 
-def test_no_setting_is_decoration() -> None:
-    """Each is flipped above, and flipped it changes the update."""
-    assert set(leaves(Pix2PixSettings())) - {"name"} == FLIPS.keys() | AT_TEST_ALONE
+def test_every_setting_has_an_effect() -> None:
+    """Each is changed above, and changing it changes the update."""
+    assert set(leaves(Pix2PixSettings())) - {"name"} == FLIPS.keys() | AT_TEST_ONLY
     before = make()
     plain, _ = trained(deepcopy(before), [paired(before, 1)])
     for key, value in FLIPS.items():
@@ -127,7 +127,7 @@ def test_no_setting_is_decoration() -> None:
 
 
 @pytest.mark.parametrize("name", ["discriminator", "generator"])
-def test_a_loss_reaches_its_own_network_alone_and_all_of_it(name: str) -> None:
+def test_a_loss_trains_all_of_its_own_network_and_no_other(name: str) -> None:
     method = make()
     loss, _ = losses_of(method, paired(method))[name]
     loss.backward()
@@ -145,7 +145,7 @@ def test_an_update_runs_the_generator_once() -> None:
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1", "mimo", "miso_flair", "miso_t1c"])
-def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant: str) -> None:
+def test_every_variant_makes_all_outputs_at_once_confined_to_the_brain(variant: str) -> None:
     method = make(f"variant={variant}").eval()
     batch = paired(method)
     made = method.synthesise(batch.sources, batch.brain)
@@ -158,7 +158,7 @@ def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant:
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_noise_stays_on_at_test_time_and_is_the_same_for_the_same_slice(norm: str) -> None:
-    """Whatever it is in a batch with; and with batch norm, whose statistics are then the slice's own, nothing is remembered of it."""
+    """In any batch. With batch norm, the statistics are the slice's own and are not stored."""
     method = make(f"method.norm={norm}").eval()
     batch = paired(method)
     before = deepcopy(method.state_dict())
@@ -174,7 +174,7 @@ def test_noise_stays_on_at_test_time_and_is_the_same_for_the_same_slice(norm: st
 
 
 def test_at_test_time_batch_norm_takes_the_slices_own_statistics() -> None:
-    """With its scales 1 it then is instance norm, and without noise it is what training has seen on the average."""
+    """With scales of 1 it is then instance norm, and without noise it uses the running statistics of training."""
     batch = paired(make(), 2)
     normed, quiet = make("method.norm=batch", "method.generator.dropout=0"), make("method.generator.dropout=0")
     for name, value in normed.generator.state_dict().items():
@@ -199,7 +199,7 @@ def test_full_size_networks_have_the_published_parameters() -> None:
 
 @pytest.mark.parametrize(("layers", "pixels"), [(1, 16), (2, 34), (3, 70)])
 def test_the_patches_are_the_published_ones(layers: int, pixels: int) -> None:
-    """Computed from the convolutions, and seen: the gradient of one answer by the image is as wide."""
+    """Computed from the convolutions, and measured: the gradient of one output with respect to the image has that width."""
     network = PatchGAN(1, 2, layers, "batch").double().eval()
     assert receptive_field(network) == pixels
     image = torch.rand(1, 1, 160, 160, dtype=torch.float64, requires_grad=True)
@@ -235,7 +235,7 @@ def test_depths_follow_the_image(size: tuple[int, int], depth: int, layers: int)
         (["method.discriminator.layers=0"], r"method\.discriminator\.layers=0 must be at least 1"),
     ],
 )
-def test_what_cannot_work_is_refused(words: list[str], sentence: str) -> None:
+def test_invalid_settings_are_refused(words: list[str], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         make(*words)
 

@@ -114,8 +114,7 @@ def test_under_tf32_the_penalty_and_its_backward_pass_take_all_bits(tiny: tuple[
         next(objective.network.parameters()).register_hook(lambda _, name=name: look(name))
     try:
         allow_tf32(True)  # as on an Ampere GPU that was asked for it
-        for name in engine.losses:
-            engine.minimise(name, noise(config.variant, 2, size))
+        engine.update(noise(config.variant, 2, size))
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         allow_tf32(False)

@@ -63,7 +63,8 @@ def unit(blocks: int) -> int:
 
 
 def test_the_formulas_give_the_figures_that_the_published_codes_print() -> None:
-    """Of colour pictures (TC-MGAN: 4 contrasts and labels in), with the biases before a norm that they have, less those that they lack."""
+    """For colour pictures (TC-MGAN: 4 contrasts and labels in), with the biases before a norm that the published networks have, less those
+    that they lack."""
     millions = {
         "54.414": unet(3, 3, 8, norms=True) - 64 - 512,
         "2.769": patchgan(6, norms=True),
@@ -71,8 +72,8 @@ def test_the_formulas_give_the_figures_that_the_published_codes_print() -> None:
         "11.20": critic(2, 3, 5, 4),
         "6.13": segmentor(4, 64 + NORMED) + NORMED,
     }
-    for printed, found in millions.items():
-        assert f"{found / 1e6:.{len(printed.partition('.')[2])}f}" == printed
+    for printed, weights in millions.items():
+        assert f"{weights / 1e6:.{len(printed.partition('.')[2])}f}" == printed
     assert resnet(9) + 4 * 49 * 64 + 2 + (2 * 64 + 2 * 128 + 256 + 9 * 2 * 256) == 11_378_179
     assert stargan(3 + 5) + 2 * 49 * 64 == 8_430_528
     assert critic(3, 5, 6, 2) == 44_762_048

@@ -44,8 +44,8 @@ def pretrained(method: TumourFinder, batches: list[Batch], *words: str) -> dict[
     return {name: value for name, value in method.state_dict().items() if name.startswith("segmentor.")}
 
 
-def test_it_is_tcmgans_pretraining_weight_for_weight() -> None:
-    """Same first weights, same batches (the stage's name keys them), same losses: bit for bit."""
+def test_segment_equals_tcmgans_pretraining_weight_for_weight() -> None:
+    """Same initial weights, same batches (keyed by the stage's name), same losses: bit for bit."""
     alone, within = make(*SMALL), make(*TCMGAN)
     batches = [paired(alone, 4, seed) for seed in range(3)]
     stages = [method.stages(compose(words).train)[0] for method, words in ((alone, SMALL), (within, TCMGAN))]
@@ -70,8 +70,8 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
             index = int(drawn[i] * outputs)
             maps = torch.zeros(1, outputs, *SIZE)
             maps[0, index] = 1
-            found, mask = network(torch.cat([batch.targets[i, index][None, None], maps], 1)), batch.tumour[i]
-            loss = loss + (1 - (2 * (found[0] * mask).sum() + 1) / (found.sum() + mask.sum() + 1)) / n
+            predicted, mask = network(torch.cat([batch.targets[i, index][None, None], maps], 1)), batch.tumour[i]
+            loss = loss + (1 - (2 * (predicted[0] * mask).sum() + 1) / (predicted.sum() + mask.sum() + 1)) / n
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -80,7 +80,7 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
         assert torch.allclose(weights[f"segmentor.{name}"].double(), value.double(), rtol=0, atol=1e-9), name
 
 
-def test_no_setting_is_decoration() -> None:
+def test_every_setting_has_an_effect() -> None:
     assert {field.name for field in fields(SegmentSettings)} - {"name"} == FLIPS.keys()
     plain = make(*SMALL)
     batch = paired(plain, 4)
@@ -98,7 +98,8 @@ def test_the_loss_reaches_every_weight() -> None:
 
 @pytest.mark.parametrize(("shift", "dice"), [(0, 1.0), (3, 0.5), (6, 0.0)])
 def test_dice_is_of_the_whole_volume(shift: int, dice: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segmentor that finds the tumour so many columns aside, in every slice but the empty ones; more slices than go through at once."""
+    """A segmentor whose output is the tumour shifted by so many columns, in every slice but the empty ones; more slices than run in one
+    batch."""
     method = make(*SMALL)
     patient = paired(method, 20)
     patient.tumour[:5] = 0

@@ -73,7 +73,7 @@ def test_the_critics_depth_follows_the_image(size: tuple[int, int], depth: int) 
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1"])
-def test_every_output_is_made_inside_the_brain_alone(variant: str) -> None:
+def test_every_output_is_confined_to_the_brain(variant: str) -> None:
     method = make(f"variant={variant}")
     batch = batch_for(method)
     made = method.synthesise(batch.sources, batch.brain)
@@ -84,7 +84,7 @@ def test_every_output_is_made_inside_the_brain_alone(variant: str) -> None:
         assert not torch.equal(made[:, 0], made[:, 1])  # the label tells
 
 
-def test_first_weights_depend_on_the_seed_alone_and_are_torchs_own() -> None:
+def test_initial_weights_depend_only_on_the_seed_and_are_torchs_defaults() -> None:
     torch.manual_seed(1)
     first = make()
     torch.manual_seed(2)
@@ -100,7 +100,7 @@ def test_first_weights_depend_on_the_seed_alone_and_are_torchs_own() -> None:
 
 
 @pytest.mark.parametrize(("objective", "network"), [("critic", "critic"), ("generator", "generator")])
-def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
+def test_a_loss_trains_all_of_its_own_network_and_no_other(objective: str, network: str) -> None:
     method = make(TWO)
     loss, _ = losses_of(method, batch_for(method, present=LACKING))[objective]
     loss.backward()
@@ -132,7 +132,7 @@ def literal(method: StarGAN, batch: Batch, settings: StarGANSettings) -> dict[st
             maps = maps * brain if settings.generator.labels == "brain" else maps
             return torch.where(brain > 0, method.generator(torch.cat([image, maps], 1)), torch.tensor(-1.0).double())
 
-        def judge(image: Tensor) -> tuple[Tensor, Tensor]:
+        def criticise(image: Tensor) -> tuple[Tensor, Tensor]:
             features = method.critic.trunk(image)
             return method.critic.map(features), method.critic.classifier(features)[0, :, 0, 0]
 
@@ -142,15 +142,15 @@ def literal(method: StarGAN, batch: Batch, settings: StarGANSettings) -> dict[st
 
         fake = translate(x, target)
         back = translate(fake, source)
-        (on_real, class_real), (on_fake, _) = judge(x), judge(fake.detach())
+        (on_real, class_real), (on_fake, _) = criticise(x), criticise(fake.detach())
         between = (at["penalty"][i] * x + (1 - at["penalty"][i]) * fake).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(judge(between)[0].sum(), between, create_graph=True)
-        on_moved, class_moved = judge(fake)
-        found = {
+        (slope,) = torch.autograd.grad(criticise(between)[0].sum(), between, create_graph=True)
+        on_moved, class_moved = criticise(fake)
+        of_sample = {
             "d_real": -on_real.mean(), "d_fake": on_fake.mean(), "d_cls": cross(class_real, source), "d_gp": (slope.norm() - 1) ** 2,
             "g_fake": -on_moved.mean(), "g_cls": cross(class_moved, target), "g_rec": (x - back).abs().mean(),
         }  # fmt: skip
-        sums = {name: sums[name] + value / n for name, value in found.items()}
+        sums = {name: sums[name] + value / n for name, value in of_sample.items()}
     w = settings.weights
     sums["d_loss"] = sums["d_real"] + sums["d_fake"] + w.cls * sums["d_cls"] + w.gp * sums["d_gp"]
     sums["g_loss"] = sums["g_fake"] + w.cls * sums["g_cls"] + w.rec * sums["g_rec"]
@@ -213,11 +213,11 @@ def test_a_setting_changes_two_updates_as_it_changes_the_literal_rule(setting: s
     method = make(f"method.{setting}={SETTINGS[setting]}")
     batches = [batch_for(method, seed=seed, present=LACKING[1:]) for seed in (0, 1)]
     expected = trained_literally(deepcopy(method), batches).state_dict()
-    found = trained(method, batches).state_dict()
+    actual = trained(method, batches).state_dict()
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=1e-7, atol=1e-9), name
-    if {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in default.items()}:
-        assert not all(torch.allclose(found[name], value, atol=1e-6) for name, value in default.items())
+        assert torch.allclose(actual[name], value, rtol=1e-7, atol=1e-9), name
+    if {name: value.shape for name, value in actual.items()} == {name: value.shape for name, value in default.items()}:
+        assert not all(torch.allclose(actual[name], value, atol=1e-6) for name, value in default.items())
 
 
 def test_the_generators_images_are_made_once_for_both_steps() -> None:
@@ -225,14 +225,14 @@ def test_the_generators_images_are_made_once_for_both_steps() -> None:
     calls = []
     method.generator.register_forward_hook(lambda *_: calls.append(1))
     trained(method, [batch_for(method)] * 2)
-    assert len(calls) == 1 + 2  # the critic alone; then there and back, for both
+    assert len(calls) == 1 + 2  # for the critic only; then there and back, for both
 
 
 # -- patients who lack contrasts ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [[TWO], ["method.groups=[[t2,t1,t1c,flair]]"]])
-def test_what_stands_in_a_missing_contrast_changes_nothing(words: list[str]) -> None:
+def test_the_values_of_a_missing_contrast_have_no_effect(words: list[str]) -> None:
     method = make(*words)
     batch = batch_for(method, present=LACKING)
     missing = batch.more["present"][:, :, None, None] == 0
@@ -254,7 +254,7 @@ def test_a_patient_belongs_to_the_smallest_group_that_has_all_its_contrasts() ->
     assert set(drawn.target[3::4].tolist()) > {0, 1}  # missing ones are asked for too where the group has them
 
 
-def test_the_mask_vector_tells_the_group_and_its_part_of_the_label() -> None:
+def test_the_mask_vector_marks_the_group_and_its_part_of_the_label() -> None:
     method = make(TWO)
     at = {name: i for i, name in enumerate(method.modalities)}
     label = method.label(torch.tensor([0, 1, 1]), torch.tensor([at["t1c"], at["t2"], at["flair"]]))
@@ -262,7 +262,7 @@ def test_the_mask_vector_tells_the_group_and_its_part_of_the_label() -> None:
     assert make().label(torch.tensor([0]), torch.tensor([2])).tolist() == [[0, 0, 1, 0]]
 
 
-def test_the_class_loss_is_the_own_groups_alone() -> None:
+def test_the_classification_loss_covers_only_the_samples_own_group() -> None:
     method = make(TWO)
     logits = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     method.classification(logits, torch.tensor([0, 1]), torch.tensor([1, 3])).backward()
@@ -270,7 +270,7 @@ def test_the_class_loss_is_the_own_groups_alone() -> None:
     assert (logits.grad != 0).tolist() == [[True, True, True, False, False], [False, False, False, True, True]]
 
 
-def test_synthesis_asks_a_group_that_has_both_contrasts_or_the_target() -> None:
+def test_synthesis_uses_a_group_that_has_both_contrasts_or_the_target() -> None:
     method = make("method.groups=[[t1,t1c],[t2,t1],[t2,flair]]")
     at = {name: i for i, name in enumerate(method.modalities)}
     assert [method.group_for(at["t2"], at[target]) for target in ("t1", "t1c", "flair")] == [1, 0, 2]
@@ -285,16 +285,16 @@ def test_synthesis_asks_a_group_that_has_both_contrasts_or_the_target() -> None:
     (["method.critic.depth=6"], "method.critic.depth=6 is too deep for slices of 32x32: at most 5"),
     (["method.n_critic=0"], "method.n_critic=0 must be at least 1"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], sentence: str) -> None:
+def test_invalid_settings_are_refused_in_one_sentence(words: list[str], sentence: str) -> None:
     with pytest.raises(SettingError) as refused:
         make(*words)
     assert sentence in str(refused.value)
 
 
-def test_groups_are_the_cohorts_unless_others_are_named() -> None:
+def test_groups_come_from_the_cohort_unless_they_are_set() -> None:
     held = [["t2", "t1", "t1c", "flair"], ["t2", "flair"]]
-    found = StarGAN.settled(compose(SMALL).method, held)
-    assert found.groups == held
+    settings = StarGAN.settled(compose(SMALL).method, held)
+    assert settings.groups == held
     one = StarGAN.settled(compose([*SMALL, "method.groups=[[t2,t1,t1c,flair]]"]).method, held)
     assert one.groups == held[:1]
     with pytest.raises(SettingError, match=r"training patients with t2, flair, which no group of method\.groups holds"):

@@ -1,4 +1,4 @@
-"""All that a method remembers goes on after a stop: averages, a pool of images, the phase of its critic, and what it draws at random."""
+"""All of a method's state survives a stop: averages, a pool of images, the phase of its critic, and its random draws."""
 
 import signal
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Remembering(Method):
         self.pool = list(state["pool"])
 
     def objectives(self) -> dict[str, Objective]:
-        return {"generator": Objective(self.generator, self.move), "critic": Objective(self.critic, self.judge)}
+        return {"generator": Objective(self.generator, self.move), "critic": Objective(self.critic, self.criticise)}
 
     def stages(self, train: TrainSettings) -> list[Stage]:
         main = (train.epochs, train.batch, train.lr, train.schedule)
@@ -78,7 +78,7 @@ class Remembering(Method):
         loss = (self.generator(batch.sources) - batch.targets).square().mean()
         return loss, {"g_loss": loss}
 
-    def judge(self, batch: Batch) -> tuple[Tensor, Terms]:
+    def criticise(self, batch: Batch) -> tuple[Tensor, Terms]:
         pool = self.pool or [batch.targets]
         fake = pool[int(torch.randint(len(pool), ()))]
         loss = (self.critic(fake) - 1).square().mean() + self.critic(batch.targets).square().mean()
@@ -109,15 +109,15 @@ def train(run: Path, store: Path, stop: Callable[[int], bool]) -> dict[str, Any]
         trainer.fit()
     except Stopped:
         assert any(stop(total) for total in range(17))
-    found = checkpoint.newest(run / "checkpoints")
-    assert found is not None
-    return found[0]
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return newest[0]
 
 
 def losses(run: Path) -> list[tuple[int, dict[str, float]]]:
     lines = read(run / "journal.jsonl")[0]
-    found = [(line["step"], line["values"]) for line in lines if "only/d_loss" in line.get("values", {})]
-    return [(step, {name: value for name, value in values.items() if name.startswith("only/")}) for step, values in found]
+    logged = [(line["step"], line["values"]) for line in lines if "only/d_loss" in line.get("values", {})]
+    return [(step, {name: value for name, value in values.items() if name.startswith("only/")}) for step, values in logged]
 
 
 def test_a_stop_at_any_update_changes_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def batch_for(method: TCMGAN, n: int = 4, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1", "mimo", "miso_flair", "miso_t1c"])
-def test_every_variant_makes_every_output_inside_the_brain_alone(variant: str) -> None:
+def test_every_variant_makes_every_output_confined_to_the_brain(variant: str) -> None:
     method = make(f"variant={variant}")
     batch = batch_for(method)
     made = method.synthesise(batch.sources, batch.brain)
@@ -53,7 +53,7 @@ def test_every_variant_makes_every_output_inside_the_brain_alone(variant: str) -
     ("objective", "network"),
     [("pretraining", "segmentor"), ("critic", "critic"), ("generator", "generator"), ("segmentor", "segmentor")],
 )
-def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str, network: str) -> None:
+def test_a_loss_trains_all_of_its_own_network_and_no_other(objective: str, network: str) -> None:
     method = make()
     loss, _ = losses_of(method, batch_for(method))[objective]
     loss.backward()
@@ -89,8 +89,8 @@ class Overlap:
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
 
-    def __call__(self, found: Tensor) -> Tensor:
-        return 1 - (2 * (found * self.mask).sum() + 1) / (found.sum() + self.mask.sum() + 1)
+    def __call__(self, probability: Tensor) -> Tensor:
+        return 1 - (2 * (probability * self.mask).sum() + 1) / (probability.sum() + self.mask.sum() + 1)
 
 
 def literal(method: TCMGAN, batch: Batch) -> dict[str, Tensor]:
@@ -116,14 +116,14 @@ def literal(method: TCMGAN, batch: Batch) -> dict[str, Tensor]:
         value_fake, class_fake = method.critic(torch.cat([fake, *beside], 1))
         between = (share[place] * real + (1 - share[place]) * fake).detach().requires_grad_()
         (slope,) = torch.autograd.grad(method.critic(torch.cat([between, *beside], 1))[0], between, create_graph=True)
-        found_fake, found_real = (method.segmentor(torch.cat([x, maps], 1)) for x in (fake, real))
+        segmented_fake, segmented_real = (method.segmentor(torch.cat([x, maps], 1)) for x in (fake, real))
         cross, dice = Cross(label), Overlap(tumour)
-        found = {
+        of_sample = {
             "d_real": -value_real.sum(), "d_fake": value_fake.sum(), "d_cls": cross(class_real), "d_gp": (slope.norm() - 1) ** 2,
-            "g_fake": -value_fake.sum(), "g_cls": cross(class_fake), "g_rec": (real - fake).abs().sum(), "g_seg": dice(found_fake),
-            "s_fake": dice(found_fake), "s_real": dice(found_real),
+            "g_fake": -value_fake.sum(), "g_cls": cross(class_fake), "g_rec": (real - fake).abs().sum(), "g_seg": dice(segmented_fake),
+            "s_fake": dice(segmented_fake), "s_real": dice(segmented_real),
         }  # fmt: skip
-        for name, value in found.items():
+        for name, value in of_sample.items():
             sums[name] = sums[name] + value / n
     w, s = method.weights, method.settings.segmentor
     sums["d_loss"] = sums["d_real"] + sums["d_fake"] + w.cls * sums["d_cls"] + w.gp * sums["d_gp"]
@@ -192,7 +192,7 @@ def test_every_setting_changes_an_update_as_the_literal_rule_does(flip: str) -> 
 
 
 def test_no_setting_is_left_out() -> None:
-    """Those of the pre-training are its stage's."""
+    """Those of the pre-training belong to its stage."""
     pretraining = {"segmentor.epochs": 3, "segmentor.batch": 6, "segmentor.lr": 0.02}
     flipped = {flip.partition("=")[0].removeprefix("method.") for flip in FLIPS}
     assert set(leaves(make().settings)) - {"name"} == flipped | pretraining.keys()
@@ -212,8 +212,8 @@ def test_the_critic_may_see_the_tumour() -> None:
     assert values[seeing][0] != values[seeing][1]
 
 
-def test_the_judge_leaves_batch_statistics_alone() -> None:
-    """The published code judges in training mode, and so its generator moves the segmentor's running statistics."""
+def test_the_generators_loss_does_not_change_the_segmentors_statistics() -> None:
+    """The published code keeps the segmentor in training mode, so that its generator changes the segmentor's running statistics."""
     method = make("method.segmentor.norm=batch", "method.segmentor.epochs=0").train()
     method.segmentor.requires_grad_(False)  # so that the update only has the critic's and the generator's steps
     before = {k: v.clone() for k, v in method.segmentor.state_dict().items()}
@@ -222,7 +222,7 @@ def test_the_judge_leaves_batch_statistics_alone() -> None:
     assert method.segmentor.training
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     first = make().state_dict()
     torch.manual_seed(2)
@@ -230,8 +230,8 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_first_weights_are_the_published_ones() -> None:
-    """The generator's from N(0, .02), Kaiming's for critic and segmentor, torch's own for the segmentor's transposed convolutions."""
+def test_initial_weights_are_the_published_ones() -> None:
+    """The generator's from N(0, .02), Kaiming for critic and segmentor, torch's defaults for the segmentor's transposed convolutions."""
     words = ["method.generator.width=16", "method.critic.width=16", "method.segmentor.width=16"]
     method, segment = make(*words), compose(["method=segment", "method.width=16"])
     spread = {name: float(w.std()) for name, w in method.state_dict().items() if w.dim() == 4 and w.numel() > 4000}
@@ -259,7 +259,7 @@ def test_too_deep_a_critic_is_refused() -> None:
 
 
 def test_full_size_networks_have_the_published_parameters() -> None:
-    """U-Net 41.82 M with 4 channels in, critic 11.20 M, segmentor 6.13 M; ours lack the biases that a norm makes idle."""
+    """U-Net 41.82 M with 4 channels in, critic 11.20 M, segmentor 6.13 M; ours lack the biases before a norm, which have no effect."""
     config = compose(["variant=simo", "method=tcmgan_authors"])
     method = TCMGAN(config.method, config.variant, (128, 128), 0)
     millions = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in method.named_children()}

@@ -40,7 +40,7 @@ def words(tiny: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def test_every_line_says_where_the_time_went(store: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_line_shows_where_the_time_went(store: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     """Two ranks: the parts add up to the step, slices per second to the batch over it, and ranks do wait for each other."""
     lines = train(tmp_path / "run", store, *words, "train.checkpoint_minutes=0", ranks=2)
     assert len(lines) == 6  # 2 epochs of 6 updates, every other one

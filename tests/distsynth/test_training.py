@@ -1,4 +1,4 @@
-"""Training as it is run: real processes, gloo, kills."""
+"""Training as users run it: real processes, gloo, kills."""
 
 import importlib
 import json
@@ -24,9 +24,9 @@ from distsynth.ranks.preemption import Stopped
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
-from distsynth.train import may_pass, prepare, reason
+from distsynth.train import prepare, reason, transient
 from distsynth.train import train as train_here
-from distsynth.training import checkpoint
+from distsynth.training import checkpoint, rehearsal
 from distsynth.training.checkpoint import Saver
 from distsynth.training.engine import Engine, NonFinite
 from preprocess.cohort import Cohort
@@ -37,7 +37,7 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def command(run: Path, store: Path, words: tuple[str, ...], ranks: int) -> list[str]:
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
-    settings = [f"data.store={store}", *words] if words else []  # without any it goes on with the run's own
+    settings = [f"data.store={store}", *words] if words else []  # without any, the run's own are used
     return [sys.executable, "-m", *torchrun, "distsynth.train", f"run={run}", *settings]
 
 
@@ -48,12 +48,12 @@ def train(run: Path, store: Path, words: tuple[str, ...], ranks: int = 1) -> Non
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     newest = sorted((run / "checkpoints").glob("step-*.pt"))[-1]
-    found: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["method"]
-    return found
+    method: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["method"]
+    return method
 
 
 def curve(run: Path) -> list[tuple[int, dict[str, float]]]:
-    """Every metric of the journal but what the machine did."""
+    """Every metric of the journal except those about the machine."""
     lines, _ = read(run / "journal.jsonl")
     points = [
         (line["step"], {k: v for k, v in line["values"].items() if not k.startswith(("time/", "system/"))})
@@ -65,7 +65,7 @@ def curve(run: Path) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.fixture(scope="module")
 def whole(store: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run on one rank."""
+    """An uninterrupted run on one rank."""
     run = tmp_path_factory.mktemp("whole") / "run"
     train(run, store, tiny)
     return run
@@ -98,8 +98,8 @@ def test_a_run_directory_is_complete(whole: Path, store: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_chose_the_checkpoint_is_what_the_evaluation_finds(whole: Path) -> None:
-    """The val patients' PSNR in the brain, once in network units while training and once in z-scores afterwards."""
+def test_the_evaluation_reproduces_the_score_that_chose_the_checkpoint(whole: Path) -> None:
+    """The val patients' PSNR in the brain, in network units while training and in z-scores afterwards."""
     values = [v for _, v in curve(whole)]
     while_training = [v for v in values if "val/t1/brain/psnr" in v]
     best = max(while_training, key=lambda v: sum(v.values()))
@@ -117,7 +117,7 @@ def test_the_first_step_comes_soon(whole: Path) -> None:
 
 @pytest.fixture(scope="module")
 def through(store: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """The undisturbed run on so many ranks, trained once. Losses are logged every third update."""
+    """The uninterrupted run on so many ranks, trained once. Losses are logged every third update."""
     folder = tmp_path_factory.mktemp("through")
 
     def get(ranks: int) -> Path:
@@ -150,19 +150,19 @@ def apart(one: Path, other: Path) -> float:
 
 
 def processes_of(run: Path) -> list[int]:
-    """Those whose command line names the run directory: torchrun's ranks are in sessions of their own."""
-    found = []
+    """The processes whose command line names the run directory: torchrun's ranks are in sessions of their own."""
+    numbers = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if f"run={run}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+                numbers.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return numbers
 
 
 def kill_after(run: Path, store: Path, words: tuple[str, ...], ranks: int, step: int, number: int) -> None:
-    """Start a run, and send the signal to all its processes once its journal has come to the step."""
+    """Start a run, and send the signal to all its processes once its journal has reached the step."""
     process = subprocess.Popen(command(run, store, words, ranks), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(line.get("step", 0) >= step for line in read(run / "journal.jsonl")[0] if line["kind"] == "metrics"):
@@ -182,7 +182,7 @@ def kill_after(run: Path, store: Path, words: tuple[str, ...], ranks: int, step:
 
 
 @pytest.mark.parametrize(("ranks", "step", "then"), [(1, 2, ()), (2, 6, (1,)), (4, 6, ())])
-def test_killed_and_started_again_it_ends_the_same(
+def test_a_run_killed_and_restarted_ends_the_same(
     store: Path,
     tiny: tuple[str, ...],
     tmp_path: Path,
@@ -192,7 +192,7 @@ def test_killed_and_started_again_it_ends_the_same(
     then: tuple[int, ...],
 ) -> None:
     """kill -9 of all ranks, in the first stage or the second, with a checkpoint after each update: weights, losses and scores bit for bit.
-    On another number of ranks it goes on with the same batches, and ends the same but for rounding."""
+    On another number of ranks the run continues with the same batches, and ends the same except for rounding."""
     run, words = tmp_path / "killed", (*tiny, *SPARSE)
     kill_after(run, store, (*words, "train.checkpoint_minutes=0"), ranks, step, signal.SIGKILL)
     for other in then:
@@ -206,7 +206,7 @@ def test_killed_and_started_again_it_ends_the_same(
     assert curve(through(ranks)) == curve(run)
 
 
-def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_where_it_was(
+def test_a_run_asked_to_stop_writes_a_checkpoint_and_resumes_from_it(
     whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     run = tmp_path / "asked"
@@ -227,10 +227,10 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("place", ["training.validation", "evaluation.scoring"])
-def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
+def test_a_run_asked_to_stop_between_two_patients_starts_again_with_them(
     place: str, whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal comes as a patient is read; the first validation has one."""
+    """The signal arrives while a patient is read; the first validation has only one."""
     config = configuration.compose([f"data.store={store}", *tiny])
     run = RunDirectory(tmp_path / "run")
     prepare(run, config)
@@ -241,7 +241,7 @@ def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
         sent.append(os.kill(os.getpid(), signal.SIGUSR2))
         return read_image(*arguments, **named)
 
-    before, threads = signal.signal(signal.SIGUSR2, lambda *_: None), torch.get_num_threads()  # in the place of submitit's
+    before, threads = signal.signal(signal.SIGUSR2, lambda *_: None), torch.get_num_threads()  # in place of submitit's
     torch.set_num_threads(1)
     try:
         monkeypatch.setattr(module, "read_image", signalled)
@@ -261,10 +261,10 @@ def test_asked_to_stop_between_two_patients_it_begins_with_them_again(
     assert curve(whole) == curve(run.path)
 
 
-def test_an_evaluation_goes_on_after_the_patients_it_has_finished(
+def test_an_evaluation_resumes_after_the_patients_it_has_finished(
     whole: Path, store: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the midst of a line; rows of other settings are not taken."""
+    """Killed in the middle of a line; rows of other settings are not used."""
     run, seen = RunDirectory(tmp_path / "run"), []
     shutil.copytree(whole, run.path)
     config, scores = configuration.load(run.config), run.scores.read_bytes()
@@ -313,7 +313,7 @@ def failing(run: Path, store: Path, *words: str) -> str:
     return error
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_named(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     error = failing(tmp_path / "run", store, *tiny, "train.lr=1e30")
     assert "of method tcmgan, stage joint, was not finite at step" in error
     last = read(tmp_path / "run" / "journal.jsonl")[0][-1]
@@ -323,10 +323,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(store: Path, tiny: tuple
 @pytest.mark.parametrize(
     ("method", "objective", "term"), [("tcmgan", "generator", "g_seg"), ("pix2pix", "discriminator", "d_fake")]
 )
-def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
+def test_a_loss_that_is_not_finite_is_named_and_the_previous_checkpoint_kept(
     method: str, objective: str, term: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The third update of the second epoch, looked at after the fourth."""
+    """In the third update of the second epoch, checked after the fourth."""
     small = {"tcmgan": ["method.segmentor.epochs=0", "method.critic.width=4"], "pix2pix": ["method.discriminator.width=4"]}[
         method
     ]
@@ -338,14 +338,14 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
     objectives = type(trainer.model.method).objectives
 
     def failing(own: Any) -> Any:
-        found = objectives(own)
-        loss = found[objective].loss
+        originals = objectives(own)
+        loss = originals[objective].loss
 
         def broken(batch: Any) -> Any:
             value, terms = loss(batch)
             return (value * torch.nan, {**terms, term: terms[term] * torch.nan}) if batch.update == 6 else (value, terms)
 
-        return {**found, objective: replace(found[objective], loss=broken)}
+        return {**originals, objective: replace(originals[objective], loss=broken)}
 
     monkeypatch.setattr(type(trainer.model.method), "objectives", failing)
     stage = trainer.stages[-1].name
@@ -353,10 +353,10 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_checkpoint_before_it(
         NonFinite, match=rf"{term} of method {method}, stage {stage}, was not finite at step 7 on rank 0: .*is kept"
     ):
         trainer.fit()
-    found = checkpoint.newest(run.checkpoints)
-    assert found is not None
-    assert found[0]["position"]["total"] == 4
-    assert all(value.isfinite().all() for value in found[0]["method"].values())
+    newest = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert newest[0]["position"]["total"] == 4
+    assert all(value.isfinite().all() for value in newest[0]["method"].values())
     monkeypatch.undo()
     again = trainer_of(config, run)
     assert again.at.total == 4
@@ -383,7 +383,7 @@ def test_a_weight_that_is_not_finite_never_becomes_a_checkpoint(store: Path, tin
         (("train.device=cuda",), "train.device=cuda: local rank 0 sees 0 GPUs"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(
+def test_invalid_settings_end_in_one_sentence(
     store: Path, tiny: tuple[str, ...], tmp_path: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     if "cuda" in words[0] and torch.cuda.is_available():
@@ -391,7 +391,7 @@ def test_what_cannot_work_is_one_sentence(
     assert sentence in failing(tmp_path / "run", store, *tiny, *words)
 
 
-def test_what_is_wrong_from_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_error_at_the_start_leaves_no_run_directory(store: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert "is not finished or is not a cohort" in failing(tmp_path / "run", tmp_path, *tiny)
     assert "train.precision=fp16 needs a GPU" in failing(
         tmp_path / "run", store, *tiny, "train.precision=fp16", "train.device=cpu"
@@ -441,10 +441,10 @@ def test_a_checkpoint_of_another_variant_or_method_is_refused(whole: Path) -> No
     assert (whole / "journal.jsonl").read_bytes() == before
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_more(
+def test_a_full_disk_is_one_sentence_and_the_run_resumes_with_more_space(
     store: Path, whole: Path, tiny: tuple[str, ...], small_disk: Path
 ) -> None:
-    """600 kB hold the first checkpoints of this run and not the rest."""
+    """600 kB hold the first checkpoints of this run but not the later ones."""
     filler = small_disk / "filler"
     filler.write_bytes(bytes(300_000))
     error = failing(small_disk / "run", store, *tiny)
@@ -477,14 +477,14 @@ def test_evaluate_scores_another_cohort_with_the_same_checkpoint(whole: Path, st
     assert scores["test"]["scores"]["t1"]["brain"]["synthesised"] == first["synthesised"]
     assert "again/flair/brain/psnr" in done.stdout
     refused = run("distsynth.evaluate", f"run={tmp_path / 'run'}", "method.generator.width=9")
-    assert (refused.returncode, "method.generator.width is the run's own" in refused.stderr) == (2, True)
+    assert (refused.returncode, "method.generator.width cannot change after training" in refused.stderr) == (2, True)
     assert "is not a run directory" in run("distsynth.evaluate", f"run={tmp_path}").stderr
 
 
 def test_patients_that_a_run_was_trained_on_are_never_scored(
     whole: Path, store: Path, phantoms: Path, tmp_path: Path, run: Any
 ) -> None:
-    """As test patients of a cohort that was split anew, or of another."""
+    """As test patients of a cohort that was split again, or of another."""
     shutil.copytree(whole, tmp_path / "run")
     shutil.copytree(store, tmp_path / "moved.zarr")
     shutil.copytree(store, tmp_path / "split.zarr")
@@ -514,29 +514,29 @@ def test_a_cohort_of_larger_slices_is_refused_before_any_work(
     assert sentence in run("distsynth.evaluate", f"run={tmp_path / 'run'}", large).stderr
 
 
-def test_a_run_started_again_after_its_end_only_says_so(whole: Path, run: Any, tmp_path: Path) -> None:
+def test_restarting_a_finished_run_only_reports_that_it_is_finished(whole: Path, run: Any, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     assert run("distsynth.train", f"run={tmp_path / 'run'}").returncode == 0
     assert curve(tmp_path / "run")[-1] == curve(whole)[-1]
 
 
-def test_a_full_gpu_is_one_sentence_and_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_full_gpu_is_one_sentence_and_is_not_retried(tmp_path: Path) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert "set train.micro_batch" in reason(error, RunDirectory(tmp_path))
-    assert not may_pass(error)
-    assert may_pass(RuntimeError("CUDA error: unspecified launch failure"))
+    assert not transient(error)
+    assert transient(RuntimeError("CUDA error: unspecified launch failure"))
 
 
 @pytest.mark.parametrize(("compile", "firsts"), [(False, 1), (True, 3)])
-def test_every_update_that_may_compile_has_the_first_ones_time(
+def test_every_update_that_may_compile_has_the_first_steps_time_limit(
     compile: bool, firsts: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """discogan's second update is another network's, and compiles again."""
+    """discogan's second update trains another network, and compiles again."""
     config = configuration.compose([f"data.store={store}", "variant=siso", "method=discogan_small", "train.epochs=1", "train.batch=2",
                                     "train.steps_per_epoch=5", f"train.compile={compile}"])  # fmt: skip
     trainer = trainer_of(config, RunDirectory(tmp_path / "run"))
     assert trainer.model.method.cycle == 3
-    monkeypatch.setattr(Engine, "compile", lambda *_: None)  # what it takes is not the point
+    monkeypatch.setattr(rehearsal, "compile_losses", lambda *_: None)  # compilation itself is not tested here
     phases: list[str] = []
     entered = trainer.world.watchdog.enter
     monkeypatch.setattr(trainer.world.watchdog, "enter", lambda phase, step: (phases.append(phase), entered(phase, step)))

@@ -1,4 +1,4 @@
-"""The U-Net, and `unet`, which trains it on the L1 distance alone."""
+"""The U-Net, and `unet`, which trains it on only the L1 distance."""
 
 from copy import deepcopy
 from dataclasses import fields
@@ -39,7 +39,7 @@ def trained(method: UNetRegression, batches: list[Batch], *words: str) -> dict[s
 
 @pytest.mark.parametrize("words", [(), *((f"method.{key}={value}",) for key, value in FLIPS.items()), ("variant=mimo",)])
 def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
-    """Sample by sample, on a network built from the settings; with batch norm one sample."""
+    """Sample by sample, on a network built from the settings; with batch norm, one sample."""
     method = make(*words)
     batches = [paired(method, 1 if "method.norm=batch" in words else 3, seed) for seed in (0, 1)]
     config = compose([*SMALL, *words])
@@ -60,7 +60,7 @@ def test_two_updates_equal_the_literal_rule(words: tuple[str, ...]) -> None:
         assert torch.allclose(weights[f"generator.{name}"].double(), value.double(), rtol=0, atol=1e-9), name
 
 
-def test_no_setting_is_decoration() -> None:
+def test_every_setting_has_an_effect() -> None:
     assert {field.name for field in fields(UNetSettings)} - {"name"} == FLIPS.keys()
     before = make()
     plain = trained(deepcopy(before), [paired(before, 1)])
@@ -85,7 +85,7 @@ def test_the_background_enters_no_loss() -> None:
 
 
 @pytest.mark.parametrize("variant", ["siso", "simo", "simo_t1", "mimo", "miso_flair", "miso_t1c"])
-def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant: str) -> None:
+def test_every_variant_makes_all_outputs_at_once_confined_to_the_brain(variant: str) -> None:
     method = make(f"variant={variant}").eval()
     batch = paired(method)
     made = method.synthesise(batch.sources, batch.brain)
@@ -94,7 +94,7 @@ def test_every_variant_makes_all_outputs_at_once_inside_the_brain_alone(variant:
     assert made[(batch.brain == 1).expand_as(made)].std() > 0
 
 
-def test_a_width_of_nothing_is_refused() -> None:
+def test_a_width_of_zero_is_refused() -> None:
     with pytest.raises(SettingError, match=r"method\.width=0 must be at least 1"):
         compose(["method=unet", "method.width=0"])
 
@@ -109,7 +109,7 @@ def test_dropout_is_where_pix2pix_has_it_and_at_one_level_of_shallow_networks(de
 
 @pytest.mark.parametrize("depth", [3, 7])
 def test_dropout_is_taken_behind_the_norm_keyed_by_sample_and_level(depth: int) -> None:
-    """The network's layers gone through by hand."""
+    """The network's layers applied one by one."""
     torch.manual_seed(0)
     network = UNet(1, 1, 2, depth, dropout=0.4).double()
     x, seeds = torch.rand(2, 1, 128, 128, dtype=torch.float64), torch.tensor([5, -7])
@@ -134,7 +134,7 @@ def test_as_many_levels_as_fit(size: tuple[int, int], most: int, depth: int) -> 
 
 
 def test_a_padded_slice_has_as_many_levels_as_it_was_padded_for() -> None:
-    """Or more, where rotations made a rectangle square."""
+    """Or more, if rotations made a rectangle square."""
     for height, width in product(range(8, 300), (0, 16, 58, 240)):
         raw = (height, width or height)
         padded = padded_size(raw, stride := stride_of(0, raw, 8, "depth"))
@@ -145,7 +145,7 @@ def test_a_padded_slice_has_as_many_levels_as_it_was_padded_for() -> None:
 
 
 @pytest.mark.parametrize(("depth", "most"), [(12, 6), (7, 6), (-1, 6)])
-def test_levels_that_see_padding_alone_are_refused(depth: int, most: int) -> None:
+def test_levels_that_see_only_padding_are_refused(depth: int, most: int) -> None:
     with pytest.raises(
         SettingError, match=f"method.depth={depth} does not suit slices of 54x54: 1 to {most}, or 0 for as many as fit"
     ):

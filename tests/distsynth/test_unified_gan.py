@@ -18,6 +18,7 @@ from distsynth.config import Config, compose
 from distsynth.data.batch import Batch
 from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
+from distsynth.methods import registry
 from distsynth.methods.unified_gan import UnifiedGAN
 from distsynth.modalities import Variant
 from distsynth.networks.critic import Critic
@@ -113,9 +114,9 @@ def literal_critic(network: nn.Module, depth: int, x: Tensor) -> tuple[Tensor, T
     p = iter(network.parameters())
     for _ in range(depth):
         x = F.leaky_relu(F.conv3d(x, next(p), next(p), stride=2, padding=1), 0.01)
-    found = F.conv3d(x, next(p), padding=1), F.conv3d(x, next(p))[:, :, 0, 0, 0]
+    scores = F.conv3d(x, next(p), padding=1), F.conv3d(x, next(p))[:, :, 0, 0, 0]
     assert next(p, None) is None
-    return found
+    return scores
 
 
 class Literal:
@@ -211,17 +212,17 @@ def test_two_updates_equal_the_literal_rule_at_every_setting(setting: str) -> No
     start = {name: value.clone() for name, value in method.state_dict().items()}
     for number in range(2):
         literal.update(batch_for(config, seed=number), number)
-    found = updated(method, config)
-    assert differ(found, start) > 5e-4
+    actual = updated(method, config)
+    assert differ(actual, start) > 5e-4
     # Adam divides by a gradient's own size: one of 1e-9 is rounded in its first digits.
-    assert differ(found, literal.m.state_dict()) < 1e-9
+    assert differ(actual, literal.m.state_dict()) < 1e-9
     base = updated(make(config_of()), config_of())
-    same_networks = {name: v.shape for name, v in found.items()} == {name: v.shape for name, v in base.items()}
-    assert not setting or not same_networks or differ(found, base) > 1e-6
+    same_networks = {name: v.shape for name, v in actual.items()} == {name: v.shape for name, v in base.items()}
+    assert not setting or not same_networks or differ(actual, base) > 1e-6
 
 
 def test_no_setting_is_left_out(store: Path) -> None:
-    """What is not in the update is the feed's, `patch` and `patches`, or the assembly's."""
+    """Settings that do not affect the update belong to the feed (`patch` and `patches`) or to the assembly."""
     flipped = {setting.partition("=")[0] for setting in FLIPPED}
     assert set(leaves(make(config_of()).settings)) - {"name"} == flipped | {"patch", "patches", "assembly", "core"}
     config = config_of("method.patch=12", "method.core=4", "method.patches=3")
@@ -238,9 +239,9 @@ def test_the_terms_equal_the_literal_ones(variant: str) -> None:
     method, batch = make(config), batch_for(config)
     literal = Literal(method, config)
     expected = literal.critic_terms(batch) | literal.generator_terms(batch)
-    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
+    actual = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-9), name
 
 
@@ -251,7 +252,7 @@ def test_the_published_weights_are_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("objective", ["critic", "generator"])
-def test_a_loss_reaches_its_own_network_alone_and_all_of_it(objective: str) -> None:
+def test_a_loss_trains_all_of_its_own_network_and_no_other(objective: str) -> None:
     config = config_of("method.generator.direct=true")
     method = make(config)
     losses_of(method, batch_for(config))[objective][0].backward()
@@ -274,7 +275,7 @@ def test_micro_batches_and_channels_last_are_only_a_way_to_compute() -> None:
 
 
 def test_weights_that_the_norm_makes_idle_stay_where_they_are() -> None:
-    """The middle tap of each label map: it changes no output, and its gradient is zero rather than rounding."""
+    """The middle tap of each label map: it changes no output, and its gradient is exactly zero, without rounding."""
     config = config_of()
     method = make(config)
     batch = batch_for(config)
@@ -317,7 +318,7 @@ def test_every_pair_is_drawn_alike_and_none_of_one_modality() -> None:
 
 @pytest.mark.parametrize(("words", "keep", "stride"), [(["core=4"], 4, 4), (["assembly=average", "core=5"], 8, 3)])
 def test_a_volume_is_assembled_as_the_settings_say(words: list[str], keep: int, stride: int) -> None:
-    """Against a plain loop: each patch on its own, the middle kept or overlaps averaged."""
+    """Against a plain loop: each patch on its own, keeping the middle or averaging overlaps."""
     config = config_of(*(f"method.{word}" for word in words))
     method = make(config)
     volume = torch.rand(11, 1, 9, 14, dtype=torch.float64) * 2 - 1
@@ -363,19 +364,19 @@ def test_any_pair_of_its_contrasts_is_served_by_the_same_networks() -> None:
     for i, number in enumerate((3, 0)):
         assert torch.equal(made[:, i : i + 1], method.generate(batch.sources, torch.full((3,), number), batch.brain))
     with pytest.raises(SettingError, match="method unified_gan serves siso, simo and variant two is miso"):
-        method.serve(Variant("two", ["t1", "t2"], ["flair"]))
+        registry.check_serves(method, Variant("two", ["t1", "t2"], ["flair"]))
     one_way = make(config_of("method.directions=given"))
-    with pytest.raises(SettingError, match=r"learnt variant simo alone \(method\.directions=given\)"):
+    with pytest.raises(SettingError, match=r"was trained only for variant simo \(method\.directions=given\)"):
         one_way.serve(Variant("back", ["t1c"], ["flair"]))
 
 
-def test_the_average_preset_differs_in_its_assembly_alone() -> None:
+def test_the_average_preset_differs_only_in_its_assembly() -> None:
     one, other = (compose([f"method={preset}"]) for preset in ("unified_gan", "unified_gan_average"))
     assert replace(other.method, assembly="centre") == one.method
     assert (one.train, one.method.assembly) == (other.train, "centre")
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     first = make(config_of()).state_dict()
     torch.manual_seed(2)
@@ -386,14 +387,14 @@ def test_weights_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(("words", "sentence"), [
     (["variant=mimo"], "method unified_gan serves siso, simo and variant mimo is mimo"),
     (["variant=miso_t1c"], "method unified_gan serves siso, simo and variant miso_t1c is miso"),
-    (["method.patch=70"], "method.patch=70 must be a multiple of 4, from 8 on, for generator.downs=2: 68 or 72"),
-    (["method.patch=4"], "method.patch=4 must be a multiple of 4, from 8 on"),
+    (["method.patch=70"], "method.patch=70 must be a multiple of 4, at least 8, for generator.downs=2: 68 or 72"),
+    (["method.patch=4"], "method.patch=4 must be a multiple of 4, at least 8"),
     (["method.core=9"], "method.core=9 must be at most 8 for patches of 8 and assembly=centre"),
     (["method.core=8", "method.assembly=average"], "method.core=8 must be at most 7"),
     (["method.generator.kernel=4"], "method.generator.kernel=4 must be odd: 3 or 5"),
     (["method.n_critic=0"], "method.n_critic=0 must be at least 1"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused_saying_what_would(words: list[str], sentence: str) -> None:
+def test_settings_that_do_not_fit_are_refused_naming_ones_that_do(words: list[str], sentence: str) -> None:
     with pytest.raises(SettingError) as refused:
         config_of(*words)
     assert sentence in str(refused.value)

@@ -84,12 +84,12 @@ def published_decoder(w: int) -> nn.Sequential:
 
 
 def published_scale(w: int, layers: int) -> nn.Sequential:
-    found: list[nn.Module] = []
+    modules: list[nn.Module] = []
     before = 1
     for layer in range(layers):
-        found += [nn.ReflectionPad2d(1), nn.Conv2d(before, w * 2**layer, 4, 2), nn.LeakyReLU(0.2)]
+        modules += [nn.ReflectionPad2d(1), nn.Conv2d(before, w * 2**layer, 4, 2), nn.LeakyReLU(0.2)]
         before = w * 2**layer
-    return nn.Sequential(*found, nn.Conv2d(before, 1, 1))
+    return nn.Sequential(*modules, nn.Conv2d(before, 1, 1))
 
 
 def holding(network: nn.Module, weights: nn.Module) -> nn.Module:
@@ -122,19 +122,19 @@ class Literal:
             scales = nn.ModuleList(published_scale(d.width, d.layers) for _ in range(d.scales))
             self.discriminators[side] = holding(scales, method.discriminators[side])
         self.halve = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
-        self.optimisers = [torch.optim.Adam(found, lr=lr, betas=betas, weight_decay=decay) for found in self.parameters()]
+        self.optimisers = [torch.optim.Adam(network, lr=lr, betas=betas, weight_decay=decay) for network in self.parameters()]
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Of the generators and of the discriminators, each once."""
+        """Those of the generators and those of the discriminators, each once."""
         generators = {p: None for side in SIDES for net in (self.encoders, self.decoders) for p in net[side].parameters()}
         return list(generators), [p for side in SIDES for p in self.discriminators[side].parameters()]
 
-    def judged(self, side: str, image: Tensor) -> list[Tensor]:
-        found = []
+    def discriminate(self, side: str, image: Tensor) -> list[Tensor]:
+        logits = []
         for scale in self.discriminators[side]:
-            found.append(scale(image))
+            logits.append(scale(image))
             image = self.halve(image)
-        return found
+        return logits
 
     def against(self, logits: list[Tensor], label: float) -> Tensor:
         if self.settings.gan == "lsgan":
@@ -162,22 +162,23 @@ class Literal:
                 fake = self.confined(side, code[other], brain[other])  # x[other] translated
                 again = self.encoders[other](across)
                 cycle = self.confined(side, again + self.noise(batch, i, f"again/{side}"), brain[side])
-                found = {
-                    f"g_{side}": self.against(self.judged(side, fake), 1),
+                of_sample = {
+                    f"g_{side}": self.against(self.discriminate(side, fake), 1),
                     f"g_recon_{side}": (recon - x[side]).abs().mean(),
                     f"g_kl_{side}": (mean[side] ** 2).mean(),
                     f"g_cycle_{side}": (cycle - x[side]).abs().mean(),
                     f"g_cycle_kl_{side}": (again**2).mean(),
-                    f"d_{side}": self.against(self.judged(side, x[side]), 1) + self.against(self.judged(side, fake.detach()), 0),
+                    f"d_{side}": self.against(self.discriminate(side, x[side]), 1)
+                    + self.against(self.discriminate(side, fake.detach()), 0),
                 }
-                for name, value in found.items():
+                for name, value in of_sample.items():
                     sums[name] = sums.get(name, 0) + value / n
         weights = {"": w.gan, "recon_": w.recon, "kl_": w.kl, "cycle_": w.cycle, "cycle_kl_": w.cycle_kl}
         g_loss = sum(weight * sums[f"g_{name}{side}"] for name, weight in weights.items() for side in SIDES)
         return {"g_loss": g_loss, "d_loss": w.gan * (sums["d_source"] + sums["d_target"]), **sums}
 
     def update(self, batch: Batch) -> None:
-        """The discriminators' step, then the generators' against the moved discriminators."""
+        """The discriminators' step, then the generators' against the updated discriminators."""
         for optimiser, loss in zip(self.optimisers[::-1], ("d_loss", "g_loss"), strict=True):
             for other in self.optimisers:
                 other.zero_grad()
@@ -196,7 +197,7 @@ class Literal:
 
 
 def trained(*words: str, updates: int = 2) -> tuple[UNIT, Literal]:
-    """The method and the transcription after as many updates."""
+    """The method and the transcription after so many updates."""
     method = make(*words)
     engine = engine_for(method, config_of(*words).train)
     literal = Literal(method, engine.train.lr, engine.train.betas, engine.train.weight_decay)
@@ -232,7 +233,7 @@ def test_each_setting_changes_the_update_as_the_literal_rule_says(name: str, pla
     method, literal = trained(f"method.{name}={FLIPPED[name]}")
     assert literal.difference(method) < 1e-9
     before, after = (list(m.parameters()) for m in (plain, method))
-    shapes = [[p.shape for p in found] for found in (before, after)]
+    shapes = [[p.shape for p in parameters] for parameters in (before, after)]
     assert shapes[0] != shapes[1] or max(float((a - b).detach().abs().max()) for a, b in zip(before, after, strict=True)) > 1e-6
 
 
@@ -243,14 +244,14 @@ def test_no_setting_is_left_out() -> None:
 def test_the_losses_equal_the_literal_rule() -> None:
     method, batch = make(), batch_for(3)
     expected = Literal(method, 1e-3, (0.5, 0.999), 0).terms(batch)
-    found = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
-    assert set(found) == set(expected)
-    for name, value in found.items():
+    actual = {name: value for _, terms in losses_of(method, batch).values() for name, value in terms.items()}
+    assert set(actual) == set(expected)
+    for name, value in actual.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-10), name
 
 
 @pytest.mark.parametrize("shared", [0, 1])
-def test_a_loss_reaches_its_own_networks_alone_and_all_of_them(shared: int) -> None:
+def test_a_loss_trains_all_of_its_own_networks_and_no_others(shared: int) -> None:
     for objective in ("generators", "discriminators"):
         method = make(f"method.generator.shared={shared}")
         losses_of(method, batch_for())[objective][0].backward()
@@ -260,7 +261,7 @@ def test_a_loss_reaches_its_own_networks_alone_and_all_of_them(shared: int) -> N
 
 
 def test_shared_blocks_are_trained_once_and_by_both() -> None:
-    """The optimiser holds each of their parameters once, and either kind of image alone moves them."""
+    """The optimiser holds each of their parameters once, and each kind of image on its own trains them."""
     method = make("method.generator.shared=1")
     held = [p for group in engine_for(method, config_of().train).optimisers["generators"].param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == len(list(method.generators.parameters()))
@@ -289,7 +290,8 @@ def test_translations_lie_inside_the_brain_that_was_encoded() -> None:
 
 
 def test_the_networks_have_the_published_parameters() -> None:
-    """As the published layers add up, with one channel; the encoder and the residual blocks lack the biases that a norm makes idle."""
+    """The sum over the published layers, with one channel; the encoder and the residual blocks lack the biases before a norm, which have no
+    effect."""
     blocks = 4 * 2 * 9 * 256**2
     assert count(encoder(1, 64, 4)) == 49 * 64 + 16 * 64 * 128 + 16 * 128 * 256 + blocks
     assert count(decoder(1, 64, 4)) == blocks + 25 * 256 * 128 + 3 * 128 + 25 * 128 * 64 + 3 * 64 + 49 * 64 + 1
@@ -305,7 +307,7 @@ def test_the_networks_have_the_published_parameters() -> None:
 
 
 @pytest.mark.parametrize(("pixels", "scales", "layers"), [(160, 3, 5), (64, 3, 4), (56, 3, 3), (56, 1, 5), (8, 3, 1), (4, 3, 0)])
-def test_the_discriminators_take_as_many_layers_as_they_can(pixels: int, scales: int, layers: int) -> None:
+def test_the_discriminators_have_as_many_layers_as_fit(pixels: int, scales: int, layers: int) -> None:
     assert most_layers((pixels, 2 * pixels), scales) == layers
     if layers:
         MultiScale(1, 1, layers, scales)(torch.zeros(1, 1, pixels, 2 * pixels))
@@ -327,6 +329,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("attempt", "sentence"), REFUSED)
-def test_what_cannot_be_is_refused_in_a_sentence(attempt: Callable[[], object], sentence: str) -> None:
+def test_invalid_settings_are_refused_in_one_sentence(attempt: Callable[[], object], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         attempt()

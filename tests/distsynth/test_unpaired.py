@@ -1,4 +1,5 @@
-"""What unpaired methods need: slices of two different patients, and a pool of past images that survives stops and any number of ranks."""
+"""What unpaired methods need: slices of two different patients, and a pool of past images that survives stops and is the same on any number
+of ranks."""
 
 import signal
 from collections.abc import Callable
@@ -62,8 +63,8 @@ def whose(feed: SliceFeed, images: Tensor, channel: int) -> list[int]:
     return [int(feed.patients[(stored == image[inside]).flatten(1).all(1).nonzero()[0, 0]]) for image in images]
 
 
-def test_source_and_target_are_never_one_patients(feed: SliceFeed) -> None:
-    """Not even of two of its time points."""
+def test_source_and_target_are_never_of_one_patient(feed: SliceFeed) -> None:
+    """Not even of two time points of it."""
     assert feed.patients is not None
     assert len(set(feed.patients.tolist())) == 2
     for epoch in range(2):
@@ -82,12 +83,12 @@ def test_every_slice_of_the_others_has_the_same_chance(patients: list[int]) -> N
         assert partners(held, np.array([index, index]), np.array([0, 1 - 2**-53])).tolist() == [others[0], others[-1]]
 
 
-def test_every_slice_is_a_partner_sooner_or_later(feed: SliceFeed) -> None:
-    found = set()
+def test_every_slice_becomes_a_partner(feed: SliceFeed) -> None:
+    partners = set()
     for epoch in range(40):
         keys = sample_keys(np.arange(len(feed)), 0, "unpaired", epoch)
-        found |= {tuple(image.flatten().tolist()) for image in feed.cut(np.arange(len(feed)), keys).targets}
-    assert len(found) == len({tuple(image.flatten().tolist()) for image in feed.slices[:, 1]})
+        partners |= {tuple(image.flatten().tolist()) for image in feed.cut(np.arange(len(feed)), keys).targets}
+    assert len(partners) == len({tuple(image.flatten().tolist()) for image in feed.slices[:, 1]})
 
 
 def same(first: Any, second: Any) -> bool:
@@ -97,7 +98,7 @@ def same(first: Any, second: Any) -> bool:
     )
 
 
-def test_two_ranks_see_together_what_one_sees(store: Path) -> None:
+def test_two_ranks_together_see_what_one_sees(store: Path) -> None:
     feed = feed_of(store)
     (whole,) = feed.batches("unpaired", 3, 0, 6, range(2, 3), 0, 1)
     for rank, part in ((0, slice(0, 3)), (1, slice(3, 6))):
@@ -113,7 +114,7 @@ def test_partners_are_a_function_of_seed_and_place(store: Path) -> None:
 
 
 def test_the_partners_brain_is_its_own(store: Path) -> None:
-    """Turned and flipped by itself, and with it."""
+    """Rotated and flipped together with the partner, independently of the source."""
     batch = next(feed_of(store).batches("unpaired", 0, 0, 16, range(1), 0, 1))
     other = batch.more["target_brain"]
     assert (batch.targets[other == 0] == -1).all()
@@ -158,7 +159,7 @@ def exchanged(pool: Pool, batch: int, updates: int, seed: int = 0) -> list[Tenso
     return [pool.exchange(numbered(n * batch, batch), torch.rand(batch, generator=g)) for n in range(updates)]
 
 
-def test_the_pool_shows_new_images_till_it_is_full_and_then_half_of_the_time() -> None:
+def test_the_pool_shows_new_images_until_it_is_full_and_then_half_of_the_time() -> None:
     pool = Pool(50)
     shown = torch.cat(exchanged(pool, 4, 1000))[:, 0, 0, 0]
     new = torch.arange(4000.0)
@@ -168,17 +169,17 @@ def test_the_pool_shows_new_images_till_it_is_full_and_then_half_of_the_time() -
     waited = (new - shown)[500:][shown[500:] < new[500:]]
     assert 80 < float(waited.mean()) < 120  # 50 places, each emptied in every 100th update
     old = shown[50:][shown[50:] < new[50:]]
-    assert len(old.unique()) == len(old)  # what was shown is gone
+    assert len(old.unique()) == len(old)  # shown images have left the pool
     assert pool.images.shape == (50, 1, 2, 2)
 
 
-def test_a_pool_of_none_shows_what_is_new() -> None:
+def test_a_pool_of_size_zero_shows_the_new_images() -> None:
     pool, images = Pool(0), numbered(0, 3)
     assert torch.equal(pool.exchange(images, torch.rand(3)), images)
     assert len(pool.images) == 0
 
 
-def test_what_was_shown_stays_when_the_pool_moves_on() -> None:
+def test_shown_images_do_not_change_when_the_pool_does() -> None:
     pool = Pool(2)
     shown = exchanged(pool, 2, 1)[0]
     before = shown.clone()
@@ -186,8 +187,8 @@ def test_what_was_shown_stays_when_the_pool_moves_on() -> None:
     assert torch.equal(shown, before)
 
 
-def test_ranks_hold_the_same_pool_and_are_shown_what_one_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks in one process: each is given the other's half. With real ranks, test_ranks.py compares the pools too."""
+def test_the_pool_and_the_images_shown_are_the_same_on_any_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks in one process, each given the other's half. With real ranks, test_ranks.py compares the pools too."""
     one, two = Pool(5), [Pool(5), Pool(5)]
     g = torch.Generator().manual_seed(0)
     for update in range(20):
@@ -204,7 +205,7 @@ def test_ranks_hold_the_same_pool_and_are_shown_what_one_would_be(monkeypatch: p
             assert torch.equal(pool.images, one.images)
 
 
-def test_a_pool_is_saved_and_taken_up() -> None:
+def test_a_pool_is_saved_and_restored() -> None:
     first, second = Pool(3), Pool(3)
     exchanged(first, 2, 4)
     saved = {name: value.clone() for name, value in first.state_dict().items()}
@@ -234,9 +235,9 @@ def train(run: Path, store: Path, stop: Callable[[int], bool]) -> dict[str, Any]
         trainer.fit()
     except Stopped:
         assert any(stop(total) for total in range(11))
-    found = checkpoint.newest(run / "checkpoints")
-    assert found is not None
-    return found[0]
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return newest[0]
 
 
 def test_a_stop_at_any_update_changes_nothing(store: Path, tmp_path: Path) -> None:
@@ -252,13 +253,13 @@ def test_a_stop_at_any_update_changes_nothing(store: Path, tmp_path: Path) -> No
 
 
 def test_another_runs_pool_is_not_taken_over(store: Path, tmp_path: Path) -> None:
-    """Weights are, by `train.init_from`; fakes of networks that this run has not are not."""
-    from distsynth.training.finetune import take_over
+    """`train.init_from` takes over weights, but not the fakes of networks that this run does not have."""
+    from distsynth.training.finetune import load_weights
 
     train(tmp_path / "first", store, lambda total: False)
     config = compose(
         ["variant=siso", "method=cyclegan", f"data.store={store}", "method.generator.width=2", "method.generator.blocks=1"]
     )
     method = registry.method("cyclegan")(config.method, config.variant, SIZE, 1)
-    assert "target_pool" in take_over(method, str(tmp_path / "first"))
+    assert "target_pool" in load_weights(method, str(tmp_path / "first"))
     assert len(method.target_pool.images) == 0

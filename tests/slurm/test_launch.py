@@ -245,3 +245,9 @@ def test_a_killed_rank_and_a_preemption_change_nothing_but_the_time(
     assert disturbed is not None
     assert [n for n, w in through[0]["method"].items() if not torch.equal(w, disturbed[0]["method"][n])] == []
     assert [line["resumed_at"] for line in read(run.journal)[0] if line["kind"] == "start"][-1] > 0
+
+
+def test_the_help_does_not_wait_for_torch() -> None:
+    code = "import sys\nfrom slurm import launch\nassert not {'torch', 'mlflow', 'submitit', 'SimpleITK'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
