@@ -170,7 +170,7 @@ def test_a_judge_that_does_not_fit_is_refused_before_any_work(
     assert split.returncode == 0, split.stderr
     refused = {
         ("variant=siso",): "was trained on t1, t1c, flair and not on t2: give a run whose variant has them as outputs",
-        (f"evaluate.judge={sweep / 'unet'}",): "is a run of method unet, which has no segmentor: take one of segment or tcmgan",
+        (f"evaluate.judge={sweep / 'unet'}",): "is a run of method unet, which has no segmentor: give a run of segment or tcmgan",
         (f"data.store={other}",): "as it is split here, and may have seen the patients",
         SEGMENT: "cannot be used: method segment makes no images to judge",
     }
