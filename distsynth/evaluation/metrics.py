@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from distsynth.metric_names import METRICS, REGIONS
+from distsynth.psnr import psnr
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-BEST_PSNR = 100.0  # dB, of equal volumes, since JSON has no infinity
 SIGMA, WINDOW = 1.5, 11  # of the SSIM's Gaussian: Wang et al. 2004
 
 CARD = {
@@ -61,9 +61,7 @@ def score(truth: Volume, prediction: Volume, brain: Mask, tumour: Mask, raw_trut
 def errors(truth: Volume, prediction: Volume, span: float) -> dict[str, float]:
     """PSNR and NMAE of the voxels of a region at a data range of `span`."""
     error = prediction.astype(np.float64) - truth
-    squared = float((error**2).mean())
-    psnr = BEST_PSNR if squared == 0 else min(BEST_PSNR, 10 * np.log10(span**2 / squared))
-    return {"psnr": float(psnr), "nmae": float(np.abs(error).mean() / span)}
+    return {"psnr": psnr(span, float((error**2).mean())), "nmae": float(np.abs(error).mean() / span)}
 
 
 def ssim_map(truth: Volume, prediction: Volume, brain: Mask, span: float) -> Volume:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.modalities import Variant
+from distsynth.psnr import psnr
 from distsynth.settings import ScheduleSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 
@@ -160,9 +161,8 @@ class Method(nn.Module, ABC):
         scores = {}
         for index, name in enumerate(self.variant.outputs):
             truth, error = patient.targets[:, index][inside], (made - patient.targets)[:, index][inside]
-            scores[metric_names.score(name, "brain", "psnr")] = float(
-                20 * ((truth.max() - truth.min()) / error.square().mean().sqrt()).log10()
-            )
+            squared = error.double().square().mean()
+            scores[metric_names.score(name, "brain", "psnr")] = psnr(float(truth.max() - truth.min()), float(squared))
         return scores
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from distsynth.evaluation.metrics import BEST_PSNR, score, ssim_map, summarise
+from distsynth.evaluation.metrics import score, ssim_map, summarise
+from distsynth.psnr import BEST
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_what_is_predicted_outside_the_brain_is_of_no_account(volume: dict[str, 
 
 def test_a_perfect_prediction_and_a_missing_lesion(volume: dict[str, np.ndarray]) -> None:
     perfect = scores_of(volume, volume["truth"])
-    assert perfect["brain"] == {"psnr": BEST_PSNR, "nmae": 0.0, "ssim": pytest.approx(1.0)}
+    assert perfect["brain"] == {"psnr": BEST, "nmae": 0.0, "ssim": pytest.approx(1.0)}
     erased = volume["truth"].copy()
     erased[volume["tumour"]] += 4
     scores = scores_of(volume, erased)
