@@ -80,11 +80,19 @@ def layers(words: Sequence[str], groups: Sequence[str], ignore: Sequence[str] = 
         else:
             rest.append(word)
     del root["groups"]
-    tree = OmegaConf.merge(root, *(fragment(group, name) for group, name in chosen.items()), dotlist(rest))
+    tree = OmegaConf.merge(root, *(fragment(group, name) for group, name in chosen.items()), overrides(rest))
     assert isinstance(tree, DictConfig)
     for head in ignore:
         tree.pop(head, None)
     return tree
+
+
+def overrides(words: Sequence[str]) -> DictConfig:
+    """The tree that `key=value` words set. Raises SettingError for a word that is none, or whose setting has another name today."""
+    for word in words:
+        if (key := word.partition("=")[0]) in RENAMED:
+            raise SettingError(f"{key} is called {RENAMED[key]} now: give {RENAMED[key]}= in its place")
+    return dotlist(words)
 
 
 def fragment(group: str, name: str) -> DictConfig:

@@ -74,7 +74,7 @@ def score(config: Config, cohorts: Cohorts, run: RunDirectory, variant: Variant)
 def load_with(run: RunDirectory, words: Sequence[str]) -> Config:
     """The run's config, changed by `words`. Raises SettingError."""
     run.read_identity()
-    tree = OmegaConf.merge(configuration.saved(run.config), dotlist(words))
+    tree = OmegaConf.merge(configuration.saved(run.config), configuration.overrides(words))
     return configuration.with_absolute_paths(configuration.typed(tree))  # type: ignore[arg-type]
 
 

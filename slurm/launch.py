@@ -115,11 +115,13 @@ def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:
 
 def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("run", "in -> out", "method", *runs[0].axes)
+    columns = [axis for axis in runs[0].axes if axis != "method" and len({run.axes[axis] for run in runs}) > 1]
+    table = Table(Column("run", no_wrap=True, overflow="fold"), "in -> out", "method", *columns)
     for run in runs:
-        table.add_row(run.name, run.config.variant.title, run.config.method.name, *run.axes.values())
+        method = run.axes.get("method", run.config.method.name)
+        table.add_row(run.name, run.config.variant.title, method, *(run.axes[axis] for axis in columns))
     print(f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}")
     if absent := left_out(launch.sweep, runs):
         pairs = "; ".join(f"{method} with {', '.join(variants)}" for method, variants in absent.items())

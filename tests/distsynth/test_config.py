@@ -102,3 +102,11 @@ def test_the_saved_config_repeats_the_run_from_anywhere(tmp_path: Path, monkeypa
 def test_an_own_variant_needs_no_file() -> None:
     config = compose(["variant={name: mine, inputs: [flair], outputs: [t1c]}"])
     assert config.variant.title == "FLAIR -> T1c"
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("evaluate.floors=false", "evaluate.baselines"), ("train.insight=false", "train.timing")]
+)
+def test_a_renamed_setting_is_refused_with_its_new_name(word: str, name: str) -> None:
+    with pytest.raises(SettingError, match=f"is called {name} now"):
+        compose([word])
