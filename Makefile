@@ -39,7 +39,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 test-full: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m full --durations=0 tests/distsynth
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m full --durations=0 --ignore=tests/slurm/cluster tests
 
 test-slurm: $(INSTALLED)
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest --durations=20 tests/slurm/cluster; status=$$?; tests/slurm/lab.sh down; exit $$status

@@ -134,7 +134,10 @@ def small(word: str) -> str:
     return f"{word}_small" if is_published else word
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.commands], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[] if p.name == "README.md" else [pytest.mark.full], id=p.name) for p in PAGES if p.commands],
+)
 def test_the_commands_of_a_page_run(
     page: Page, phantoms: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:

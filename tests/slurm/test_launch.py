@@ -97,6 +97,7 @@ def test_a_run_that_fails_is_told_and_lets_the_others_go_on(
     assert (states["lr-1e+30"], states["lr-0.001"], states["sweep small"]) == ("FAILED", "FINISHED", "FAILED")
 
 
+@pytest.mark.full
 def test_a_sweep_over_methods_trains_what_goes_together_with_each_seed(store: Path, tmp_path: Path, run: Runner) -> None:
     axes = ("method=[segment_small,unet_small,unit_small]", "variant=[mimo]", "seed=[0,1]")
     given = [
