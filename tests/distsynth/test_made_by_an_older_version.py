@@ -23,7 +23,7 @@ from preprocess.cohort import Cohort
 
 OLD = Path(__file__).parent / "made_by_59df38d"
 AFTERWARDS = OLD / "afterwards"
-MADE_IN = "/work/reference/fixture/made"  # the folder's place then
+MADE_IN = "/data/made_by_59df38d"  # the folder's place then
 RENAMED = {"evaluate.floors": "evaluate.baselines", "train.insight": "train.timing"}
 
 Curve = list[tuple[int, dict[str, float]]]

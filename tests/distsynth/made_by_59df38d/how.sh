@@ -1,6 +1,6 @@
 #!/bin/sh
 # How this folder was made, by the code of commit 59df38d in its own checkout, on 2026-11-30:
-#     cd CHECKOUT && PYTHON=… sh HERE/how.sh /work/reference/fixture/made && $PYTHON HERE/collect.py /work/reference/fixture/made
+#     cd CHECKOUT && PYTHON=… sh HERE/how.sh /data/made_by_59df38d && $PYTHON HERE/collect.py /data/made_by_59df38d
 # The configurations name that folder; the tests put their own in its place.
 set -e
 export OMP_NUM_THREADS=1 PYTHONPATH="$PWD" MLFLOW_TRACKING_URI=
