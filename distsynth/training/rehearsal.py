@@ -36,10 +36,12 @@ class Rehearsal:
                 self.engine.stage.update(replace(batch, epoch=0, update=update), self)
 
     def make(self, name: str, batch: Batch) -> Made:
+        """As `Step.make`."""
         with self.around(name):
             return self.engine.make_ahead(name, batch)
 
     def minimise(self, name: str, batch: Batch) -> Made:
+        """As `Step.minimise`, but the gradients are dropped and no optimiser steps."""
         with full_products(self.engine.objectives[name].penalised):
             with self.around(name):
                 made, loss, _ = self.engine.evaluate(name, batch)
