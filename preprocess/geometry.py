@@ -7,6 +7,7 @@ that an axial slice is `volume[z]`. Affines map voxel indices in the order x, y,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,21 +48,58 @@ def from_canonical(array: Array, affine: Array) -> Array:
     return np.ascontiguousarray(nib.apply_orientation(array.T, back))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a processed grid lies in a patient's scan."""
+
+    scan_affine: Array
+    scan_shape: Sequence[int]  # (x, y, z)
+    affine: Array  # of the processed grid, canonical, before the crop
+    shape: Sequence[int]  # (z, y, x), likewise
+
+    def to_patient(self, volume: Array, is_map: bool, brain: Mask | None = None) -> Array:
+        """(z, y, x) intensities, or a map of labels, on the processed grid -> (x, y, z) on the scan's own grid.
+
+        Where the grids differ, intensities are interpolated linearly, in and only in the `brain` (z, y, x) of the scan's canonical grid if it is
+        given: its edge keeps its voxels, which take the nearest intensity where the coarser grid has none.
+        """
+        wanted, shape = canonical_grid(self.scan_affine, self.scan_shape)
+        if shape != list(self.shape) or not np.allclose(self.affine, wanted, atol=1e-4):
+            volume, _ = onto(volume, self.affine, wanted, shape, is_map, 0.5 if brain is None else 1e-3)
+            if brain is not None:
+                volume = filled(volume, brain)
+        return from_canonical(volume, self.scan_affine)
+
+
+def filled(volume: Array, brain: Mask) -> Array:
+    """The volume in the brain and 0 outside it; voxels of the brain that are 0 take the nearest intensity of the brain."""
+    from scipy.ndimage import distance_transform_edt
+
+    known = brain & (volume != 0)
+    if not (brain & ~known).any() or not known.any():
+        return np.where(brain, volume, 0)
+    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return np.where(brain, volume[tuple(nearest)], 0)
+
+
 def spacing_of(affine: Array) -> tuple[float, float, float]:
     """Voxel size (z, y, x) in mm."""
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     return float(z), float(y), float(x)
 
 
-def resample(volumes: Array, mask: Mask, labels: Array, affine: Array, target: float) -> tuple[Array, Mask, Array, Array]:
-    """(modality, z, y, x) volumes, brain mask and labels resampled to an isotropic grid of `target` mm, and its affine.
+def resample(
+    volumes: Array, mask: Mask, labels: Array, affine: Array, target: float | Sequence[float]
+) -> tuple[Array, Mask, Array, Array]:
+    """(modality, z, y, x) volumes, brain mask and labels resampled to voxels of `target` mm, one number or (z, y, x), and the
+    new grid's affine.
 
     Intensities and mask are smoothed to the coarser voxel and interpolated linearly; their quotient (a normalised convolution) keeps
     background out of the brain's edge. Labels take the nearest voxel.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
-    factor = np.array([target / s for s in spacing_of(affine)])
+    factor = np.array(target) / spacing_of(affine)
     shape = tuple(int(n) for n in np.maximum(1, np.round(np.array(mask.shape) / factor)))
     offset = (factor - 1) / 2 + (np.array(mask.shape) - factor * shape) / 2  # both grids have the same centre
     sigma = np.where(factor > 1, 0.425 * factor, 0)  # a Gaussian whose width at half maximum is the new voxel
@@ -91,11 +129,14 @@ def bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
     return slice(low[0], int(z[-1]) + 2), slice(low[1], int(y[-1]) + 2), slice(low[2], int(x[-1]) + 2)
 
 
-def onto(volume: Array, affine: Array, target: Array, shape: Sequence[int], is_map: bool) -> tuple[Array, Mask]:
+def onto(
+    volume: Array, affine: Array, target: Array, shape: Sequence[int], is_map: bool, least: float = 0.5
+) -> tuple[Array, Mask]:
     """A canonical (z, y, x) volume resampled to the canonical grid of affine `target` and `shape`, and the voxels inside its field of view.
 
     A map (labels, a mask) takes the nearest voxel. Intensities are smoothed where the target's voxels are coarser, and interpolated
-    linearly. Voxels that are exactly 0 are background and take no part: background stays 0 and does not dim the brain's edge.
+    linearly. Voxels that are exactly 0 are background and take no part: background stays 0 and does not dim the brain's edge. A voxel of
+    which less than the share `least` is not background becomes background.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
@@ -112,7 +153,7 @@ def onto(volume: Array, affine: Array, target: Array, shape: Sequence[int], is_m
         return read(volume, 0), seen
     share = read(gaussian_filter((volume != 0).astype(np.float32), sigma))
     smooth = read(gaussian_filter(volume, sigma))
-    return np.where(share >= 0.5, smooth / np.maximum(share, 0.5), 0).astype(volume.dtype), seen
+    return np.where(share >= least, smooth / np.maximum(share, least), 0).astype(volume.dtype), seen
 
 
 def crop_shape(size_mm: Sequence[float], spacing: Sequence[float]) -> tuple[int, int, int]:

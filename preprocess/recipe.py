@@ -1,11 +1,11 @@
-"""The recipe: its settings, and what it makes of one case: a record and two arrays."""
+"""The recipe: its settings, and what it makes of one case: a record and two arrays. Synthesis repeats its parts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +16,12 @@ from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
 from preprocess.cohort.files import file_digest
 from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
-from preprocess.intensity import BACKGROUND, Mask, Statistics, Volume, clip_share, normalise, present, quality, statistics
+from preprocess.intensity import BACKGROUND, Statistics, Volume, clip_share, normalise, present, quality, statistics
 from preprocess.shared.errors import CaseError, SettingError
 from preprocess.shared.settings import setting
 from preprocess.source.brats import Case
 from preprocess.source.layouts import MODALITIES
-from preprocess.source.scans import read
+from preprocess.source.scans import Scans, read
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Recipe:
     resample: str = setting(
         "", "the contrast onto whose grid others are resampled if theirs differs, e.g. t1 (empty: such cases are set aside)"
     )
+    coregister: bool = setting(False, "bring each contrast onto that one, or onto the first, by a rigid registration")
     spacing: float = setting(0.0, "resample to isotropic voxels of this size in mm first (0: as scanned)")
     n4: N4Settings = setting(N4Settings, "bias field correction")
     clip_percent: float = setting(
@@ -52,6 +53,15 @@ class Recipe:
         if len(self.crop) != 3 or min(self.crop) <= 0:
             raise SettingError(f"recipe.crop={list(self.crop)} must be three sizes in mm, for example [160,160,155]")
 
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Recipe:
+        """The recipe that a cohort or a checkpoint stores."""
+        return cls(**{**stored, "n4": N4Settings(**stored["n4"])})
+
+    def stored(self) -> dict[str, Any]:
+        """What a cohort stores. `coregister`, which version 0.1 lacked, only if it is set: so the cohorts of that version can be continued."""
+        return {name: value for name, value in asdict(self).items() if name != "coregister" or value}
+
 
 class Stopwatch(dict[str, float]):
     """Seconds by stage, for the summary; not stored."""
@@ -63,58 +73,79 @@ class Stopwatch(dict[str, float]):
         self[name] = self.get(name, 0.0) + time.perf_counter() - start
 
 
+class Placed:
+    """A case's scans on the grid that the recipe stores, before the crop."""
+
+    def __init__(self, name: str, scans: Scans, recipe: Recipe, spacing: float | Sequence[float] = 0) -> None:
+        """Resampled to voxels of `spacing` mm, one number or (z, y, x), or left as scanned if that is 0. Raises CaseError if no brain is left."""
+        self.volumes, self.mask, self.labels, self.affine = scans.volumes, scans.mask, scans.labels, scans.affine
+        if spacing:
+            self.volumes, self.mask, self.labels, self.affine = resample(
+                scans.volumes, scans.mask, scans.labels, scans.affine, spacing
+            )
+            if not self.mask.any():
+                raise CaseError(f"{name}: no brain is left at recipe.spacing={spacing}: give a smaller one")
+        self.recipe, self.spacing = recipe, spacing_of(self.affine)
+        self.shape = crop_shape(recipe.crop, self.spacing)
+        self.offset = crop_offset(self.mask, self.shape)
+        self.box = bounding_box(self.mask)  # three quarters of a scan are background
+        self.inside = self.mask[self.box]
+
+    def standardise(self, file: str, channel: int, watch: Stopwatch) -> tuple[Volume, Statistics]:
+        """A contrast without its bias field, in the box around the brain, and its statistics. Raises CaseError naming the file."""
+        with watch.stage("n4"):
+            try:
+                corrected = correct(self.volumes[channel][self.box], self.inside, self.spacing, self.recipe.n4)
+            except RuntimeError as error:  # ITK's
+                why = str(error).strip().splitlines()[-1]
+                raise CaseError(f"{file}: bias correction failed ({why}): recipe.n4.enabled=false leaves it out") from error
+        with watch.stage("normalise"):
+            try:
+                return corrected, statistics(corrected, self.inside, self.recipe.clip_percent)
+            except ValueError as error:
+                raise CaseError(f"{file}: {error}") from error
+
+    def z_scores(self, corrected: Volume, stats: Statistics) -> npt.NDArray[Any]:
+        """In the box around the brain, in the type that the recipe stores."""
+        return normalise(corrected, self.inside, stats, self.recipe.dtype)
+
+    def crop(self, z_scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What is stored of z-scores in the box."""
+        return self.part(z_scores, self.offset, self.shape)
+
+    def part(self, z_scores: npt.NDArray[Any], offset: Sequence[int], shape: Sequence[int]) -> npt.NDArray[Any]:
+        """(..., z, y, x) z-scores in the box -> any part of the grid, background elsewhere."""
+        return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
+
+
 def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """The record, image (modality, z, y, x) and labels (z, y, x) of a case. Raises CaseError if its files cannot be used."""
     with watch.stage("read"):
-        scans = read(case, recipe.resample)
+        scans = read(case, recipe.resample, not recipe.coregister)
         source = {kind: {"file": path.name, "sha256": file_digest(path)} for kind, path in case.files.items()}
+        for modality, movement in scans.moved.items():
+            source[modality]["moved"] = movement
         checks = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}
         counts = {str(label): int((scans.labels == label).sum()) for label in present(scans.labels)}
-    volumes, mask, labels, affine = scans.volumes, scans.mask, scans.labels, scans.affine
-    if recipe.spacing:
-        with watch.stage("resample"):
-            volumes, mask, labels, affine = resample(volumes, mask, labels, affine, recipe.spacing)
-            if not mask.any():
-                raise CaseError(f"{case.name}: no brain is left at recipe.spacing={recipe.spacing}: give a smaller one")
-    spacing = spacing_of(affine)
-    shape = crop_shape(recipe.crop, spacing)
-    offset = crop_offset(mask, shape)
-    box = bounding_box(mask)  # three quarters of a scan are background
-    inside, lesions = mask[box], labels[box]
-    within = [o - side.start for o, side in zip(offset, box, strict=True)]
+    with watch.stage("resample"):
+        placed = Placed(case.name, scans, recipe, recipe.spacing)
+    lesions = placed.labels[placed.box]
     stored, intensity, shares = [], {}, {}
-    for modality, volume in zip(scans.modalities, volumes, strict=True):
+    for channel, modality in enumerate(scans.modalities):
         file = f"{case.name}: {case.files[modality].name}"
-        corrected, stats = standardise(file, volume[box], inside, spacing, recipe, watch)
+        corrected, stats = placed.standardise(file, channel, watch)
         with watch.stage("normalise"):
             intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
-            stored.append(crop(normalise(corrected, inside, stats, recipe.dtype), within, shape, BACKGROUND))
+            stored.append(placed.crop(placed.z_scores(corrected, stats)))
     kept = int((stored[0] != BACKGROUND).sum())
     step = np.eye(4)
-    step[:3, 3] = offset[::-1]
+    step[:3, 3] = placed.offset[::-1]
     content = {modality: array_digest(channel) for modality, channel in zip(scans.modalities, stored, strict=True)}
     record = Record(
-        subject=case.name, patient=case.patient, grade=case.grade, modalities=scans.modalities, shape=list(shape), spacing=list(spacing),
-        affine=(affine @ step).tolist(), source=source, dtypes=scans.dtypes, scaling=scans.scaling, content=content,
-        canonical_shape=list(mask.shape), crop_offset=list(offset), brain_size=extent(mask), brain_voxels=kept,
-        brain_voxels_lost=int(mask.sum()) - kept, intensity=intensity, quality=checks, clip_share=shares, label_voxels=counts,
-        has_labels="seg" in case.files, **scans.original,
+        subject=case.name, patient=case.patient, grade=case.grade, modalities=scans.modalities, shape=list(placed.shape),
+        spacing=list(placed.spacing), affine=(placed.affine @ step).tolist(), source=source, dtypes=scans.dtypes,
+        scaling=scans.scaling, content=content, canonical_shape=list(placed.mask.shape), crop_offset=list(placed.offset),
+        brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=int(placed.mask.sum()) - kept, intensity=intensity,
+        quality=checks, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, **scans.original,
     )  # fmt: skip
-    return record, np.stack(stored), crop(labels, offset, shape, 0)
-
-
-def standardise(
-    file: str, volume: Volume, brain: Mask, spacing: Sequence[float], recipe: Recipe, watch: Stopwatch
-) -> tuple[Volume, Statistics]:
-    """A contrast (z, y, x) without its bias field, and its statistics in the brain. Raises CaseError naming the file."""
-    with watch.stage("n4"):
-        try:
-            corrected = correct(volume, brain, spacing, recipe.n4)
-        except RuntimeError as error:  # ITK's
-            why = str(error).strip().splitlines()[-1]
-            raise CaseError(f"{file}: bias correction failed ({why}): recipe.n4.enabled=false leaves it out") from error
-    with watch.stage("normalise"):
-        try:
-            return corrected, statistics(corrected, brain, recipe.clip_percent)
-        except ValueError as error:
-            raise CaseError(f"{file}: {error}") from error
+    return record, np.stack(stored), crop(placed.labels, placed.offset, placed.shape, 0)

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
-from preprocess.geometry import canonical_grid, from_canonical, onto, uncrop
+from preprocess.geometry import Place, uncrop
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_atomically, write_json
 from preprocess.shared.settings import command, parse, required, setting
+from preprocess.source.images import Image
 from preprocess.source.layouts import MODALITIES
 
 Array = npt.NDArray[Any]
@@ -41,21 +42,36 @@ class Units:
 
 
 def units_of(cohort: Cohort, subject: str, modality: str) -> Units:
-    """The patient's own units or, for a contrast that the patient lacks, typical ones of the cohort (medians over its training subjects,
-    or over all subjects if there are none). Raises StoreError if none of them has the contrast."""
+    """The patient's own units or, for a contrast that the patient lacks, the cohort's typical ones. Raises StoreError if none of its subjects has
+    the contrast."""
     record = cohort.record(subject)
     if modality in record.intensity:
         own = record.intensity[modality]
         slope, intercept = record.scaling[modality]
         return Units(own["mean"], own["std"], record.dtypes[modality], slope, intercept, "the patient's own scan")
-    training = {*cohort.split("gan"), *cohort.split("segmentor")} or set(cohort.subjects)
-    records = [cohort.record(subject) for subject in sorted(training)]
-    known = [record.intensity[modality] for record in records if modality in record.intensity]
-    if not known:
+    known = typical(cohort)
+    if modality not in known:
         raise StoreError(f"no training subject of {cohort.path} has {modality}: the units of its intensities are unknown")
-    mean, std = (float(np.median([intensity[name] for intensity in known])) for name in ("mean", "std"))
-    source = f"the median of {len(known)} training subjects: this patient has no {modality} scan"
-    return Units(mean, std, "float32", 1.0, 0.0, source)
+    mean, std, subjects = (known[modality][name] for name in ("mean", "std", "subjects"))
+    return Units(mean, std, "float32", 1.0, 0.0, f"{median_of(subjects)}: this patient has no {modality} scan")
+
+
+def typical(cohort: Cohort) -> dict[str, dict[str, float]]:
+    """By contrast the mean and the standard deviation of its intensities in the brain: medians over so many training `subjects`, or over all
+    subjects if none is for training."""
+    training = {*cohort.split("gan"), *cohort.split("segmentor")} or set(cohort.subjects)
+    records = [cohort.record(subject).intensity for subject in sorted(training)]
+    by_modality = {m: [record[m] for record in records if m in record] for m in cohort.modalities}
+    return {
+        m: {name: float(np.median([each[name] for each in known])) for name in ("mean", "std")} | {"subjects": len(known)}
+        for m, known in by_modality.items()
+        if known
+    }
+
+
+def median_of(subjects: float) -> str:
+    """Where units come from, for people."""
+    return f"the median of {subjects:.0f} training subjects"
 
 
 def restore(z_scores: Array, record: Record, units: Units) -> Any:
@@ -65,14 +81,8 @@ def restore(z_scores: Array, record: Record, units: Units) -> Any:
     the coarser grid. Raises StoreError if the array's shape is not the record's.
     """
     check_shape(z_scores, record)
-    brain = uncrop(z_scores != BACKGROUND, record.crop_offset, record.canonical_shape, False)
-    values = uncrop(
-        z_scores.astype(np.float32) * np.float32(units.std) + np.float32(units.mean),
-        record.crop_offset,
-        record.canonical_shape,
-        0,
-    )
-    values = to_patient(np.where(brain, values, 0), record, is_map=False)
+    values = intensities(uncrop(z_scores, record.crop_offset, record.canonical_shape, BACKGROUND), units.mean, units.std)
+    values = place_of(record).to_patient(values, is_map=False)
     dtype = np.dtype(units.dtype)
     stored = (values - units.intercept) / units.slope
     if dtype.kind in "iu":
@@ -82,6 +92,12 @@ def restore(z_scores: Array, record: Record, units: Units) -> Any:
     return image
 
 
+def intensities(z_scores: Array, mean: float, std: float) -> npt.NDArray[np.float32]:
+    """z-scores, background -9, as intensities, background 0."""
+    values = z_scores.astype(np.float32) * np.float32(std) + np.float32(mean)
+    return np.where(z_scores != BACKGROUND, values, np.float32(0))
+
+
 def restore_labels(labels: Array, record: Record) -> Any:
     """(z, y, x) labels on the stored grid as a nibabel image on the patient's grid; each voxel takes the nearest label.
 
@@ -89,7 +105,15 @@ def restore_labels(labels: Array, record: Record) -> Any:
     """
     check_shape(labels, record)
     whole = uncrop(labels, record.crop_offset, record.canonical_shape, 0)
-    return nifti(to_patient(whole, record, is_map=True).astype(np.uint8), record)
+    return nifti(place_of(record).to_patient(whole, is_map=True).astype(np.uint8), record)
+
+
+def place_of(record: Record) -> Place:
+    """Where the grid of a record's crop lies in the patient's scan."""
+    step = np.eye(4)
+    step[:3, 3] = [-o for o in reversed(record.crop_offset)]
+    affine = np.array(record.affine) @ step
+    return Place(np.array(record.original_affine), record.original_shape, affine, record.canonical_shape)
 
 
 def check_shape(array: Array, record: Record) -> None:
@@ -108,16 +132,29 @@ def nifti(array: Array, record: Record) -> Any:
     return image
 
 
-def to_patient(volume: Array, record: Record, is_map: bool) -> Array:
-    """(z, y, x) intensities, or a map of labels, on the record's canonical grid -> (x, y, z) on the scan's own grid."""
-    affine = np.array(record.original_affine)
-    wanted, shape = canonical_grid(affine, record.original_shape)
-    step = np.eye(4)
-    step[:3, 3] = [-o for o in reversed(record.crop_offset)]
-    grid = np.array(record.affine) @ step
-    if shape != record.canonical_shape or not np.allclose(grid, wanted, atol=1e-4):  # recipe.spacing resampled it
-        volume, _ = onto(volume, grid, wanted, shape, is_map)
-    return from_canonical(volume, affine)
+GEOMETRY = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y",
+    "srow_z", "xyzt_units", "dim_info",
+)  # fmt: skip
+
+
+def like(volume: Array, scan: Image, description: str) -> Any:
+    """(x, y, z) voxels as a nibabel image with the geometry of a scan's own header: affine, qform and sform with their codes, units. Nothing
+    else of that header is taken over: it may name the patient."""
+    import nibabel as nib
+
+    kind = nib.Nifti2Image if isinstance(scan.header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(volume, scan.affine, dtype=volume.dtype)
+    if scan.header is None:
+        for set_affine in (image.set_sform, image.set_qform):
+            set_affine(scan.affine, 1)
+        image.header.set_xyzt_units("mm")
+    else:
+        for field in GEOMETRY:
+            image.header[field] = scan.header[field]
+        image.header["pixdim"][:4] = scan.header["pixdim"][:4]
+    image.header["descrip"] = description.encode("ascii", "replace")[:79]
+    return image
 
 
 @dataclass
@@ -185,16 +222,19 @@ def read_npy(path: str) -> Array:
 
 def write(path: Path, image: Any, sidecar: dict[str, Any]) -> None:
     """Write PATH.nii.gz and PATH.json."""
-
-    def write_nifti(file: IO[bytes]) -> None:
-        with gzip.GzipFile(
-            "", "wb", compresslevel=1, fileobj=file, mtime=0
-        ) as packed:  # no clock time: equal images give equal bytes
-            image.to_stream(packed)
-
-    write_atomically(path.with_name(f"{path.name}.nii.gz"), write_nifti)
+    write_nifti(path.with_name(f"{path.name}.nii.gz"), image)
     write_json(path.with_name(f"{path.name}.json"), sidecar, sort_keys=True)
     print(f"{path}.nii.gz")
+
+
+def write_nifti(path: Path, image: Any) -> None:
+    """Write a nibabel image atomically as .nii.gz; equal images give equal bytes. Raises OSError."""
+
+    def pack(file: IO[bytes]) -> None:
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:  # no clock time
+            image.to_stream(packed)
+
+    write_atomically(path, pack)
 
 
 if __name__ == "__main__":

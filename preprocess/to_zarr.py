@@ -8,7 +8,6 @@ Exit status: 0 if every case is in the cohort, 1 if some were set aside, 2 if no
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import signal
@@ -32,7 +31,7 @@ from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
 from preprocess.splits import Fold, Member, SplitSettings, split
 
-ALIASES = {"split": "split.file", "resample": "recipe.resample"}
+ALIASES = {"split": "split.file", "resample": "recipe.resample", "coregister": "recipe.coregister"}
 
 
 @dataclass
@@ -103,7 +102,7 @@ def plan(settings: Settings) -> tuple[list[Case], CohortWriter]:
     discovery = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
     print(discovery.message)
     split(members(discovery.cases), settings.split)
-    return discovery.cases, CohortWriter(settings.store, dataclasses.asdict(settings.recipe), MODALITIES)
+    return discovery.cases, CohortWriter(settings.store, settings.recipe.stored(), MODALITIES)
 
 
 def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) -> None:
@@ -114,7 +113,7 @@ def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) 
 
 
 def aliased(word: str) -> str:
-    """The word with its full name in place of a short one: `split=my.csv`, `resample=t1`."""
+    """The word with its full name in place of a short one: `split=my.csv`, `resample=t1`, `coregister=true`."""
     key, equals, value = word.partition("=")
     return f"{ALIASES.get(key, key)}{equals}{value}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -122,6 +122,11 @@ def read_image(
         image = whole[channels(record.modalities, modalities)]
     for channel, modality in zip(image, modalities, strict=True):
         if clip and modality in record.intensity:
-            inside, bounds = channel != BACKGROUND, record.intensity[modality]
-            channel[inside] = np.clip(channel[inside], bounds["clip_low"], bounds["clip_high"])
+            clip_inside(channel, record.intensity[modality])
     return image
+
+
+def clip_inside(channel: npt.NDArray[np.float32], bounds: Mapping[str, float]) -> None:
+    """Clip z-scores in place at a record's bounds; background stays."""
+    inside = channel != BACKGROUND
+    channel[inside] = np.clip(channel[inside], bounds["clip_low"], bounds["clip_high"])

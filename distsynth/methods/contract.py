@@ -139,6 +139,11 @@ class Method(nn.Module, ABC):
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         """(B, inputs, H, W) in [-1, 1] and (B, 1, H, W) -> (B, outputs, H, W) in [-1, 1], -1 outside the brain; for patches likewise."""
 
+    @classmethod
+    def makes_any(cls, settings: Any) -> bool:
+        """Whether a model trained with these settings makes any of its contrasts from any others."""
+        return cls.any_to_any
+
     def serve(self, variant: Variant) -> None:
         """Switch to synthesising another variant than the trained one, if the method is `any_to_any`. Raises SettingError if the variant
         has contrasts that the method was not trained with."""

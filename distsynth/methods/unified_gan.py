@@ -218,8 +218,12 @@ class UnifiedGAN(Method):
 
     # -- using -----------------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def makes_any(cls, settings: UnifiedGANSettings) -> bool:
+        return settings.directions == "all"
+
     def serve(self, variant: Variant) -> None:
-        if self.settings.directions == "given":
+        if not self.makes_any(self.settings):
             raise SettingError(
                 f"the run was trained only for variant {self.variant.name} (method.directions=given): train one with directions=all, which makes any "
                 "contrast from any other"

@@ -19,6 +19,7 @@ from distsynth.data.patches import PatchFeed
 from distsynth.data.randomness import sample_keys
 from distsynth.data.shared_memory import Share
 from distsynth.data.slices import SliceFeed, as_batch, centre, pad, padded_size, with_masks
+from distsynth.data.trained_on import TrainedOn
 from distsynth.methods import registry
 from distsynth.methods.contract import Method
 from distsynth.modalities import Variant
@@ -27,6 +28,7 @@ from preprocess.cohort import Cohort
 from preprocess.shared.errors import StoreError
 
 Volume = npt.NDArray[np.float32]
+FORMAT = 2  # of what `Model.state_dict` stores; version 0.1 stored the first
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Model:
     mapping: IntensityMap
     size: tuple[int, int]  # H, W that the networks see
     held: Sequence[Sequence[str]] = ()  # the sets of contrasts that training patients come in
+    trained_on: TrainedOn | None = None  # None in a checkpoint of version 0.1
 
     def patient(self, image: Volume, labels: npt.NDArray[np.uint8]) -> Batch:
         """(modality, z, y, x) z-scores, inputs then outputs, and labels (z, y, x) as the stack of all axial slices, padded."""
@@ -52,13 +55,15 @@ class Model:
         """(inputs, z, y, x) z-scores and the brain (z, y, x) -> (outputs, z, y, x) z-scores; meaningless outside the brain."""
         device = next(self.method.parameters()).device
         values = self.mapping.to_network(sources, self.variant.inputs)
-        stack = pad(np.concatenate([values, brain[None], brain[None]]).swapaxes(0, 1).astype(np.float32), self.size)
-        given = torch.from_numpy(stack).to(device)
+        there = slice(None) if self.method.patch else brain.any(axis=(1, 2))  # slices without brain cost as much as others
+        given = np.concatenate([values[:, there], np.repeat(brain[None, there], 2, axis=0)]).swapaxes(0, 1)
+        stack = torch.from_numpy(pad(given.astype(np.float32), self.size)).to(device)
         self.method.eval()
         with torch.no_grad():
-            made = self.method.synthesise_volume(given[:, :-2], given[:, -2:-1]).cpu().numpy()
-        cropped = made[(..., *centre(sources.shape[-2:], self.size))]
-        return self.mapping.to_z(cropped.swapaxes(0, 1), self.variant.outputs)
+            made = self.method.synthesise_volume(stack[:, :-2], stack[:, -2:-1]).cpu().numpy()
+        whole = np.full((len(self.variant.outputs), *brain.shape), -1, np.float32)
+        whole[:, there] = made[(..., *centre(brain.shape[1:], self.size))].swapaxes(0, 1)
+        return self.mapping.to_z(whole, self.variant.outputs)
 
     def feed(self, cohort: Cohort, subjects: Sequence[str], settings: DataSettings, share: Share) -> Feed:
         """The feed of some subjects as the method wants it, slices or patches; `share` is `World.share`. Raises what `SliceFeed` and `PatchFeed`
@@ -81,11 +86,12 @@ class Model:
     def state_dict(self) -> dict[str, Any]:
         """What `restore` needs."""
         own = {"mapping": asdict(self.mapping), "size": list(self.size), "held": [list(contrasts) for contrasts in self.held]}
-        return {"method": self.method.state_dict(), **own}
+        known = {"trained_on": asdict(self.trained_on)} if self.trained_on else {}
+        return {"method": self.method.state_dict(), "format": FORMAT, **own, **known}
 
     def serving(self, variant: Variant) -> Model:
         """The same networks for another variant. Raises SettingError if they cannot."""
-        if variant != self.variant:
+        if variant != self.method.variant:
             registry.check_serves(self.method, variant)
             self.method.serve(variant)
         return replace(self, variant=variant)
@@ -102,7 +108,8 @@ def build(config: Config, cohort: Cohort, mapping: IntensityMap) -> Model:
     size = networks_size(config, shapes.pop())
     held = contrasts_held(cohort, cohort.split("gan"), config.variant)
     settings = kind.settled(config.method, held)
-    return Model(kind(settings, config.variant, size, config.seed), config.variant, mapping, size, held)
+    method = kind(settings, config.variant, size, config.seed)
+    return Model(method, config.variant, mapping, size, held, TrainedOn.of(cohort))
 
 
 def networks_size(config: Config, shape: Sequence[int]) -> tuple[int, int]:
@@ -129,9 +136,14 @@ def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) ->
 
 
 def restore(config: Config, state: dict[str, Any]) -> Model:
-    """The model of a best.pt (see `Model.state_dict`)."""
+    """The model of a best.pt (see `Model.state_dict`). Raises StoreError if a newer version wrote it."""
+    if state.get("format", 1) > FORMAT:
+        raise StoreError(
+            f"the model has format {state['format']} and this version of distsynth reads up to {FORMAT}: install a newer distsynth"
+        )
     size = (state["size"][0], state["size"][1])
     kind, held = registry.method(config.method.name), state.get("held", [])
     method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
     method.load_state_dict(state["method"])
-    return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held)
+    trained_on = TrainedOn(**state["trained_on"]) if "trained_on" in state else None
+    return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held, trained_on)

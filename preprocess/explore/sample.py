@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
 from preprocess.explore.style import label_name
+from preprocess.recipe import Recipe
 from preprocess.source.brats import Case
 from preprocess.source.scans import read
 from preprocess.splits import take
@@ -74,7 +75,7 @@ def histograms(cohort: Cohort, subjects: Sequence[str], cases: Cases) -> dict[st
     for subject in track(subjects, "histograms", transient=True):
         record, image = cohort.record(subject), cohort.image(subject)
         brain = image[0] != BACKGROUND
-        scanned = intensities_scanned(cases[subject], cohort.recipe["resample"]) if cases else {}
+        scanned = intensities_scanned(cases[subject], Recipe.of(cohort.recipe)) if cases else {}
         for channel, modality in enumerate(record.modalities):
             stats = record.intensity[modality]
             z = image[channel][brain]
@@ -87,9 +88,9 @@ def histograms(cohort: Cohort, subjects: Sequence[str], cases: Cases) -> dict[st
     return {modality: by_modality[modality] for modality in cohort.modalities if modality in by_modality}
 
 
-def intensities_scanned(case: Case, grid: str) -> dict[str, npt.NDArray[Any]]:
+def intensities_scanned(case: Case, recipe: Recipe) -> dict[str, npt.NDArray[Any]]:
     """The brain's intensities by contrast."""
-    scans = read(case, grid)
+    scans = read(case, recipe.resample, not recipe.coregister)
     return {modality: volume[scans.mask] for modality, volume in zip(scans.modalities, scans.volumes, strict=True)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.bias import N4Settings, correct
+from preprocess.bias import correct
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.arrays import array_digest
 from preprocess.geometry import crop, resample, spacing_of, uncrop
@@ -50,8 +50,8 @@ class Stages:
 def repeated(cohort: Cohort, case: Case) -> Stages:
     """All stages, from the source files. Raises CaseError if they can no longer be used."""
     record = cohort.record(case.name)
-    recipe = Recipe(**{**cohort.recipe, "n4": N4Settings(**cohort.recipe["n4"])})
-    scans = read(case, recipe.resample)
+    recipe = Recipe.of(cohort.recipe)
+    scans = read(case, recipe.resample, not recipe.coregister)
     volumes, mask, affine = scans.volumes, scans.mask, scans.affine
     if recipe.spacing:
         volumes, mask, _, affine = resample(volumes, mask, scans.labels, affine, recipe.spacing)

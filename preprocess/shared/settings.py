@@ -176,7 +176,8 @@ def describe(schema: Any, prefix: str = "") -> Iterator[str]:
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         shown = "" if default == MISSING else str(default)
-        yield f"  {f'{prefix}{field.name}={shown}':<42} {field.metadata.get('doc', '')}"
+        name = prefix + field.name.removesuffix("_")  # a word of Python's, such as continue
+        yield f"  {f'{name}={shown}':<42} {field.metadata.get('doc', '')}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

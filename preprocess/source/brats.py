@@ -46,6 +46,7 @@ class Discovery:
     """The cases of a folder."""
 
     cases: list[Case]
+    layout: str  # the name of the layout
     message: str  # a line or two for the user: the layout, the number of cases, and what was left out
 
 
@@ -68,7 +69,7 @@ def discover(source: Path, layout: str = "auto", pattern: str = "", names: Mappi
     if not cases:
         raise UserError(no_case(source, allowed, files, others))
     first = f"layout {best.name}: {len(cases)} cases in {len(taken)} files named like {best.like}"
-    return Discovery(cases, "\n".join([first, *others, *unlisted]))
+    return Discovery(cases, best.name, "\n".join([first, *others, *unlisted]))
 
 
 def files_below(source: Path) -> tuple[list[Path], list[str]]:

@@ -21,6 +21,8 @@ MOST = 2**28  # voxels in all: 1 GB as float32
 INFLATION = 1032  # the largest compression factor of deflate (zlib.net/zlib_tech.html)
 SLACK = 2**20  # bytes that may follow the voxels
 LONGEST_HEADER = 2**24  # bytes before the voxels, extensions included
+SYNTHETIC = "SYNTHETIC"  # the first word of the header's description of a synthesised image
+NIFTI1_DESCRIP, NIFTI2_DESCRIP = 148, 240  # the bytes where the descriptions begin
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's millimetres to NIfTI's
 
 
@@ -32,6 +34,8 @@ class Image:
     affine: npt.NDArray[np.float64]  # voxel (x, y, z) -> mm, RAS as NIfTI has it
     dtype: str  # numpy's name of the type that the file stores voxels in
     scaling: list[float]  # slope and intercept that turn stored voxels into intensities
+    file: str = ""  # its name, for messages
+    header: Any = None  # nibabel's, of a NIfTI file
 
 
 def load(case: str, path: Path) -> Image:
@@ -47,11 +51,17 @@ def load(case: str, path: Path) -> Image:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise CaseError(f"{case}: {path.name} cannot be read ({reason}): copy it again") from error
-    if not np.isfinite(image.array).all():
-        raise CaseError(f"{case}: {path.name} holds NaN or infinite intensities: export it again")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise CaseError(f"{case}: {path.name} has no usable affine in its header")
+    image.file = path.name
+    check(case, image)
     return image
+
+
+def check(case: str, image: Image) -> None:
+    """Raise CaseError if intensities or affine cannot be used."""
+    if not np.isfinite(image.array).all():
+        raise CaseError(f"{case}: {image.file} holds NaN or infinite intensities: export it again")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise CaseError(f"{case}: {image.file} has no usable affine in its header")
 
 
 def load_nifti(path: Path) -> Image:
@@ -77,7 +87,18 @@ def load_nifti(path: Path) -> Image:
     file = kind.from_bytes(data)
     with np.errstate(over="ignore"):
         array = np.asanyarray(file.dataobj).reshape(shape).astype(np.float32)
-    return Image(array, file.affine.astype(np.float64), dtype.name, [float(file.dataobj.slope), float(file.dataobj.inter)])
+    scaling = [float(file.dataobj.slope), float(file.dataobj.inter)]
+    return Image(array, file.affine.astype(np.float64), dtype.name, scaling, header=file.header)
+
+
+def is_synthetic(path: Path) -> bool:
+    """Whether a NIfTI file's header says that it was synthesised. False for a file that cannot be read."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            head = file.read(NIFTI2_DESCRIP + 80)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return any(head[at:].startswith(SYNTHETIC.encode()) for at in (NIFTI1_DESCRIP, NIFTI2_DESCRIP))
 
 
 def load_mha(path: Path) -> Image:

@@ -1,8 +1,8 @@
 """How files are named: each layout gets from a file's path, by regular expressions, the case it belongs to and its kind.
 
 brats2015   CASE/VSD.Brain.XX.O.MR_T1.NUMBER/VSD.Brain.XX.O.MR_T1.NUMBER.mha, MR_T1c, MR_T2, MR_Flair and OT, the labels
-brats2018   CASE_t1 _t1ce _t2 _flair _seg        (.nii or .nii.gz; 2017 to 2021)
-brats2023   CASE-t1n -t1c -t2w -t2f -seg         (2023 on)
+brats2018   CASE_t1 _t1ce _t2 _flair _seg _mask  (.nii or .nii.gz; 2017 to 2021)
+brats2023   CASE-t1n -t1c -t2w -t2f -seg -mask   (2023 on)
 bids        sub-X[_ses-Y]*_T1w, *_ce-LABEL_T1w, *_T2w, *_FLAIR in anat/, labels and brain masks in derivatives/
 pattern     the user's own: a path below the source with {case} and {modality}
 
@@ -69,8 +69,8 @@ BELOW = "(?:.*/)?"
 # On some mirrors CASE_t1.nii is a folder, and the file in it has another name: the folder's name counts.
 NIFTI = r"\.nii(?:\.gz)?(?:/[^/]+\.nii(?:\.gz)?)?"
 VSD = {"mr_t1": "t1", "mr_t1c": "t1c", "mr_t2": "t2", "mr_flair": "flair", "ot": "seg"}
-OF_2018 = {"t1": "t1", "t1ce": "t1c", "t2": "t2", "flair": "flair", "seg": "seg"}
-OF_2023 = {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "seg"}
+OF_2018 = {"t1": "t1", "t1ce": "t1c", "t2": "t2", "flair": "flair", "seg": "seg", "mask": "mask"}
+OF_2023 = {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "seg", "mask": "mask"}
 
 # BIDS. Images below derivatives/ do not count as raw ones (give that folder as source to use them). Labels and masks count wherever they
 # lie, except those on a template's grid and the tissues and brain regions that fMRIPrep and FreeSurfer write.

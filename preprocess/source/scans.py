@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.coregister import coregister
 from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.shared.errors import CaseError
 from preprocess.source.brats import Case
-from preprocess.source.images import load
+from preprocess.source.images import Image, is_synthetic, load
 from preprocess.source.layouts import KINDS, MODALITIES
 
 LARGEST_BRAIN = 3.5  # litres; an adult's brain has 1 to 2, a head 4 and more
@@ -32,11 +32,12 @@ class Scans:
     original: dict[str, Any]  # shape, affine and orientation of the file that gives the grid
     dtypes: dict[str, str]  # by kind: numpy's name of the type that the file stores voxels in
     scaling: dict[str, list[float]]  # by kind: slope and intercept that turn stored voxels into intensities
+    moved: dict[str, str]  # contrasts that were brought onto the grid's contrast: how far, for people
 
 
 @dataclass
 class Canonical:
-    """One file in canonical orientation, and its original grid."""
+    """One image in canonical orientation, and its original grid."""
 
     file: str
     volume: npt.NDArray[Any]  # (z, y, x)
@@ -46,48 +47,78 @@ class Canonical:
     scaling: list[float]
 
 
-def read(case: Case, resample: str = "") -> Scans:
-    """All files of a case on the grid of its first contrast, or of the contrast `resample`, to which the others are resampled.
+def read(case: Case, resample: str = "", registered: bool = True) -> Scans:
+    """All files of a case on one grid (see `assemble`). Raises CaseError naming the file that is unreadable or does not fit."""
+    if made := [path.name for path in case.files.values() if is_synthetic(path)]:
+        raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
+    return assemble(case.name, {kind: load(case.name, path) for kind, path in case.files.items()}, resample, registered)
 
-    Raises CaseError naming the file that is unreadable, has values that are not finite, or is on another grid.
+
+def assemble(name: str, images: Mapping[str, Image], resample: str = "", registered: bool = True) -> Scans:
+    """The images of a case by kind on the grid of its first contrast, or of the contrast `resample`, to which the others are resampled. Unless
+    they are `registered`, each contrast is first brought onto the one that gives the grid (see `preprocess.coregister`).
+
+    Raises CaseError naming the image that has values that are not finite, is on another grid, or cannot be brought onto the others.
     """
-    files = {kind: canonical(case.name, case.files[kind]) for kind in KINDS if kind in case.files}
+    files = {kind: canonical(images[kind]) for kind in KINDS if kind in images}
     if "seg" in files:
-        files["seg"].volume = label_map(case, files["seg"].volume)
+        files["seg"].volume = label_map(name, files["seg"])
     modalities = [kind for kind in MODALITIES if kind in files]
     grid = resample or modalities[0]
     if grid not in files:
-        raise CaseError(f"{case.name}: no {grid} file, to whose grid recipe.resample={grid} resamples the others")
-    seen = onto_one_grid(case, files, grid, bool(resample))
+        raise CaseError(f"{name}: no {grid} file, to whose grid resample={grid} brings the others")
+    moved = {} if registered else bring_together(name, files, grid)
+    seen = onto_one_grid(name, files, grid, bool(resample), moved)
     volumes = np.stack([files[kind].volume for kind in modalities])
-    mask = seen & (files["mask"].volume != 0 if "mask" in files else brain_mask(case, volumes, files[grid].affine))
-    check_brain(case, modalities, volumes, mask)
+    mask = seen & (files["mask"].volume != 0 if "mask" in files else brain_mask(name, files, volumes, files[grid].affine))
+    check_brain(name, files, volumes, mask)
     labels = files["seg"].volume if "seg" in files else np.zeros(mask.shape, np.uint8)
     dtypes, scaling = {k: f.dtype for k, f in files.items()}, {k: f.scaling for k, f in files.items()}
-    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling)
+    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved)
 
 
-def canonical(case: str, path: Path) -> Canonical:
-    image = load(case, path)
+def canonical(image: Image) -> Canonical:
     volume, affine, orientation = to_canonical(image.array, image.affine)
     original = {
         "original_shape": list(image.array.shape), "original_affine": image.affine.tolist(), "original_orientation": orientation,
     }  # fmt: skip
-    return Canonical(path.name, volume, affine, original, image.dtype, image.scaling)
+    return Canonical(image.file, volume, affine, original, image.dtype, image.scaling)
 
 
-def onto_one_grid(case: Case, files: Mapping[str, Canonical], grid: str, resample: bool) -> npt.NDArray[np.bool_]:
+def bring_together(name: str, files: Mapping[str, Canonical], grid: str) -> dict[str, str]:
+    """Correct the affine of each contrast that lies off the one that gives the grid. Returns those, and how far they were moved.
+
+    Raises CaseError for one that cannot be brought onto it.
+    """
+    fixed, moved = files[grid], {}
+    for kind in MODALITIES:
+        if kind in files and kind != grid:
+            try:
+                movement = coregister(fixed.volume, fixed.affine, files[kind].volume, files[kind].affine)
+            except ValueError as error:
+                what = f"{files[kind].file} cannot be brought onto {fixed.file} ({error})"
+                raise CaseError(f"{name}: {what}: look at both, or register them yourself and leave coregister out") from error
+            if movement:
+                files[kind].affine = movement.affine
+                moved[kind] = f"{movement.millimetres:.1f} mm, {movement.degrees:.1f} degrees"
+    return moved
+
+
+def onto_one_grid(
+    name: str, files: Mapping[str, Canonical], grid: str, resample: bool, moved: Mapping[str, str]
+) -> npt.NDArray[np.bool_]:
     """Resample the files to the grid of one of them. Returns the voxels inside every contrast's field of view.
 
-    Raises CaseError for the first file on another grid unless `resample`.
+    Raises CaseError for the first file on another grid, unless `resample` or it was `moved`.
     """
     target = files[grid]
     seen = np.ones(target.volume.shape, bool)
     for kind, file in files.items():
         if file.volume.shape == target.volume.shape and np.allclose(file.affine, target.affine, atol=SAME):
             continue
-        if not resample:
-            raise CaseError(f"{case.name}: {difference(file, target)}: register them, or set recipe.resample={grid}")
+        if not resample and kind not in moved:
+            what = f"register them (coregister=true does), or if they show the same place set resample={grid}"
+            raise CaseError(f"{name}: {difference(file, target)}: {what}")
         is_map = kind not in MODALITIES
         file.volume, reached = onto(file.volume, file.affine, target.affine, target.volume.shape, is_map)
         seen &= reached | is_map
@@ -100,18 +131,18 @@ def difference(one: Canonical, other: Canonical) -> str:
     return f"{one.file} has shape {one.original['original_shape']} and {other.file} {other.original['original_shape']}"
 
 
-def label_map(case: Case, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def label_map(name: str, file: Canonical) -> npt.NDArray[np.uint8]:
     """Raises CaseError if a label is not a whole number from 0 to 255."""
     with np.errstate(invalid="ignore"):
-        labels = array.astype(np.uint8)
-    if not np.array_equal(labels, array):
-        raise CaseError(
-            f"{case.name}: {case.files['seg'].name} holds values that are not labels: expected whole numbers from 0 to 255"
-        )
+        labels = file.volume.astype(np.uint8)
+    if not np.array_equal(labels, file.volume):
+        raise CaseError(f"{name}: {file.file} holds values that are not labels: expected whole numbers from 0 to 255")
     return labels
 
 
-def brain_mask(case: Case, volumes: npt.NDArray[Any], affine: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def brain_mask(
+    name: str, files: Mapping[str, Canonical], volumes: npt.NDArray[Any], affine: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
     """Where any contrast is not exactly 0; real brains have a few negative intensities.
 
     Raises CaseError if no voxel is background or the brain would be larger than any brain: then the skull is still there. Voxels on the
@@ -121,15 +152,26 @@ def brain_mask(case: Case, volumes: npt.NDArray[Any], affine: npt.NDArray[Any]) 
     litres = float(mask.sum() * np.prod(spacing_of(affine))) / 1e6
     if mask.all() or litres > LARGEST_BRAIN:
         what = "no voxel is 0" if mask.all() else f"{litres:.1f} litres are not 0"
-        raise CaseError(f"{case.name}: {what}, so this is more than a brain: strip the skull first, or add a brain mask")
+        raise CaseError(f"{name}: {what}, so this is more than a brain: {strip(name, files)}")
     return mask
 
 
-def check_brain(case: Case, modalities: list[str], volumes: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
+def strip(name: str, files: Mapping[str, Canonical]) -> str:
+    """The commands that make a brain mask, and the name under which it is read."""
+    scan = next(files[kind].file for kind in MODALITIES if kind in files)
+    word = "_desc-brain_mask" if name.startswith("sub-") else "-mask" if scan.startswith(f"{name}-") else "_mask"
+    mask, brain = f"{name}{word}.nii.gz", f"{name}_brain"
+    return (
+        f"make a brain mask with `mri_synthstrip -i {scan} -m {mask}`, or with `hd-bet -i {scan} -o {brain}.nii.gz --save_bet_mask` and rename its "
+        f"{brain}_bet.nii.gz to {mask}, and put it beside the scans"
+    )
+
+
+def check_brain(name: str, files: Mapping[str, Canonical], volumes: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
     """Raise CaseError if the mask is empty or a contrast is constant in it."""
     if not mask.any():
-        what = f"{case.files['mask'].name}" if "mask" in case.files else "every contrast"
-        raise CaseError(f"{case.name}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
-    for modality, volume in zip(modalities, volumes, strict=True):
+        what = files["mask"].file if "mask" in files else "every contrast"
+        raise CaseError(f"{name}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
+    for modality, volume in zip((kind for kind in MODALITIES if kind in files), volumes, strict=True):
         if np.ptp(volume[mask]) == 0:
-            raise CaseError(f"{case.name}: {case.files[modality].name} has the same intensity everywhere in the brain")
+            raise CaseError(f"{name}: {files[modality].file} has the same intensity everywhere in the brain")

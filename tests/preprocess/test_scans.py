@@ -77,7 +77,7 @@ def test_other_grids_are_refused_by_name_or_resampled_to_one(tmp_path: Path, wri
         on_half_the_grid(files[kind], save)
     case = the_case(tmp_path / "other")
     with pytest.raises(
-        CaseError, match=r"a_t2\.nii\.gz has shape \[64, 64, 64\] and a_t1\.nii\.gz \[28, 28, 28\].*recipe\.resample=t1"
+        CaseError, match=r"a_t2\.nii\.gz has shape \[64, 64, 64\] and a_t1\.nii\.gz \[28, 28, 28\].*resample=t1"
     ):
         read(case)
     moved = read(case, "t1")
@@ -96,7 +96,7 @@ def test_other_grids_are_refused_by_name_or_resampled_to_one(tmp_path: Path, wri
 
 def test_resampling_onto_a_contrast_that_is_missing_is_refused(tmp_path: Path, write_case) -> None:
     write_case(tmp_path, "a")["t1"].unlink()
-    with pytest.raises(CaseError, match=r"a: no t1 file, to whose grid recipe\.resample=t1"):
+    with pytest.raises(CaseError, match=r"a: no t1 file, to whose grid resample=t1"):
         read(the_case(tmp_path), "t1")
 
 

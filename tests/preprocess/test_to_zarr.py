@@ -149,7 +149,10 @@ def test_a_case_with_the_required_contrasts_is_resampled_to_the_given_grid(tmp_p
     save(np.asanyarray(nib.load(flair).dataobj)[::2, ::2, ::2], np.diag([-8.0, -8.0, 8.0, 1.0]), flair)
     words = (f"source={tmp_path / 'source'}", "split.test=1", "require=[t2]", *FAST)
     refused = to_zarr(*words, f"store={tmp_path / 'none.zarr'}")
-    assert (refused.returncode, "register them, or set recipe.resample=t1c" in refused.stderr) == (2, True)
+    assert (
+        refused.returncode,
+        "(coregister=true does), or if they show the same place set resample=t1c" in refused.stderr,
+    ) == (2, True)
     done = to_zarr(*words, f"store={tmp_path / 'c.zarr'}", "recipe.resample=t2")
     assert (done.returncode, "set aside b: no t2 file" in done.stdout) == (1, True)
     record = Cohort.open(tmp_path / "c.zarr").record("a")

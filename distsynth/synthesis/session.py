@@ -1,0 +1,171 @@
+"""One call: patients one after another, each made, written and marked as done by its sidecars."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distsynth.synthesis.models import Candidate, Models
+from distsynth.synthesis.naming import Naming
+from distsynth.synthesis.outcome import Options, Outcome
+from distsynth.synthesis.patient import Patient
+from distsynth.synthesis.quicklook import draw
+from distsynth.synthesis.sidecar import is_done, other_request, request, sidecar
+from distsynth.synthesis.synthesiser import Made, Synthesiser
+from distsynth.training.precision import allow_tf32
+from preprocess.cohort.files import file_digest
+from preprocess.restore import like, write_nifti
+from preprocess.shared.errors import CaseError, UserError
+from preprocess.shared.files import write_json
+from preprocess.source.brats import Case
+from preprocess.source.images import is_synthetic, load
+from preprocess.source.layouts import MODALITIES
+
+Plan = list[tuple[Candidate, list[str]]]  # a model and the contrasts that it is to make, together
+
+
+class Session:
+    """The models, names and options of a call."""
+
+    def __init__(self, models: Models, naming: Naming, dataset: Path, options: Options) -> None:
+        """`dataset` is the folder that the patients' files are below."""
+        self.models, self.naming, self.dataset, self.options = models, naming, dataset, options
+        allow_tf32(False)  # as in the evaluation
+        if options.threads:
+            torch.set_num_threads(options.threads)
+
+    def one(self, case: Case) -> Outcome:
+        """Synthesise a patient. Raises OSError where the files cannot be written; other failures set the patient aside."""
+        try:
+            case.check(())
+            return self.synthesise(case)
+        except CaseError as error:
+            return Outcome(case.name, "set aside", why=str(error))
+        except torch.OutOfMemoryError:
+            why = f"{case.name}: the GPU's memory is full: give device=cpu, or a GPU that nothing else uses"
+        except MemoryError:
+            why = f"{case.name}: not enough memory"
+        except (OSError, UserError):  # the disk's or the model's: no other patient could be made either
+            raise
+        except Exception as error:  # one odd patient must not stop the others
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            why = f"{case.name}: unexpected error ({type(error).__name__}: {reason}): please report it"
+        return Outcome(case.name, "set aside", why=why)
+
+    def synthesise(self, case: Case) -> Outcome:
+        plan = self.plan(case)
+        paths = {output: str(self.naming.image(case.name, output)) for _, outputs in plan for output in outputs}
+        if not plan:
+            return Outcome(case.name, "nothing missing")
+        hashes = {kind: file_digest(path) for kind, path in case.files.items()}
+        if self.done(case, plan, hashes):
+            return Outcome(case.name, "kept", paths)
+        images = {kind: load(case.name, path) for kind, path in case.files.items()}
+        patients: dict[str, Patient] = {}
+        made: dict[str, tuple[Synthesiser, Made]] = {}
+        notes: list[str] = []
+        for chosen, outputs in plan:
+            model = self.models.loaded(chosen)
+            recipe = f"{model.recipe} {model.trained_on.spacing}"
+            if recipe not in patients:
+                patients[recipe] = model.patient(case.name, images, self.options.resample, self.options.coregister)
+            made |= {output: (model, each) for output, each in model.make(patients[recipe], outputs, self.options.flip).items()}
+        patient = next(iter(patients.values()))
+        draw(self.naming.picture(case.name), case.name, patient.scans, {output: each for output, (_, each) in made.items()})
+        for output, (model, each) in made.items():
+            seen = patient.seen_by(model.trained_on, hashes, each.inputs)
+            notes += [f"{model.name} was trained on this patient: not a held-out result"] * seen
+            self.write(case, patient, hashes, output, model, each, seen)
+        return Outcome(case.name, "synthesised", paths, notes=list(dict.fromkeys(notes)))
+
+    # -- what is to be made ----------------------------------------------------------------------------------------------
+
+    def plan(self, case: Case) -> Plan:
+        """Which model makes which of the patient's contrasts; nothing if it lacks none. Raises CaseError if a wanted one cannot be made."""
+        there = [m for m in MODALITIES if m in case.files]
+        by_model: dict[int, tuple[Candidate, list[str]]] = {}
+        refused: list[str] = []
+        for output in self.wanted(there):
+            chosen = self.models.best(there, output)
+            if chosen is None:
+                refused.append(output)
+            else:
+                by_model.setdefault(id(chosen), (chosen, []))[1].append(output)
+        if refused and (not by_model or isinstance(self.options.outputs, list)):
+            able = [c.tasks for c in self.models.candidates if refused[0] in c.tasks.outputs]
+            raise CaseError(f"{case.name}: {able[0].needs(there, refused[:1])}")
+        return [part for chosen, outputs in by_model.values() for part in together(chosen, there, outputs)]
+
+    def wanted(self, there: Sequence[str]) -> list[str]:
+        """The contrasts to make for a patient who has those that are there."""
+        if isinstance(self.options.outputs, list):
+            return self.options.outputs
+        trained = {output for c in self.models.candidates for output in c.tasks.trained.outputs}
+        every = self.options.outputs == "all"
+        return [output for output in self.models.outputs if output not in there or (every and output in trained)]
+
+    def done(self, case: Case, plan: Plan, hashes: Mapping[str, str]) -> bool:
+        """Whether all of a patient's files are there and complete. Raises CaseError if one is in the way."""
+        states = []
+        for chosen, outputs in plan:
+            wanted = request(self.models.loaded(chosen), hashes, self.changes)
+            for output in outputs:
+                image, json = self.naming.image(case.name, output), self.naming.sidecar(case.name, output)
+                states.append(is_done(image, json, wanted))
+                if image.exists() and not states[-1]:
+                    self.refuse(case, image, json, wanted)
+                if image.exists() and not self.options.continued:
+                    raise CaseError(f"{case.name}: {image} exists: continue=true keeps what is done; or give another out=")
+        return all(states)
+
+    def refuse(self, case: Case, image: Path, json: Path, wanted: str) -> None:
+        """Raise CaseError for a file that is not a half-done one of this very call."""
+        if not is_synthetic(image):
+            raise CaseError(f"{case.name}: {image} exists and is not synthesised: give another out=")
+        if other_request(json, wanted):
+            raise CaseError(
+                f"{case.name}: {image} was made by another model, of other scans or with other options: give another out="
+            )
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The options that change an image."""
+        return {"resample": self.options.resample, "coregister": self.options.coregister, "flip": self.options.flip}
+
+    # -- what is written -------------------------------------------------------------------------------------------------
+
+    def write(
+        self, case: Case, patient: Patient, hashes: Mapping[str, str], output: str, model: Synthesiser, made: Made, seen: bool
+    ) -> None:
+        """The image, and last its sidecar, which says that it is complete."""
+        image = self.naming.image(case.name, output)
+        write_nifti(image, like(made.volume, patient.image, model.description(output, made)))
+        device = next(model.model.method.parameters()).device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        details = {
+            "Sources": [self.naming.source(case.files[m], self.dataset) for m in made.inputs],
+            "Inputs": {kind: {"file": case.files[kind].name, "sha256": hashes[kind]} for kind in case.files},
+            "HeldOut": not seen,
+            "Grid": patient.grid,
+            "Resampled": patient.resampled,
+            "Coregistered": patient.scans.moved,
+            "Averaged": "over left-right flips" if self.options.flip else "no",
+            "Device": f"{device.type} ({name})",
+            "Image": {"sha256": file_digest(image)},
+            "Request": request(model, hashes, self.changes),
+        }
+        write_json(self.naming.sidecar(case.name, output), sidecar(model, output, made, details))
+        if self.naming.bids:
+            write_json(self.naming.root / "dataset_description.json", self.naming.dataset_description(self.dataset))
+
+
+def together(chosen: Candidate, there: Sequence[str], outputs: list[str]) -> Iterator[tuple[Candidate, list[str]]]:
+    """One call of the model for all outputs or, where each needs another as input, one for each."""
+    if chosen.tasks.task(there, outputs):
+        yield chosen, outputs
+    else:
+        yield from ((chosen, [output]) for output in outputs)
