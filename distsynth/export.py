@@ -40,7 +40,9 @@ class Settings:
         if suffix and Path(self.out).suffix != suffix:
             raise SettingError(f"out={self.out} must end in {suffix} for to={self.to}, for example out=model{suffix}")
         if self.register and (self.to != "mlflow" or self.out):
-            raise SettingError(f"register={self.register} is for to=mlflow without out=: the model is registered from the run's MLflow run")
+            raise SettingError(
+                f"register={self.register} is for to=mlflow without out=: the model is registered from the run's MLflow run"
+            )
         if "\n" in self.licence:
             raise SettingError("licence= must be one line: name the licence or give its address")
 
@@ -64,14 +66,17 @@ def export(settings: Settings, out: Path) -> list[str]:
     from distsynth.synthesis import bundle, forms  # which load torch: --help does not wait for it
     from distsynth.synthesis.models import load
 
+    if settings.to == "mlflow":
+        return mlflow(settings, out)
     made = load(settings.run)
     if settings.to == "bundle":
         bundle.write(made, out, settings.licence)
-        return [f"{out}: {made.name}, digest {made.digest[:12]}", f"use it: python -m distsynth.synthesise source=… out=… run={out}"]
-    if settings.to in ("onnx", "pt2"):
-        largest = forms.write(made, settings.to, out)
-        return [f"{out}: its volumes differ by at most {largest:.2g} z-scores from the run's (allowed: {forms.TOLERANCE:g})"]
-    return mlflow(settings, out)
+        return [
+            f"{out}: {made.name}, digest {made.digest[:12]}",
+            f"use it: python -m distsynth.synthesise source=… out=… run={out}",
+        ]
+    largest = forms.write(made, settings.to, out)
+    return [f"{out}: its volumes differ by at most {largest:.2g} z-scores from the run's (allowed: {forms.TOLERANCE:g})"]
 
 
 def mlflow(settings: Settings, out: Path) -> list[str]:
@@ -84,7 +89,8 @@ def mlflow(settings: Settings, out: Path) -> list[str]:
         mlflow_model.save(made, out, settings.licence)
         lines, model = [f"{out}: {made.name}, digest {made.digest[:12]}"], str(out)
     else:
-        lines, model = mlflow_model.log(made, RunDirectory(settings.run), settings.licence, settings.register)
+        model = mlflow_model.log(made, RunDirectory(settings.run), settings.licence, settings.register)
+        lines = [f"logged as {model}{f', registered as {settings.register}' if settings.register else ''}"]
     return [
         *lines,
         "serve it on this machine, from the folder that requests may read and write below:",

@@ -86,7 +86,10 @@ def traced(made: Synthesiser) -> Any:
     """The exported program, without the paths of this machine's source files."""
     model = made.model
     shape = (model.method.patch,) * 3 if model.method.patch else model.size
-    example = torch.zeros(2, len(model.variant.inputs), *shape), torch.ones(2, 1, *shape)  # a batch of 1 would be taken for a constant
+    example = (
+        torch.zeros(2, len(model.variant.inputs), *shape),
+        torch.ones(2, 1, *shape),
+    )  # a batch of 1 would be taken for a constant
     batch = {0: torch.export.Dim("batch")}
     program = torch.export.export(Synthesise(model.method), example, dynamic_shapes=(batch, batch), strict=True)
     for node in program.graph.nodes:
@@ -95,7 +98,7 @@ def traced(made: Synthesiser) -> Any:
 
 
 def write_onnx(program: Any, about: str, file: Path) -> Network:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     names = {"input_names": ["sources", "brain"], "output_names": ["made"]}
     exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]

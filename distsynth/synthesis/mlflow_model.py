@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from distsynth.run_directory import RunDirectory
 from distsynth.synthesis import bundle
 from distsynth.synthesis.served import REQUEST
 from distsynth.synthesis.synthesiser import Synthesiser
-from distsynth.tracking.sync import Sync, connect, mlflow_command, mlflow_errors
+from distsynth.tracking.sync import Sync, mlflow_command, mlflow_errors
 from preprocess.shared.errors import StoreError, UserError
 
 CODE = Path(__file__).with_name("pyfunc.py")
@@ -25,14 +27,18 @@ def save(made: Synthesiser, folder: Path, licence: str) -> None:
     if folder.exists():
         raise StoreError(f"out={folder} exists: give another out=")
     settings()
+    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     from mlflow import pyfunc
 
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary, without_warnings():
         archive, partial = Path(temporary) / "model.zip", Path(temporary) / "model"
         bundle.write(made, archive, licence)
         pyfunc.save_model(partial, **parts(archive))
         refuse_pickles(partial)
+        about = partial / "MLmodel"
+        for folder_here in (temporary, CODE.parent):  # MLflow only reads the files' names
+            about.write_text(about.read_text().replace(f"{folder_here}/", ""))
         partial.rename(folder)
 
 
@@ -46,7 +52,7 @@ def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> st
         raise UserError(f"{run.path} is not part of a sweep, so MLflow does not know it: give out=FOLDER")
     settings()
     sync = Sync(sweep)
-    with mlflow_errors(sync.uri), tempfile.TemporaryDirectory() as temporary:
+    with mlflow_errors(sync.uri), tempfile.TemporaryDirectory() as temporary, without_warnings():
         import mlflow
         from mlflow import pyfunc
         from mlflow.models import Model
@@ -88,6 +94,14 @@ def settings() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """MLflow wants an example of a request, for which there would have to be a patient's files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def refuse_pickles(folder: Path) -> None:
     """Raise StoreError if MLflow wrote any other file than code, texts and the exported model."""
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -97,5 +111,7 @@ def refuse_pickles(folder: Path) -> None:
 
 def serve_command(model: str) -> str:
     """The command that serves the model on this machine only, and refuses pickles."""
-    variables = f"{NO_PICKLE}=false MLFLOW_DISABLE_TELEMETRY=true"
-    return f"{variables} {mlflow_command()} models serve -m {model} -h 127.0.0.1 -p 5001 --env-manager local"
+    program = mlflow_command()
+    path = "" if program == "mlflow" else f'PATH="{Path(program).parent}:$PATH" '  # the server's own programs lie there too
+    variables = f"{path}{NO_PICKLE}=false MLFLOW_DISABLE_TELEMETRY=true"
+    return f"{variables} mlflow models serve -m {model} -h 127.0.0.1 -p 5001 --env-manager local"
