@@ -43,8 +43,6 @@ class Settings:
             raise SettingError(
                 f"register={self.register} is for to=mlflow without out=: the model is registered from the run's MLflow run"
             )
-        if "\n" in self.licence:
-            raise SettingError("licence= must be one line: name the licence or give its address")
 
 
 def main(words: Sequence[str]) -> int:

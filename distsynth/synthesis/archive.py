@@ -58,7 +58,7 @@ def unpack(path: Path, names: Sequence[str]) -> dict[str, bytes]:
 def of_folder(path: Path, name: str) -> bytes:
     file = path / name
     if not file.is_file():
-        raise StoreError(f"{path} has no {name}: give a run's folder, a sweep's, or an exported model")
+        raise StoreError(f"{path} has no {name}, so it is no exported model: give a run's folder, a sweep's, or a model.zip")
     if not file.resolve().is_relative_to(path.resolve()):
         raise StoreError(f"{file} is a link that leads out of the folder: {AGAIN}")
     if file.stat().st_size > largest(name):

@@ -37,7 +37,7 @@ from preprocess.shared.errors import StoreError, UserError
 from preprocess.shared.files import json_text, write_atomically
 
 MODEL, CONFIG, WEIGHTS = "configs/model.json", "configs/config.yaml", "models/model.safetensors"
-MEMBERS = ("LICENSE", CONFIG, "configs/inference.json", "configs/metadata.json", MODEL, "docs/README.md", WEIGHTS)
+MEMBERS = (MODEL, CONFIG, "configs/inference.json", "configs/metadata.json", WEIGHTS, "docs/README.md", "LICENSE")
 WIDEST = 4096  # pixels of a slice
 
 State = dict[str, Any]

@@ -48,7 +48,7 @@ def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> st
     Raises UserError if the run is not part of a sweep, has not started, or MLflow fails.
     """
     sweep = run.path.parent
-    if not (sweep / "sweep.json").is_file():
+    if not (sweep / "sweep.json").is_file() or not run.identity.is_file():
         raise UserError(f"{run.path} is not part of a sweep, so MLflow does not know it: give out=FOLDER")
     settings()
     sync = Sync(sweep)
@@ -63,9 +63,11 @@ def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> st
         archive = Path(temporary) / "model.zip"
         bundle.write(made, archive, licence)
         mlflow.set_tracking_uri(sync.uri)
-        registered = {"registered_model_name": register} if register else {}
-        # Not `pyfunc.log_model`: it would open the run again, and give it another end.
-        info = Model.log(None, pyfunc, name="model", run_id=sync.runs[run.path], **registered, **parts(archive))
+        its_run, registered = sync.runs[run.path], {"registered_model_name": register} if register else {}
+        # Not `pyfunc.log_model`, which opens the run again and gives it another end, and not without a model: it would be in MLflow's default
+        # experiment, whose files lie in the working directory.
+        model = sync.client.create_logged_model(sync.experiment, name="model", source_run_id=its_run)
+        info = Model.log(None, pyfunc, name="model", model_id=model.model_id, run_id=its_run, **registered, **parts(archive))
         return str(info.model_uri)
 
 
