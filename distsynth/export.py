@@ -85,7 +85,7 @@ def mlflow(settings: Settings, out: Path) -> list[str]:
     made = load(settings.run)
     if settings.out:
         mlflow_model.save(made, out, settings.licence)
-        lines, model = [f"{out}: {made.name}, digest {made.digest[:12]}"], str(out)
+        lines, model = [f"{out}: {made.name}, digest {made.digest[:12]}"], str(out.absolute())
     else:
         model = mlflow_model.log(made, RunDirectory(settings.run), settings.licence, settings.register)
         lines = [f"logged as {model}{f', registered as {settings.register}' if settings.register else ''}"]

@@ -9,6 +9,7 @@ intensities, is not in the network: the file holds recipe, map and units as JSON
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import tempfile
@@ -106,7 +107,7 @@ def write_onnx(program: Any, about: str, file: Path) -> Network:
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()
     exported.model.metadata_props[KEY] = about
-    exported.save(file)
+    file.write_bytes(exported.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     def network(sources: Tensor, brain: Tensor) -> Tensor:
@@ -118,7 +119,9 @@ def write_onnx(program: Any, about: str, file: Path) -> Network:
 
 def write_pt2(program: Any, about: str, file: Path) -> Network:
     program.example_inputs = None  # which would be stored as a pickle
-    torch.export.save(program, file, extra_files={KEY: about})
+    content = io.BytesIO()  # a full disk is then an OSError
+    torch.export.save(program, content, extra_files={KEY: about})
+    file.write_bytes(content.getvalue())
     loaded: Network = torch.export.load(file).module()
     return loaded
 

@@ -30,11 +30,17 @@ def save(made: Synthesiser, folder: Path, licence: str) -> None:
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     from mlflow import pyfunc
+    from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary, without_warnings():
         archive, partial = Path(temporary) / "model.zip", Path(temporary) / "model"
         bundle.write(made, archive, licence)
-        pyfunc.save_model(partial, **parts(archive))
+        try:
+            pyfunc.save_model(partial, **parts(archive))
+        except MlflowException as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise StoreError(f"MLflow cannot write the model: {str(error).splitlines()[0]}") from error
         refuse_pickles(partial)
         about = partial / "MLmodel"
         for folder_here in (temporary, CODE.parent):  # MLflow only reads the files' names

@@ -165,6 +165,14 @@ def test_a_network_that_differs_is_not_kept(trained: Path, tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("suffix", "to"), [("zip", "bundle"), ("onnx", "onnx"), ("pt2", "pt2"), ("", "mlflow")])
+def test_a_full_disk_is_said_and_leaves_nothing(suffix: str, to: str, trained: Path, small_disk: Path) -> None:
+    (small_disk / "fill").write_bytes(bytes(604_000))
+    with pytest.raises(StoreError, match=r"cannot write out=.*No space left"):
+        export.main([f"run={trained}", f"out={small_disk / 'model'}{suffix and '.' + suffix}", f"to={to}"])
+    assert names(small_disk) == ["fill"]
+
+
 def test_missing_libraries_are_named(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "find_spec", lambda name: None if name == "onnxruntime" else True)
     with pytest.raises(SettingError, match=r"needs onnxruntime.*pip install distsynth\[onnx\]"):
@@ -277,6 +285,33 @@ def test_an_mlflow_model_is_code_and_an_exported_model(
     assert Path(answer["outputs"]["flair"]).read_bytes() == image.read_bytes()
     with pytest.raises(StoreError, match="exists"):
         export.main([f"run={trained}", f"out={folder}", "to=mlflow"])
+
+
+@pytest.mark.usefixtures("mlflow_environment")
+def test_what_the_export_sets_refuses_a_pickle(tmp_path: Path) -> None:
+    """MLflow unpickles by default."""
+    import mlflow
+
+    class Pickled(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[str]:
+            return model_input
+
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=Pickled(), pip_requirements=[])
+    mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    mlflow_model.settings()
+    with pytest.raises(mlflow.exceptions.MlflowException, match="pickle is disallowed"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
+
+
+def test_only_an_export_to_mlflow_loads_it(trained: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from distsynth.export import main
+assert main(["run={trained}", "out={tmp_path}/model.zip"]) == 0
+print([m for m in ("mlflow", "onnxruntime", "onnx") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 
 @pytest.mark.usefixtures("mlflow_environment")
