@@ -1,5 +1,7 @@
-"""What needs a real Slurm is collected only where it is asked for by name (make test-slurm)."""
+"""What needs a real Slurm is collected only where it is asked for by name (make test-slurm). A trained run, and patients for it."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,3 +10,22 @@ import pytest
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     asked = any("slurm/cluster" in str(word) for word in config.args)
     return True if collection_path.name == "cluster" and not asked else None
+
+
+@pytest.fixture(scope="session")
+def trained(store: Path, made: Callable[..., Path]) -> Path:
+    """A run of two updates that makes FLAIR from T1 and T2."""
+    small = ("train.epochs=1", "train.steps_per_epoch=2", "evaluate.baselines=false", "evaluate.figures=0")
+    return made("trained", "distsynth.train", f"data.store={store}", "variant=miso_flair", "method=unet_small", "run={}", *small)
+
+
+@pytest.fixture(scope="session")
+def clinic(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten patients without FLAIR, the T1 of the sixth cut off."""
+    folder = tmp_path_factory.mktemp("source") / "clinic"
+    shutil.copytree(phantoms, folder)
+    for path in folder.rglob("*_flair.nii.gz"):
+        path.unlink()
+    bad = sorted(folder.rglob("*_t1.nii.gz"), key=lambda path: path.name)[5]
+    bad.write_bytes(bad.read_bytes()[:300])
+    return folder
