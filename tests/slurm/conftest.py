@@ -20,12 +20,15 @@ def trained(store: Path, made: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clinic(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten patients without FLAIR, the T1 of the sixth cut off."""
-    folder = tmp_path_factory.mktemp("source") / "clinic"
-    shutil.copytree(phantoms, folder)
-    for path in folder.rglob("*_flair.nii.gz"):
-        path.unlink()
-    bad = sorted(folder.rglob("*_t1.nii.gz"), key=lambda path: path.name)[5]
-    bad.write_bytes(bad.read_bytes()[:300])
-    return folder
+def without_flair(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Makes a folder of some of the ten phantoms, without FLAIR, and the T1 of the fourth cut off."""
+
+    def some(number: int) -> Path:
+        folder = tmp_path_factory.mktemp("source") / "clinic"
+        for subject in sorted(phantoms.glob("*/*/"), key=lambda path: path.name)[:number]:
+            shutil.copytree(subject, folder / subject.name, ignore=shutil.ignore_patterns("*_flair.nii.gz"))
+        bad = sorted(folder.rglob("*_t1.nii.gz"))[3]
+        bad.write_bytes(bad.read_bytes()[:300])
+        return folder
+
+    return some

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,11 @@ from slurm.job import PartJob
 from slurm.synthesis import launch_synthesis
 
 ON_SLURM = ("job=synthesise", "cluster=slurm", "cluster.gpus=0", "cluster.cpus=1")
+
+
+@pytest.fixture(scope="module")
+def clinic(without_flair: Callable[[int], Path]) -> Path:
+    return without_flair(6)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,7 @@ def test_the_parts_write_what_one_command_writes_and_their_reports_become_one(
     (aside,) = [patient for patient in patients(tmp_path / "out") if patient["status"] == "set aside"]
     assert f"set aside: {aside['why']}\n" in said
     assert "cannot be read" in aside["why"]
-    assert f"9 synthesised, 1 set aside: {Path('out/report.json')}" in said
+    assert f"5 synthesised, 1 set aside: {Path('out/report.json')}" in said
     moved = json.loads(json.dumps(patients(plain)).replace(str(plain), str(tmp_path / "out")))
     assert patients(tmp_path / "out") == moved
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"].keys() == {
@@ -125,12 +130,12 @@ def test_a_part_that_died_is_named_and_the_same_command_continues(
     said = capsys.readouterr()
     assert "part 1/2 did not finish: srun: error: node1: task 0: Killed (Slurm: NODE_FAIL) (see " in said.err
     assert "the same command continues" in said.err
-    assert "4 synthesised" in said.out.replace("\n", " ")
-    assert sum("part 1/2 did not finish" in patient["why"] for patient in patients(tmp_path / "out")) == 5
+    assert "2 synthesised" in said.out.replace("\n", " ")
+    assert sum("part 1/2 did not finish" in patient["why"] for patient in patients(tmp_path / "out")) == 3
     slurm.deadly = set()
     assert launch.main(words) == 1
     assert images(tmp_path / "out") == images(plain)
-    assert [patient["status"] for patient in patients(tmp_path / "out")].count("kept") == 4
+    assert [patient["status"] for patient in patients(tmp_path / "out")].count("kept") == 2
     slurm.deadly = {0, 1}
     with pytest.raises(UserError, match=r"no patient could be synthesised; the first: .* part 1/2 did not finish"):
         launch.main(words)
@@ -141,9 +146,9 @@ def test_a_part_whose_patients_are_all_set_aside_has_finished(
 ) -> None:
     words = [f"source={clinic}", f"out={tmp_path / 'out'}", f"run={trained}"]
     assert launch.main([*ON_SLURM, "cluster.array=20", *words]) == 1
-    assert len(slurm.submitted) == 10  # not more than patients
+    assert len(slurm.submitted) == 6  # not more than patients
     said = capsys.readouterr()
-    assert "9 synthesised, 1 set aside" in said.out
+    assert "5 synthesised, 1 set aside" in said.out
     assert "did not finish" not in said.err
 
 
@@ -169,7 +174,7 @@ def test_a_launcher_that_was_stopped_watches_the_same_array_again(
     assert launch.main(words) == 1
     assert slurm.submitted == []
     assert "Slurm job 7 (2 parts), launched before, has ended" in capsys.readouterr().out
-    assert len(patients(tmp_path / "out")) == 10
+    assert len(patients(tmp_path / "out")) == 6
 
 
 def test_the_plan_is_shown_and_nothing_done(clinic: Path, trained: Path, tmp_path: Path, capsys: Any) -> None:
@@ -181,7 +186,7 @@ def test_the_plan_is_shown_and_nothing_done(clinic: Path, trained: Path, tmp_pat
     assert capsys.readouterr().out.splitlines()[-3:] == [
         f"model {trained}: T1, T2 -> FLAIR",
         "will be set aside: Brats18_PHANTOM_000_1: trained makes FLAIR from T1 and T2, and there is only T1 and T1c",
-        "9 of 10 patients to synthesise, in 3 parts on slurm, 1 node x 1 rank, 1 core each",
+        "5 of 6 patients to synthesise, in 3 parts on slurm, 1 node x 1 rank, 1 core each",
     ]
     assert not (tmp_path / "out").exists()
 

@@ -19,23 +19,24 @@ Start = Callable[[], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
+def clinic(without_flair: Callable[[int], Path]) -> Path:
+    return without_flair(10)
+
+
+@pytest.fixture
 def start(lab: Any, clinic: Path, trained: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts the launcher, with relative paths."""
     begun: list[subprocess.Popen[str]] = []
     words = (f"source={os.path.relpath(clinic, tmp_path)}", "out=out", f"run={os.path.relpath(trained, tmp_path)}")
 
     def launch() -> "subprocess.Popen[str]":
-        begun.append(
-            subprocess.Popen(
-                [sys.executable, LAUNCH, "job=synthesise", *CLUSTER, *words],
-                cwd=tmp_path,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        command = [sys.executable, LAUNCH, "job=synthesise", *CLUSTER, *words]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        return begun[-1]
+        begun.append(process)
+        return process
 
     yield launch
     for process in begun:
@@ -51,10 +52,10 @@ def until(true: Callable[[], Any]) -> Any:
     return answer
 
 
-def sent(number: str, job: str) -> None:
+def send(name: str, job: str) -> None:
     """Signal an element of an array. scancel would repeat it after some seconds, and meet the job that was queued again."""
     with suppress(subprocess.TimeoutExpired):
-        subprocess.run(["scancel", f"--signal={number}", job], timeout=2, capture_output=True)
+        subprocess.run(["scancel", f"--signal={name}", job], timeout=2, capture_output=True)
 
 
 def images(out: Path) -> dict[str, bytes]:
@@ -70,19 +71,20 @@ def test_parts_that_are_queued_again_and_killed_and_a_launcher_that_is_stopped_c
     launcher = start()
     job = until(lambda: (out / ".launched.json").is_file() and json.loads((out / ".launched.json").read_text())["jobs"][0])
     array = job.partition("_")[0]
-    until(lambda: lab.slurm("squeue", "--noheader", "--states=RUNNING", f"--jobs={array}_1"))
-    sent("KILL", f"{array}_1")
+    output = tmp_path / "runs" / "synthesise" / "logs" / f"{array}_1" / f"{array}_1_0_log.out"
+    until(lambda: output.is_file() and "submitit" in output.read_text())  # before that, the signal would cancel the job
+    send("KILL", f"{array}_1")
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(30) == 130
 
     until(lambda: list(out.glob("*.nii.gz")))
-    sent("USR2", f"{array}_0")
+    send("USR2", f"{array}_0")
     assert not (out / "report-1-of-2.json").exists(), "it was over before it could be disturbed"
     launcher = start()
     said, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 1, said
     assert f"Slurm job {array} (2 parts), launched before, continues" in said
-    assert "part 2/2 did not finish: srun: error: " in said
+    assert "part 2/2 did not finish: srun: error: " in said, said
     statuses = [patient["status"] for patient in json.loads((out / "report.json").read_text())["patients"]]
     assert statuses[1::2] == ["set aside"] * 5
     assert statuses[0] == "kept", "nothing disturbed it"
