@@ -43,6 +43,7 @@ SMALLER = {
         "control_points=[4]",
     ],
     "distsynth.evaluate": ["evaluate.baselines=false", "evaluate.figures=0"],
+    "distsynth.synthesise": ["outputs=all"],
     "slurm.launch": ["dry_run=true"],
 }
 for_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distsynth.config import Config
+from distsynth.config import Config, compose
+from distsynth.config import save as save_config
 from distsynth.data.batch import Batch
+from distsynth.data.intensity_map import IntensityMap
 from distsynth.data.randomness import sample_keys
 from distsynth.methods.contract import Made, Method, Terms
 from distsynth.preflight import check
@@ -19,7 +22,9 @@ from distsynth.ranks.preemption import StopRequest
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.settings import TrainSettings
+from distsynth.training import checkpoint
 from distsynth.training.engine import Engine, joined
+from distsynth.training.model import build
 from distsynth.training.trainer import Trainer
 
 CPU = World(0, 1, 0, torch.device("cpu"))
@@ -64,6 +69,18 @@ def losses_of(method: Method, batch: Batch) -> dict[str, tuple[Tensor, Terms]]:
 def trainer_of(config: Config, run: RunDirectory) -> Trainer:
     """Of a run on this rank, whose cohorts are checked and opened."""
     return Trainer(config, check(config, 1), run, CPU, StopRequest())
+
+
+def untrained_run(path: Path, *words: str) -> RunDirectory:
+    """A run whose best checkpoint is the model before its first update, in a moment."""
+    run, config = RunDirectory(path), compose(words)
+    run.create(path.name, path.parent.name)
+    save_config(config, run.config)
+    cohort = check(config, 1).cohort
+    model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan"), config.data.clip))
+    made_from = {"recipe": cohort.recipe, "store": cohort.digest[:12]}
+    checkpoint.save({**model.state_dict(), "position": {}, "made_from": made_from}, run.checkpoints / "best.pt")
+    return run
 
 
 def paired(method: Method, n: int = 3, seed: int = 0) -> Batch:

@@ -76,9 +76,7 @@ def test_other_grids_are_refused_by_name_or_resampled_to_one(tmp_path: Path, wri
     for kind in ("t2", "seg"):
         on_half_the_grid(files[kind], save)
     case = the_case(tmp_path / "other")
-    with pytest.raises(
-        CaseError, match=r"a_t2\.nii\.gz has shape \[64, 64, 64\] and a_t1\.nii\.gz \[28, 28, 28\].*resample=t1"
-    ):
+    with pytest.raises(CaseError, match=r"a_t2\.nii\.gz has shape \[64, 64, 64\] and a_t1\.nii\.gz \[28, 28, 28\].*resample=t1"):
         read(case)
     moved = read(case, "t1")
     np.testing.assert_array_equal(moved.labels, scans.labels)
