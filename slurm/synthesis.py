@@ -56,6 +56,7 @@ def launch_synthesis(cluster: ClusterSettings, words: Sequence[str], logs: Path,
     given = [*words, *absolute(settings, *PATHS), *threads, *device, "continue=true"]
     root = call.session.naming.root
     with synthesise.disk(settings.out), synthesise.writing(root, "launcher"):
+        call.describe()
         array = Array.queued(root, logs, given, parts) or Array.submitted(root, logs, given, parts, cluster)
         watch(array_id(array.jobs), "patients", len(call.cases), call.counter(array), poll_seconds)
         return conclude(call.cases, array)
@@ -110,6 +111,12 @@ class Call:
             print(f"will be set aside: {why}")
         todo = sum(map(bool, self.plans.values()))
         print(f"{todo} of {len(self.cases)} patients to synthesise, in {where}")
+
+    def describe(self) -> None:
+        """Write the description of a BIDS dataset before the parts, each of which would."""
+        naming = self.session.naming
+        if naming.bids:
+            write_json(naming.root / "dataset_description.json", naming.dataset_description(self.session.dataset))
 
     def counter(self, array: Array) -> Callable[[], int]:
         """A function that counts the patients who are done: whose part has reported them, or whose files are all complete."""

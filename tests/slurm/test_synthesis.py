@@ -53,7 +53,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         made = SimpleNamespace(job_id=f"7_{number}", paths=paths, num_tasks=1, exception=lambda: None)
         made.task = lambda rank: made
         if number in fake.deadly:
-            paths.stderr.write_text("import torch\nsrun: error: node1: task 0: Killed\n")
+            paths.stderr.write_text("import torch\nsrun: error: node1: task 0: Killed\nsrun: Force Terminated StepId=7.0\n")
             return made
         try:
             part()

@@ -52,12 +52,6 @@ def until(true: Callable[[], Any]) -> Any:
     return answer
 
 
-def send(name: str, job: str) -> None:
-    """Signal an element of an array. scancel would repeat it after some seconds, and meet the job that was queued again."""
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run(["scancel", f"--signal={name}", job], timeout=2, capture_output=True)
-
-
 def images(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "report.json"}
 
@@ -72,19 +66,20 @@ def test_parts_that_are_queued_again_and_killed_and_a_launcher_that_is_stopped_c
     job = until(lambda: (out / ".launched.json").is_file() and json.loads((out / ".launched.json").read_text())["jobs"][0])
     array = job.partition("_")[0]
     output = tmp_path / "runs" / "synthesise" / "logs" / f"{array}_1" / f"{array}_1_0_log.out"
-    until(lambda: output.is_file() and "submitit" in output.read_text())  # before that, the signal would cancel the job
-    send("KILL", f"{array}_1")
+    until(lambda: output.is_file() and "submitit" in output.read_text())
+    os.kill(lab.process(f"SLURM_ARRAY_JOB_ID={array}", "SLURM_ARRAY_TASK_ID=1", "SLURM_STEP_ID=0"), signal.SIGKILL)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(30) == 130
 
     until(lambda: list(out.glob("*.nii.gz")))
-    send("USR2", f"{array}_0")
+    with suppress(subprocess.TimeoutExpired):  # after some seconds scancel would signal the job that was queued again, too
+        subprocess.run(["scancel", "--signal=USR2", f"{array}_0"], timeout=2, capture_output=True)
     assert not (out / "report-1-of-2.json").exists(), "it was over before it could be disturbed"
     launcher = start()
     said, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 1, said
     assert f"Slurm job {array} (2 parts), launched before, continues" in said
-    assert "part 2/2 did not finish: srun: error: " in said, said
+    assert "part 2/2 did not finish: srun: error: node" in said, said
     statuses = [patient["status"] for patient in json.loads((out / "report.json").read_text())["patients"]]
     assert statuses[1::2] == ["set aside"] * 5
     assert statuses[0] == "kept", "nothing disturbed it"
