@@ -121,7 +121,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     paper = a_repository(tmp_path_factory.mktemp("paper"))
     call(paper, sys.executable, "-m", "venv", paper / ".venv")
     python = paper / ".venv" / "bin" / "python"
-    call(paper, python, "-m", "pip", "install", "--quiet", "-c", PROJECT / "constraints.txt", wheel_in(built))
+    call(paper, python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", PROJECT / "constraints.txt", wheel_in(built))
     yield python
     shutil.rmtree(paper / ".venv")  # 2 GB, which pytest would keep
 
