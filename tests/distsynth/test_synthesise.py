@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from patients import UNET, WORDS, call, files_in, fitting, folder_of, report, some_of
 from workbench import untrained_run
 
 import distsynth
@@ -32,9 +33,7 @@ from preprocess.geometry import uncrop
 from preprocess.restore import intensities, place_of
 from preprocess.shared.errors import SettingError, StoreError, UserError
 
-UNET = ("method=unet_small", "method.width=4", "method.depth=2", "data.rotate=false")
 SMALL = sorted(path.stem for path in (CONFIGS / "method").glob("*_small.yaml") if not path.stem.startswith("segment"))
-WORDS = {"t1": "t1", "t1c": "t1ce", "t2": "t2", "flair": "flair", "seg": "seg", "mask": "mask"}
 
 
 @pytest.fixture(scope="module")
@@ -47,38 +46,6 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def patient(phantoms: Path, store: Path) -> Path:
     """The folder of a test patient whose brain fits in the crop."""
     return folder_of(phantoms, fitting(store, "test"))
-
-
-def fitting(store: Path, split: str) -> str:
-    cohort = Cohort.open(store)
-    return next(s for s in cohort.split(split) if cohort.record(s).brain_voxels_lost == 0)
-
-
-def folder_of(phantoms: Path, name: str) -> Path:
-    return next(phantoms.glob(f"*/{name}"))
-
-
-def some_of(patient: Path, place: Path, *kinds: str) -> Path:
-    """A copy of a patient with only these files."""
-    folder = place / patient.name
-    folder.mkdir(parents=True)
-    for kind in kinds:
-        shutil.copy(patient / f"{patient.name}_{WORDS[kind]}.nii.gz", folder)
-    return folder
-
-
-def call(*words: object) -> int:
-    return synthesise.main([str(word) for word in words])
-
-
-def report(out: Path) -> dict[str, Any]:
-    """What became of each patient."""
-    content = json.loads((out / "report.json").read_text())
-    return {each["patient"]: each for each in content["patients"]}
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # -- the image ------------------------------------------------------------------------------------------------------------
