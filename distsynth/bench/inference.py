@@ -58,7 +58,9 @@ def main(words: Sequence[str]) -> int:
         for side in sides:
             turns[side].append(in_own_process([*words, f"side={side}"]))
     scan_size = " x ".join(map(str, SCAN[::-1]))
-    print(f"{config.method.name}: {config.variant.title}, {scan_size} voxels, {settings.threads} threads, medians of {settings.rounds}")
+    print(
+        f"{config.method.name}: {config.variant.title}, {scan_size} voxels, {settings.threads} threads, medians of {settings.rounds}"
+    )
     for side in sides:
         name = "ours" if side == "ours" else f"MONAI, {side} at once"
         seconds, peak, rise = (statistics.median(each[key] for each in turns[side]) for key in ("seconds", "peak", "rise"))
