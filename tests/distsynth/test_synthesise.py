@@ -32,6 +32,7 @@ from preprocess.geometry import uncrop
 from preprocess.restore import intensities, place_of
 from preprocess.shared.errors import SettingError, StoreError, UserError
 
+SLOW = ("cyclegan_small", "stargan_small", "unified_gan_small", "unit_small")
 SMALL = sorted(path.stem for path in (CONFIGS / "method").glob("*_small.yaml") if not path.stem.startswith("segment"))
 
 
@@ -50,7 +51,7 @@ def patient(phantoms: Path, store: Path) -> Path:
 # -- the image ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", SMALL)
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=[pytest.mark.full] * (p in SLOW)) for p in SMALL])
 def test_the_evaluations_volume_comes_out(preset: str, store: Path, phantoms: Path, tmp_path: Path) -> None:
     kinds = registry.method(preset.removesuffix("_small")).kinds
     variant = next(v for v in ("mimo", "simo", "siso") if v in kinds)
@@ -66,7 +67,7 @@ def test_the_evaluations_volume_comes_out(preset: str, store: Path, phantoms: Pa
         whole = uncrop(np.where(evaluated.brain, made, BACKGROUND), record.crop_offset, record.canonical_shape, BACKGROUND)
         expected = place_of(record).to_patient(intensities(whole, units["mean"], units["std"]), is_map=False)
         np.testing.assert_allclose(image.get_fdata(), expected, atol=1e-4 * units["std"])
-        assert np.std(expected[expected != 0]) > 0.1 * units["std"]
+        assert np.std(expected[expected != 0]) > 0.05 * units["std"]
 
 
 def test_shape_affine_and_header_are_the_scans_for_nibabel_and_itk(patient: Path, run: Path, tmp_path: Path) -> None:
@@ -162,16 +163,22 @@ def test_a_brain_larger_than_the_crop_keeps_all_its_voxels(phantoms: Path, patie
     assert np.abs(made[brain][middle] - slope * scan[middle] - offset).max() < 0.02 * (high - low) * slope
 
 
-def test_flips_are_averaged(patient: Path, run: Path, tmp_path: Path) -> None:
-    model, scans = distsynth.load(run), {k: patient / f"{patient.name}_{k}.nii.gz" for k in ("t1", "t2")}
-    once, twice = (model.synthesise(**scans, outputs=["flair"], flip=flip)["flair"].get_fdata() for flip in (False, True))
-    assert not np.allclose(once, twice)
-    mirrored = {}
-    for kind, path in scans.items():  # the mirrored patient's mean is the mirrored mean
-        scan = nib.load(path)
-        mirrored[kind] = nib.Nifti1Image(np.asarray(scan.dataobj)[::-1].copy(), scan.affine)
-    again = model.synthesise(**mirrored, outputs=["flair"], flip=True)["flair"].get_fdata()
-    np.testing.assert_allclose(again[::-1], twice, rtol=1e-2, atol=1)
+def test_flips_are_averaged(patient: Path, store: Path, tmp_path: Path) -> None:
+    """A network that adds something to the left half only: after averaging, both halves have half of it."""
+    run = untrained_run(tmp_path / "run", "variant=siso", *UNET, f"data.store={store}")
+    model, scan = distsynth.load(run.path), patient / f"{patient.name}_t1.nii.gz"
+
+    def lopsided(given: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+        half = torch.zeros_like(given)
+        half[..., : given.shape[-1] // 2] = 0.2
+        return given * 0.5 + half
+
+    model.model.method.synthesise = lopsided  # type: ignore[method-assign]
+    once, mean = (model.synthesise(t1=scan, flip=flip)["t2"].get_fdata() for flip in (False, True))
+    brain = nib.load(scan).get_fdata() != 0
+    added = 0.2 / 2 * (model.model.mapping.high["t2"] - model.model.mapping.low["t2"]) * model.trained_on.units["t2"]["std"]
+    difference = np.abs((once - mean)[brain])
+    np.testing.assert_allclose(difference, added / 2, rtol=1e-3)
 
 
 # -- names and marks --------------------------------------------------------------------------------------------------------
@@ -536,7 +543,9 @@ def test_contrasts_that_lie_apart_are_brought_together(store: Path, patient: Pat
     move = sitk.Euler3DTransform(scan.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in scan.GetSize()]))
     move.SetRotation(0.03, -0.03, 0.03)
     move.SetTranslation([2.3, -2.3, 2.3])
-    sitk.WriteImage(sitk.Resample(scan, scan, move, sitk.sitkLinear, 0.0), str(files["t2"]))
+    moved = sitk.Resample(scan, scan, move, sitk.sitkLinear, 0.0)
+    sitk.WriteImage(moved, str(files["t2"]))
+    there_and_back = sitk.GetArrayFromImage(sitk.Resample(moved, scan, move.GetInverse(), sitk.sitkLinear, 0.0)).T
     run = untrained_run(tmp_path / "run", "variant={name: back, inputs: [t2], outputs: [t1]}", *UNET, f"data.store={store}")
     model = distsynth.load(run.path)
     model.model.method.synthesise = lambda given, brain: given * brain + brain - 1  # type: ignore[method-assign]
@@ -546,8 +555,8 @@ def test_contrasts_that_lie_apart_are_brought_together(store: Path, patient: Pat
         made = model.synthesise(**files, outputs=["t1"], coregister=coregister)["t1"].get_fdata()
         inside = (made != 0) & (truth != 0)
         alike.append(np.corrcoef(made[inside], truth[inside])[0, 1])
-    assert alike[1] > 0.9
-    assert 1 - alike[1] < 0.4 * (1 - alike[0])
+    best = np.corrcoef(there_and_back[truth != 0], truth[truth != 0])[0, 1]  # what two interpolations leave, at 5 mm
+    assert alike[1] > best - 0.03 > alike[0] + 0.1
     cohort = tmp_path / "c.zarr"
     words = ["coregister=true", "require=[t1,t2]", "recipe.n4.enabled=false", "workers=1", "split.test=1"]
     assert to_zarr.main([f"source={apart}", f"store={cohort}", *words]) == 0
