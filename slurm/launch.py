@@ -9,6 +9,7 @@
     python slurm/launch.py job=synthesise cluster=slurm cluster.array=8 source=/data/clinic out=synthesised run=runs/first
 
 Settings are `group=name` (variant method data cluster sweep) or `key=value`. The same command again continues the runs that have not finished.
+Without a checkout, installed from a wheel, the command is `python -m slurm.launch`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ try:
     from slurm.synthesis import launch_synthesis
     from slurm.watch import Display, RunState
 except ModuleNotFoundError as error:
-    print(f"error: {error.name} is not installed: run pip install -e . in the checkout (make demo does it)", file=sys.stderr)
+    print(
+        f"error: {error.name} is not installed: install the wheel, or run pip install -e . in the checkout (make demo does it)",
+        file=sys.stderr,
+    )
     raise SystemExit(2) from None
 
 
