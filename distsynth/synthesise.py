@@ -91,21 +91,14 @@ def listed_outputs(given: Any) -> list[str]:
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, spelled(words))
     cases, layout, dataset = patients(settings)
-    from distsynth.synthesis.models import Models  # which loads torch: --help does not wait for it
-    from distsynth.synthesis.session import Session
-
-    naming = Naming(Path(settings.out), layout, settings.names)
-    models = Models.open(settings.run, settings.device)
-    wanted = settings.outputs if isinstance(settings.outputs, list) else models.outputs
-    if unknown := [output for output in wanted if output not in models.outputs]:
-        raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
-    session = Session(models, naming, dataset, options_of(settings))
-    with disk(settings.out), writing(naming.root, settings.part):
+    session = opened(settings, layout, dataset, settings.device)
+    root = session.naming.root
+    with disk(settings.out), writing(root, settings.part):
         outcomes = list(progress(session, share(cases, settings.part)))
         name = f"report-{settings.part.replace('/', '-of-')}.json" if settings.part else "report.json"
         given = {key.removesuffix("_"): value for key, value in asdict(settings).items() if value not in ("", {})}
-        write_json(naming.root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
-    return conclude(outcomes, naming.root / name)
+        write_json(root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
+    return conclude(outcomes, root / name)
 
 
 def spelled(words: Sequence[str]) -> list[str]:
@@ -122,10 +115,18 @@ def spelled(words: Sequence[str]) -> list[str]:
     return spelled
 
 
-def options_of(settings: Settings) -> Options:
-    return Options(
-        settings.outputs, settings.resample, settings.coregister, settings.tta == "flip", settings.continue_, settings.threads
-    )
+def opened(settings: Settings, layout: str, dataset: Path, device: str) -> Session:
+    """The models, names and options of a call. Raises UserError for a model or a contrast that there is not."""
+    from distsynth.synthesis.models import Models  # which loads torch: a wrong word is refused before
+    from distsynth.synthesis.session import Session
+
+    models = Models.open(settings.run, device)
+    wanted = settings.outputs if isinstance(settings.outputs, list) else []
+    if unknown := [output for output in wanted if output not in models.outputs]:
+        raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
+    flip = settings.tta == "flip"
+    options = Options(settings.outputs, settings.resample, settings.coregister, flip, settings.continue_, settings.threads)
+    return Session(models, Naming(Path(settings.out), layout, settings.names), dataset, options)
 
 
 def patients(settings: Settings) -> tuple[list[Case], str, Path]:

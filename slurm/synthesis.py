@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsynth import synthesise
-from distsynth.synthesis.naming import Naming
 from distsynth.synthesis.outcome import Outcome
 from distsynth.synthesise import Settings
 from preprocess.shared.errors import CaseError, SettingError, StoreError
@@ -84,7 +83,7 @@ class Call:
     def of(cls, settings: Settings) -> Call:
         """Loads the models that will be used. Raises UserError if there is no patient, or no model that makes the wanted contrasts."""
         cases, layout, dataset = synthesise.patients(settings)
-        session = opened(settings, layout, dataset)
+        session = synthesise.opened(settings, layout, dataset, "cpu")
         plans: dict[str, Plan] = {case.name: [] for case in cases}
         refused = []
         for case in cases:
@@ -133,19 +132,6 @@ class Call:
             return len(self.plans) - len(left)
 
         return count
-
-
-def opened(settings: Settings, layout: str, dataset: Path) -> Session:
-    """The session that each part will have, without its GPU. Raises UserError."""
-    from distsynth.synthesis.models import Models  # which loads torch: a wrong word is refused before
-    from distsynth.synthesis.session import Session
-
-    models = Models.open(settings.run, "cpu")
-    wanted = settings.outputs if isinstance(settings.outputs, list) else models.outputs
-    if unknown := [output for output in wanted if output not in models.outputs]:
-        raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
-    naming = Naming(Path(settings.out), layout, settings.names)
-    return Session(models, naming, dataset, synthesise.options_of(settings))
 
 
 @dataclass(frozen=True)
