@@ -155,5 +155,4 @@ class CycleGAN(Method):
 
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
-        (made,) = self.generate("target", (sources, brain))
-        return made
+        return confined(self.generators["target"](sources), brain)

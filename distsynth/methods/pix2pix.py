@@ -145,9 +145,10 @@ class Pix2Pix(Method):
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         if not self.settings.noise_at_test:
             return self.generate(sources, brain, None)
-        at_once = 1 if self.settings.norm == "batch" else len(sources)  # published: batches of 1 at test time
-        with own_statistics(self.generator):
-            return in_chunks(lambda x, inside: self.generate(x, inside, seeds_of(x)), sources, brain, size=at_once)
+        if self.settings.norm != "batch":
+            return self.generate(sources, brain, seeds_of(sources))
+        with own_statistics(self.generator):  # published: batches of 1 at test time
+            return in_chunks(lambda x, inside: self.generate(x, inside, seeds_of(x)), sources, brain, size=1)
 
 
 def seeds_of(images: Tensor) -> Tensor:

@@ -196,5 +196,4 @@ class UNIT(Method):
     @torch.no_grad()
     def synthesise(self, sources: Tensor, brain: Tensor) -> Tensor:
         """Decodes the mean of the code, as the published code does at test time."""
-        (made,) = self.decode("target", (self.generators.encode("source", sources), brain))
-        return made
+        return confined(self.generators.decode("target", self.generators.encode("source", sources)), brain)

@@ -145,7 +145,8 @@ def contrasts_held(cohort: Cohort, subjects: Sequence[str], variant: Variant) ->
 
 
 def restore(config: Config, state: dict[str, Any]) -> Model:
-    """The model of a best.pt (see `Model.state_dict`). Raises StoreError if a newer version wrote it."""
+    """The model of a best.pt (see `Model.state_dict`), or of an exported model, which has no image pools. Raises StoreError if a newer version
+    wrote it."""
     if state.get("format", 1) > FORMAT:
         raise StoreError(
             f"the model has format {state['format']} and this version of distsynth reads up to {FORMAT}: install a newer distsynth"
@@ -153,6 +154,7 @@ def restore(config: Config, state: dict[str, Any]) -> Model:
     size = (state["size"][0], state["size"][1])
     kind, held = registry.method(config.method.name), state.get("held", [])
     method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
-    method.load_state_dict(state["method"])
+    pools = {name: value for name, value in method.state_dict().items() if name.endswith("_extra_state")}
+    method.load_state_dict(pools | state["method"])
     trained_on = TrainedOn(**state["trained_on"]) if "trained_on" in state else None
     return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held, trained_on)
