@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from distsynth import run_directory
+from distsynth import export, run_directory, synthesise
 
 PROJECT = Path(__file__).parent.parent
 STOREYS = ("distsynth", "preprocess", "slurm")
@@ -101,6 +101,23 @@ def test_a_training(trained: Path) -> None:
 def test_the_launcher(installed: Path, folder: Path, store: Path) -> None:
     plan = call(folder, installed, "-m", "slurm.launch", "sweep=lr", "dry_run=true", f"data.store={store}", "cluster=local")
     assert plan.startswith("sweep lr: 12 runs")
+
+
+@pytest.mark.full
+def test_an_exported_model_makes_the_same_image_where_there_is_no_run(
+    installed: Path, trained: Path, folder: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Exported here, copied into an empty folder, used by the wheel: the image that this checkout makes from the run."""
+    assert export.main([f"run={trained}", f"out={tmp_path / 'model.zip'}"]) == 0
+    shutil.copy(tmp_path / "model.zip", folder)
+    trained.rename(trained.with_name("hidden"))
+    case = sorted(phantoms.rglob("*_t1.nii.gz"))[0].parent
+    call(folder, installed.with_name("distsynth-synthesise"), "-i", case, "-o", "made", "run=model.zip", "outputs=all")
+    trained.with_name("hidden").rename(trained)
+    assert synthesise.main([f"source={case}", f"out={tmp_path / 'here'}", f"run={trained}", "outputs=all"]) == 0
+    made, here = (sorted(place.glob("*.nii.gz")) for place in (folder / "made", tmp_path / "here"))
+    assert [path.name for path in made] == [path.name for path in here] != []
+    assert [path.read_bytes() for path in made] == [path.read_bytes() for path in here]
 
 
 @pytest.fixture(scope="module")

@@ -97,10 +97,10 @@ class Patient:
         def make(corner: Corner, shape: Corner) -> Volume:
             given = self.placed.part(sources, corner, shape)
             inside = given[0] != BACKGROUND
-            made = model.synthesise(given, inside)
+            made: Volume = model.synthesise(given, inside)
             if flip:
                 mirrored = model.synthesise(given[..., ::-1].copy(), inside[..., ::-1].copy())
-                made = (made + mirrored[..., ::-1]) / 2
+                made = np.float32(0.5) * (made + mirrored[..., ::-1])
             return made
 
         return blended(brain, self.placed.offset, self.placed.shape, make)
