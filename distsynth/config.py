@@ -2,7 +2,7 @@
 
 A group file (`configs/variant/simo.yaml`) is a fragment of the whole tree, so a method's preset may also set the training
 schedule it was published with. Order: dataclass defaults, `configs/train.yaml`, the groups' files, the words.
-`configs/` lies beside the packages, so the project runs from an editable install (`pip install -e .`).
+`configs/` is at the top of a checkout; a wheel installs it as `distsynth/configs/`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def layers(words: Sequence[str], groups: Sequence[str], ignore: Sequence[str] = 
     Keys whose head is in `ignore` (the launcher's own groups) are left out. Raises SettingError.
     """
     if not CONFIGS.is_dir():
-        raise SettingError(f"no configs/ beside {CONFIGS.parent.name}/: install the checkout with pip install -e .")
+        raise SettingError(f"{CONFIGS} does not exist: install distsynth again")
     root = read_yaml(CONFIGS / "train.yaml")
     chosen = {group: root["groups"][group] for group in groups}
     rest = []

@@ -26,8 +26,9 @@ from preprocess.shared.errors import UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
-PROJECT = Path(__file__).parent.parent
-CONFIGS = PROJECT / "configs"  # next to the packages: the project runs from an editable install
+PROJECT = Path(__file__).parent.parent  # a checkout, or the site-packages that a wheel was installed into
+SHIPPED = Path(__file__).parent / "configs"  # only in a wheel
+CONFIGS = SHIPPED if SHIPPED.is_dir() else PROJECT / "configs"
 
 
 class RunDirectory:
@@ -76,22 +77,24 @@ class RunDirectory:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the project's Python files and configs: identifies the code that a run was started with."""
+    """sha256 over the project's Python files and configs: identifies the code that a run was started with.
+
+    A wheel has the digest of the checkout that it was built from.
+    """
     digest = hashlib.sha256()
-    files = [
-        p
-        for top in ("distsynth", "preprocess", "slurm", "configs")
-        for p in (PROJECT / top).rglob("*")
-        if p.suffix in (".py", ".yaml")
-    ]
-    for path in sorted(files):
-        digest.update(str(path.relative_to(PROJECT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    code = [path for storey in ("distsynth", "preprocess", "slurm") for path in (PROJECT / storey).rglob("*.py")]
+    files = {path.relative_to(PROJECT): path for path in code}
+    files |= {"configs" / path.relative_to(CONFIGS): path for path in CONFIGS.rglob("*.yaml")}
+    for name in sorted(files):
+        digest.update(str(name).encode() + b"\0" + files[name].read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 @cache
 def git_commit() -> str:
-    """The checkout's commit, followed by `+` if files differ from it; empty outside git."""
+    """The checkout's commit, followed by `+` if files differ from it; empty where the project is not a checkout."""
+    if not (PROJECT / ".git").exists():  # a wheel's site-packages may be inside a repository of the user's
+        return ""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()

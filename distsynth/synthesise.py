@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distsynth.synthesis.cases import named, scans_of
 from distsynth.synthesis.naming import Naming
 from distsynth.synthesis.outcome import Options, Outcome
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 from preprocess.shared.settings import command, parse, required, setting
-from preprocess.source.brats import Case, discover, is_safe
-from preprocess.source.images import is_synthetic
-from preprocess.source.layouts import LAYOUTS, MODALITIES
+from preprocess.source.brats import Case, discover
+from preprocess.source.layouts import MODALITIES
 
 if TYPE_CHECKING:
     from distsynth.synthesis.session import Session
@@ -91,21 +91,14 @@ def listed_outputs(given: Any) -> list[str]:
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, spelled(words))
     cases, layout, dataset = patients(settings)
-    from distsynth.synthesis.models import Models  # which loads torch: --help does not wait for it
-    from distsynth.synthesis.session import Session
-
-    naming = Naming(Path(settings.out), layout, settings.names)
-    models = Models.open(settings.run, settings.device)
-    wanted = settings.outputs if isinstance(settings.outputs, list) else models.outputs
-    if unknown := [output for output in wanted if output not in models.outputs]:
-        raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
-    session = Session(models, naming, dataset, options_of(settings))
-    with disk(settings.out), writing(naming.root, settings.part):
+    session = opened(settings, layout, dataset, settings.device)
+    root = session.naming.root
+    with disk(settings.out), writing(root, settings.part):
         outcomes = list(progress(session, share(cases, settings.part)))
         name = f"report-{settings.part.replace('/', '-of-')}.json" if settings.part else "report.json"
         given = {key.removesuffix("_"): value for key, value in asdict(settings).items() if value not in ("", {})}
-        write_json(naming.root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
-    return conclude(outcomes, naming.root / name)
+        write_json(root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
+    return conclude(outcomes, root / name)
 
 
 def spelled(words: Sequence[str]) -> list[str]:
@@ -122,10 +115,18 @@ def spelled(words: Sequence[str]) -> list[str]:
     return spelled
 
 
-def options_of(settings: Settings) -> Options:
-    return Options(
-        settings.outputs, settings.resample, settings.coregister, settings.tta == "flip", settings.continue_, settings.threads
-    )
+def opened(settings: Settings, layout: str, dataset: Path, device: str) -> Session:
+    """The models, names and options of a call. Raises UserError for a model or a contrast that there is not."""
+    from distsynth.synthesis.models import Models  # which loads torch: a wrong word is refused before
+    from distsynth.synthesis.session import Session
+
+    models = Models.open(settings.run, device)
+    wanted = settings.outputs if isinstance(settings.outputs, list) else []
+    if unknown := [output for output in wanted if output not in models.outputs]:
+        raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
+    flip = settings.tta == "flip"
+    options = Options(settings.outputs, settings.resample, settings.coregister, flip, settings.continue_, settings.threads)
+    return Session(models, Naming(Path(settings.out), layout, settings.names), dataset, options)
 
 
 def patients(settings: Settings) -> tuple[list[Case], str, Path]:
@@ -142,26 +143,7 @@ def patients(settings: Settings) -> tuple[list[Case], str, Path]:
         cases = [replace(case, files=scans_of(case.files)) for case in discovery.cases]
         return cases, discovery.layout, source
     files = {kind: Path(getattr(settings, kind)) for kind in (*MODALITIES, "mask") if getattr(settings, kind)}
-    for kind, path in files.items():
-        if not path.is_file():
-            raise SettingError(f"{kind}={path} does not exist: give a file")
-    scans, first = scans_of(files), next(iter(files.values()))
-    name = settings.name or name_of(first)
-    if Path(name).name != name or not is_safe(name):
-        raise SettingError(f"name={name} cannot name files: give a plain name")
-    return [Case(name, name, "unknown", scans)], "brats2018", first.parent
-
-
-def scans_of(files: Mapping[str, Path]) -> dict[str, Path]:
-    """A case's acquired contrasts and its brain mask."""
-    return {kind: path for kind, path in files.items() if kind != "seg" and not is_synthetic(path)}
-
-
-def name_of(path: Path) -> str:
-    """The case's name by one of the layouts, else the file's."""
-    matches = (layout.match(f"/{path.absolute().parent.name}/{path.name}") for layout in LAYOUTS)
-    stem = path.name.split(".")[0] or "patient"
-    return next((match.case for match in matches if match), stem)
+    return [named(files, settings.name)], "brats2018", next(iter(files.values())).parent
 
 
 def share(cases: Sequence[Case], part: str) -> Sequence[Case]:

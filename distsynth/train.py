@@ -16,23 +16,18 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn
-
-import torch
+from typing import TYPE_CHECKING, NoReturn
 
 from distsynth import config as configuration
-from distsynth import preflight
 from distsynth.config import Config, compose
-from distsynth.data.cohorts import Opened
-from distsynth.evaluation.scoring import evaluate, journal_scores
-from distsynth.ranks.preemption import Stopped, stop_request
-from distsynth.ranks.world import World, lost_peer
-from distsynth.ranks.world import world as join
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import write_end
-from distsynth.training.trainer import Trainer
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.settings import command
+
+if TYPE_CHECKING:  # torch is only loaded with the first use: --help stays instant
+    from distsynth.data.cohorts import Opened
+    from distsynth.ranks.world import World
 
 
 class RunLost(UserError):
@@ -40,6 +35,8 @@ class RunLost(UserError):
 
 
 def main(words: Sequence[str]) -> int:
+    from distsynth.ranks.world import world as join
+
     run, settings = run_of(words)
     begun = run.config.is_file()
     config = configuration.load(run.config) if begun else compose(settings)
@@ -65,6 +62,8 @@ def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
 
 def begin(config: Config, run: RunDirectory, world: World) -> Opened:
     """Check a new run and open what it reads, then write its directory. Raises UserError before there is a directory."""
+    from distsynth import preflight
+
     try:
         opened = preflight.on_one_rank(config, world)
     except Exception as error:
@@ -86,6 +85,8 @@ def train(path: Path) -> None:
     Raises UserError for what the user can fix and Stopped when asked to stop. Once the ranks have joined and hold the run's lock, the journal's
     last line has the same sentence.
     """
+    from distsynth.ranks.world import world as join
+
     run = RunDirectory(path)
     wait_for(run.config)
     config = configuration.load(run.config)
@@ -106,6 +107,11 @@ def locked(run: RunDirectory, world: World) -> Iterator[None]:
 def train_and_evaluate(config: Config, run: RunDirectory, world: World, opened: Opened | None = None) -> None:
     """Train and evaluate on the `opened` cohorts, or open them here. Whatever happens, one rank writes the journal's last line, and all ranks end
     with the same sentence."""
+    from distsynth import preflight
+    from distsynth.evaluation.scoring import evaluate, journal_scores
+    from distsynth.ranks.preemption import Stopped, stop_request
+    from distsynth.training.trainer import Trainer
+
     world.watchdog.tell = lambda verdict: end(run, "failed", verdict.sentence, world, verdict.retry)
     with stop_request() as stop:
         try:
@@ -129,6 +135,8 @@ def train_and_evaluate(config: Config, run: RunDirectory, world: World, opened: 
 
 def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
     """End with the sentence that all ranks agree on; one rank prints it and, where the run has a directory, writes it to the journal."""
+    from distsynth.ranks.world import lost_peer
+
     if lost_peer(error):
         verdict = world.watchdog.blame(error)
     else:
@@ -158,6 +166,8 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 
 def reason(error: BaseException, run: RunDirectory) -> str:
     """Why the run failed, in one sentence."""
+    import torch
+
     if isinstance(error, UserError):
         return str(error)
     if no_space(error):
@@ -173,6 +183,8 @@ def reason(error: BaseException, run: RunDirectory) -> str:
 def transient(error: BaseException) -> bool:
     """Whether the run may succeed when it is resumed: after a lost rank or node, but not where the user has to fix something first. A loss that is
     not finite would come again, since the same weights meet the same batches."""
+    import torch
+
     return not (isinstance(error, UserError | torch.OutOfMemoryError) or no_space(error))
 
 
@@ -190,5 +202,10 @@ def end(run: RunDirectory, status: str, why: str, world: World, retry: bool = Fa
         print(f"{error}; {why}", file=sys.stderr)
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """The command `distsynth-train`."""
     command(main, (__doc__ or "").strip() + configuration.groups_help(), Config)
+
+
+if __name__ == "__main__":
+    entry()

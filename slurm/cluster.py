@@ -31,7 +31,7 @@ class ClusterSettings:
     account: str = setting("", "Slurm's account")
     constraint: str = setting("", "Slurm's node constraint")
     parallel: int = setting(0, "runs at the same time (0: no limit on Slurm, one on this machine)")
-    array: int = setting(8, "job=preprocess: number of parts, each with `cpus` workers (Slurm)")
+    array: int = setting(8, "job=preprocess, job=synthesise: number of parts, each with `cpus` workers or threads (Slurm)")
     extra: dict[str, str] = setting({}, "any other sbatch option, name: value")
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class ClusterSettings:
 def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path) -> list[Any]:
     """Submit all callables: on Slurm as one array, on this machine as one process group each. Returns submitit's jobs.
 
-    Raises SettingError if Slurm refuses them.
+    Raises SettingError if Slurm refuses them or is not there.
     """
     import submitit
 
@@ -87,6 +87,8 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
             gpus_per_node=settings.ranks * settings.gpus,
         )
         return [executor.submit(job) for job in jobs]
+    if not shutil.which("sbatch"):
+        raise SettingError("cluster.kind=slurm needs Slurm's sbatch on the PATH: run this on a login node, or give cluster=local")
     slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
     slurm.update_parameters(**slurm_parameters(settings, name))
     try:

@@ -170,12 +170,16 @@ def last_line(run: RunDirectory) -> Line | None:
 
 
 def last_error(job: Any) -> str:
-    """The last line of the job's error output: the first rank's that is an `error: …`, else rank 0's; empty if there is none."""
+    """The last line of the job's error output: the first rank's that is an `error: …`, else rank 0's; empty if there is none.
+
+    srun's notes, such as `srun: Force Terminated`, are no reasons and do not count; its errors, such as `task 0: Killed`, do.
+    """
     lines = []
     for rank in range(job.num_tasks):
         try:
             text = Path(job.task(rank).paths.stderr).read_text(errors="replace").strip()
         except OSError:
             text = ""
-        lines.append(text.splitlines()[-1] if text else "")
+        reasons = [line for line in text.splitlines() if not line.startswith("srun: ") or line.startswith("srun: error: ")]
+        lines.append(reasons[-1] if reasons else "")
     return next((line for line in lines if line.startswith("error: ")), lines[0])

@@ -1,5 +1,5 @@
 """The content of a job: every rank turns submitit's environment into torchrun's variables and trains the run; or a part of a cohort is
-preprocessed."""
+preprocessed, or a part of the patients synthesised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import zlib
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,15 +50,14 @@ class TrainJob(Job):
 
 
 class PartJob(Job):
-    """One call of to_zarr; finished subjects are in the store, so that a requeued part continues."""
+    """One call of a command; what it has finished is on the disk, so that a requeued part continues."""
 
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
+    def __init__(self, module: str, words: list[str]) -> None:
+        self.module, self.words = module, words
 
     def __call__(self) -> int:
-        from preprocess.to_zarr import main
-
-        return main(self.words)
+        status: int = import_module(self.module).main(self.words)
+        return status
 
 
 def requeue_job(number: int, frame: FrameType | None) -> None:

@@ -6,8 +6,10 @@
     python slurm/launch.py variant=mimo method=tcmgan train.epochs=50           a single run
     python slurm/launch.py sweep=lr cluster=slurm cluster.partition=gpu cluster.minutes=600
     python slurm/launch.py job=preprocess cluster=slurm cluster.array=16 source=/data/BraTS store=data/brats.zarr
+    python slurm/launch.py job=synthesise cluster=slurm cluster.array=8 source=/data/clinic out=synthesised run=runs/first
 
 Settings are `group=name` (variant method data cluster sweep) or `key=value`. The same command again continues the runs that have not finished.
+Without a checkout, installed from a wheel, the command is `python -m slurm.launch`.
 """
 
 from __future__ import annotations
@@ -38,9 +40,13 @@ try:
     from slurm.dispatch import Dispatcher
     from slurm.preprocessing import launch_preprocessing
     from slurm.sweep import Run, SweepSettings, left_out, plan
+    from slurm.synthesis import launch_synthesis
     from slurm.watch import Display, RunState
 except ModuleNotFoundError as error:
-    print(f"error: {error.name} is not installed: run pip install -e . in the checkout (make demo does it)", file=sys.stderr)
+    print(
+        f"error: {error.name} is not installed: install the wheel, or run pip install -e . in the checkout (make demo does it)",
+        file=sys.stderr,
+    )
     raise SystemExit(2) from None
 
 
@@ -51,21 +57,25 @@ class Launch:
     cluster: ClusterSettings = setting(ClusterSettings, "where the runs are executed")
     sweep: SweepSettings = setting(SweepSettings, "the runs")
     runs: str = setting("runs", "the folder of all runs")
-    job: Literal["train", "preprocess"] = setting(
-        "train", "preprocess: make a cohort; the other settings are to_zarr's and cluster.*"
+    job: Literal["train", "preprocess", "synthesise", "synthesize"] = setting(
+        "train",
+        "preprocess: make a cohort; synthesise: make the contrasts that patients lack; the other settings are to_zarr's or "
+        "distsynth.synthesise's, and cluster.*",
     )
     dry_run: bool = setting(False, "only show the plan")
     poll_seconds: float = setting(2.0, "seconds between two readings of the runs' journals")
 
 
 OWN = ("cluster", "sweep", "runs", "job", "dry_run", "poll_seconds")
+IN_PARTS = {"preprocess": launch_preprocessing, "synthesise": launch_synthesis}
 
 
 def main(words: Sequence[str]) -> int:
     launch, shared = read_words(words)
-    if launch.job == "preprocess":
-        logs = Path(launch.runs).absolute() / "preprocess" / "logs"
-        return launch_preprocessing(launch.cluster, shared, logs, launch.poll_seconds, launch.dry_run)
+    job = launch.job.replace("synthesize", "synthesise")
+    if job in IN_PARTS:
+        logs = Path(launch.runs).absolute() / job / "logs"
+        return IN_PARTS[job](launch.cluster, shared, logs, launch.poll_seconds, launch.dry_run)
     runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
     show_plan(launch, runs)
     if launch.dry_run:

@@ -72,12 +72,15 @@ def trainer_of(config: Config, run: RunDirectory) -> Trainer:
 
 
 def untrained_run(path: Path, *words: str) -> RunDirectory:
-    """A run whose best checkpoint is the model before its first update, in a moment."""
+    """A run whose best checkpoint is the model before its first update, in a moment; its weights are larger, so that its images are no even grey."""
     run, config = RunDirectory(path), compose(words)
     run.create(path.name, path.parent.name)
     save_config(config, run.config)
     cohort = check(config, 1).cohort
     model = build(config, cohort, IntensityMap.of(cohort, cohort.split("gan"), config.data.clip))
+    with torch.no_grad():
+        for weights in model.method.parameters():
+            weights.mul_(4 if weights.dim() > 1 else 1)
     made_from = {"recipe": cohort.recipe, "store": cohort.digest[:12]}
     checkpoint.save({**model.state_dict(), "position": {}, "made_from": made_from}, run.checkpoints / "best.pt")
     return run

@@ -6,6 +6,7 @@
     python -m distsynth.bench memory
     python -m distsynth.bench scaling method=tcmgan_small
     python -m distsynth.bench speed method=tcmgan
+    python -m distsynth.bench inference method=unet variant=miso_flair
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that a checkpoint pauses training, as a share of the seconds between two checkpoints
@@ -13,6 +14,7 @@ overhead   what the journal, the timing and the gradient norms cost, as a share 
 memory     the memory that each method takes, and the largest batch that fits on GPUs of 6, 8, 16, 24 and 80 GB
 scaling    updates on 1, 2 and 4 ranks here, what their communication costs, and predictions of a cost model for 8 to 1,024 GPUs
 speed      an update compared with the published procedure, on the same networks
+inference  one patient's synthesis compared with MONAI's sliding-window inferer, on the same network: seconds and memory
 
 Training settings (method=, variant=, train.…) select what is measured; each benchmark's own settings are at the top of its file.
 Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
@@ -26,7 +28,7 @@ from importlib import import_module
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import command
 
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference")
 
 
 def main(words: Sequence[str]) -> int:

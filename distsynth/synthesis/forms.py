@@ -99,7 +99,7 @@ def traced(made: Synthesiser) -> Any:
 
 
 def write_onnx(program: Any, about: str, file: Path) -> Network:
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     names = {"input_names": ["sources", "brain"], "output_names": ["made"]}
     exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]

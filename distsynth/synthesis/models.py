@@ -17,6 +17,7 @@ from distsynth.evaluation.scoring import best_baseline
 from distsynth.evaluation.sweep_scores import Scored, read_runs
 from distsynth.methods import registry
 from distsynth.run_directory import RunDirectory
+from distsynth.synthesis import bundle
 from distsynth.synthesis.synthesiser import Synthesiser
 from distsynth.synthesis.tasks import Tasks
 from distsynth.training import checkpoint
@@ -35,14 +36,8 @@ def load(path: str | Path, device: str = "cpu") -> Synthesiser:
         raise SettingError(f"run={path} does not exist: give a run's folder, a sweep's, or a model.zip")
     if is_sweep(where):
         raise SettingError(f"{path} is a sweep: give one of its runs, for example {first_run(where)}")
-    made = of_run(RunDirectory(where)) if (where / "run.json").is_file() else of_bundle(where)
+    made = of_run(RunDirectory(where)) if (where / "run.json").is_file() else bundle.read(where)
     return made.to(choose(device))
-
-
-def of_bundle(path: Path) -> Synthesiser:
-    from distsynth.synthesis.bundle import read
-
-    return read(path)
 
 
 def of_run(run: RunDirectory) -> Synthesiser:

@@ -97,10 +97,10 @@ class Patient:
         def make(corner: Corner, shape: Corner) -> Volume:
             given = self.placed.part(sources, corner, shape)
             inside = given[0] != BACKGROUND
-            made = model.synthesise(given, inside)
+            made: Volume = model.synthesise(given, inside)
             if flip:
                 mirrored = model.synthesise(given[..., ::-1].copy(), inside[..., ::-1].copy())
-                made = (made + mirrored[..., ::-1]) / 2
+                made = np.float32(0.5) * (made + mirrored[..., ::-1])
             return made
 
         return blended(brain, self.placed.offset, self.placed.shape, make)
@@ -109,9 +109,10 @@ class Patient:
         """(z, y, x) z-scores that begin at `corner` of the processed grid -> (x, y, z) intensities on the patient's own grid, 0 outside the brain.
         No brain voxel becomes 0, which other tools take for background."""
         brain = self.placed.mask
-        whole = np.where(brain, uncrop(z_scores, corner, brain.shape, 0), BACKGROUND)
+        whole = uncrop(z_scores, corner, brain.shape, 0)
+        whole[~brain] = BACKGROUND
         values = intensities(whole, mean, std)
-        values[brain & (values == 0)] = np.float32(std) * 1e-6
+        values[brain & (values == 0)] = std * 1e-6
         return self.place.to_patient(values, is_map=False, brain=self.scans.mask).astype(np.float32, copy=False)
 
     def seen_by(self, trained_on: TrainedOn, files: Mapping[str, str], modalities: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,10 @@ class Session:
             "Request": request(model, hashes, self.changes),
         }
         write_json(self.naming.sidecar(case.name, output), sidecar(model, output, made, details))
-        if self.naming.bids:
-            write_json(self.naming.root / "dataset_description.json", self.naming.dataset_description(self.dataset))
+        description = self.naming.root / "dataset_description.json"
+        if self.naming.bids and not description.is_file():
+            with suppress(FileNotFoundError):  # another part was faster
+                write_json(description, self.naming.dataset_description(self.dataset))
 
 
 def together(chosen: Candidate, there: Sequence[str], outputs: list[str]) -> Iterator[tuple[Candidate, list[str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -53,17 +53,26 @@ class Model:
 
     def synthesise(self, sources: Volume, brain: npt.NDArray[np.bool_]) -> Volume:
         """(inputs, z, y, x) z-scores and the brain (z, y, x) -> (outputs, z, y, x) z-scores; meaningless outside the brain."""
-        device = next(self.method.parameters()).device
-        values = self.mapping.to_network(sources, self.variant.inputs)
-        there = slice(None) if self.method.patch else brain.any(axis=(1, 2))  # slices without brain cost as much as others
-        given = np.concatenate([values[:, there], np.repeat(brain[None, there], 2, axis=0)]).swapaxes(0, 1)
-        stack = torch.from_numpy(pad(given.astype(np.float32), self.size)).to(device)
+        there = np.flatnonzero(brain.any(axis=(1, 2)))  # slices without brain cost as much as others
+        whole = np.zeros((len(self.variant.outputs), *brain.shape), np.float32)
         self.method.eval()
+        for part in [slice(None)] if self.method.patch else self.parts(there):
+            whole[:, part] = self.made_of(sources[:, part], brain[part])
+        return whole
+
+    def parts(self, slices: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+        """The slices in groups that go through the network together: small ones on a CPU, where larger ones only take more memory."""
+        size = 16 if next(self.method.parameters()).device.type == "cuda" else 4
+        return (slices[first : first + size] for first in range(0, len(slices), size))
+
+    def made_of(self, sources: Volume, brain: npt.NDArray[np.bool_]) -> Volume:
+        """`synthesise` for slices that go through the network together."""
+        values = self.mapping.to_network(sources, self.variant.inputs)
+        stack = pad(np.concatenate([values, np.repeat(brain[None], 2, axis=0)]).swapaxes(0, 1).astype(np.float32), self.size)
+        given = torch.from_numpy(stack).to(next(self.method.parameters()).device)
         with torch.no_grad():
-            made = self.method.synthesise_volume(stack[:, :-2], stack[:, -2:-1]).cpu().numpy()
-        whole = np.full((len(self.variant.outputs), *brain.shape), -1, np.float32)
-        whole[:, there] = made[(..., *centre(brain.shape[1:], self.size))].swapaxes(0, 1)
-        return self.mapping.to_z(whole, self.variant.outputs)
+            made = self.method.synthesise_volume(given[:, :-2], given[:, -2:-1]).cpu().numpy()
+        return self.mapping.to_z(made[(..., *centre(brain.shape[1:], self.size))].swapaxes(0, 1), self.variant.outputs)
 
     def feed(self, cohort: Cohort, subjects: Sequence[str], settings: DataSettings, share: Share) -> Feed:
         """The feed of some subjects as the method wants it, slices or patches; `share` is `World.share`. Raises what `SliceFeed` and `PatchFeed`

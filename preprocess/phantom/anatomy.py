@@ -31,7 +31,7 @@ def templates() -> tuple[Volume, npt.NDArray[Any]]:
     try:
         from nilearn import datasets
     except ImportError as error:
-        raise UserError("the phantom's anatomy needs nilearn: pip install -e '.[phantom]'") from error
+        raise UserError("the phantom's anatomy needs nilearn: pip install 'nilearn>=0.11'") from error
     grey_image = datasets.load_mni152_gm_template(resolution=1)
     grey = grey_image.get_fdata(dtype=np.float32)
     white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)

@@ -68,7 +68,7 @@ def assemble(name: str, images: Mapping[str, Image], resample: str = "", registe
     if grid not in files:
         raise CaseError(f"{name}: no {grid} file, to whose grid resample={grid} brings the others")
     moved = {} if registered else bring_together(name, files, grid)
-    seen = onto_one_grid(name, files, grid, bool(resample), moved)
+    seen = onto_one_grid(name, files, grid, bool(resample) or not registered)
     volumes = np.stack([files[kind].volume for kind in modalities])
     mask = seen & (files["mask"].volume != 0 if "mask" in files else brain_mask(name, files, volumes, files[grid].affine))
     check_brain(name, files, volumes, mask)
@@ -104,19 +104,17 @@ def bring_together(name: str, files: Mapping[str, Canonical], grid: str) -> dict
     return moved
 
 
-def onto_one_grid(
-    name: str, files: Mapping[str, Canonical], grid: str, resample: bool, moved: Mapping[str, str]
-) -> npt.NDArray[np.bool_]:
+def onto_one_grid(name: str, files: Mapping[str, Canonical], grid: str, resample: bool) -> npt.NDArray[np.bool_]:
     """Resample the files to the grid of one of them. Returns the voxels inside every contrast's field of view.
 
-    Raises CaseError for the first file on another grid, unless `resample` or it was `moved`.
+    Raises CaseError for the first file on another grid unless `resample`.
     """
     target = files[grid]
     seen = np.ones(target.volume.shape, bool)
     for kind, file in files.items():
         if file.volume.shape == target.volume.shape and np.allclose(file.affine, target.affine, atol=SAME):
             continue
-        if not resample and kind not in moved:
+        if not resample:
             what = f"register them (coregister=true does), or if they show the same place set resample={grid}"
             raise CaseError(f"{name}: {difference(file, target)}: {what}")
         is_map = kind not in MODALITIES

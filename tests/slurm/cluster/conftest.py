@@ -51,6 +51,19 @@ class Lab:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    @staticmethod
+    def process(*wanted: str) -> int:
+        """The task of a job of ours that runs now with these variables, `NAME=value`."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"submitit.core._submit" in (folder / "cmdline").read_bytes().split(b"\0") and set(wanted) <= set(
+                    (folder / "environ").read_text().split("\0")
+                ):
+                    return int(folder.name)
+            except OSError:
+                continue
+        raise AssertionError(f"no task runs with {', '.join(wanted)}")
+
     def configure(self, line: str) -> None:
         with Path(os.environ["SLURM_CONF"]).open("a") as file:
             file.write(line + "\n")
@@ -117,16 +130,7 @@ class Launched:
 
     def rank(self, rank: int) -> int:
         """The process of a rank of the job that runs now."""
-        wanted = {f"SLURM_JOB_ID={self.job}", f"SLURM_PROCID={rank}"}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if b"submitit.core._submit" in (folder / "cmdline").read_bytes().split(b"\0") and wanted <= set(
-                    (folder / "environ").read_text().split("\0")
-                ):
-                    return int(folder.name)
-            except OSError:
-                continue
-        raise AssertionError(f"rank {rank} of job {self.job} does not run")
+        return Lab.process(f"SLURM_JOB_ID={self.job}", f"SLURM_PROCID={rank}")
 
     @staticmethod
     def sent(pid: int, number: int) -> bool:
