@@ -205,7 +205,7 @@ def test_every_small_preset(preset: str, form: str, store: Path, tmp_path: Path,
     assert export.main([f"run={run.path}", f"out={tmp_path / f'model.{form}'}", f"to={form}"]) == 0
     difference = re.search(r"by at most (\S+) z-scores", capsys.readouterr().out)
     assert difference
-    assert float(difference[1]) <= (0 if form == "pt2" else 1e-4)
+    assert float(difference[1]) <= (0 if form == "pt2" else 5e-4)
 
 
 # -- serving -------------------------------------------------------------------------------------------------------------------
