@@ -71,8 +71,11 @@ class RunDirectory:
         """The content of run.json. Raises UserError if this is not a run directory."""
         if not self.identity.is_file():
             raise UserError(f"{self.path} is not a run directory: it has no run.json")
-        identity: dict[str, Any] = json.loads(self.identity.read_text())
-        return identity
+        try:
+            identity: dict[str, Any] = json.loads(self.identity.read_text())
+            return {**identity, "uid": identity["uid"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.identity} is damaged: restore it, or use another run") from error
 
 
 @cache

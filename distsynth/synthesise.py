@@ -13,6 +13,7 @@ Exit status: 0 if every patient was done, 1 if some were set aside, 2 if nothing
 from __future__ import annotations
 
 import errno
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distsynth.synthesis.cases import named, scans_of
 from distsynth.synthesis.naming import Naming
-from distsynth.synthesis.outcome import Options, Outcome
+from distsynth.synthesis.outcome import Options, Outcome, listed_outputs
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
@@ -69,7 +70,7 @@ class Settings:
             raise SettingError(f"{both}: give source=FOLDER, or one patient's files as t1=FILE t2=FILE")
         if named == ["mask"]:
             raise SettingError("mask= alone is no scan: give t1=FILE, t1c=, t2= or flair= too")
-        self.outputs = self.outputs if self.outputs in ("missing", "all") else listed_outputs(self.outputs)
+        self.outputs = listed_outputs(self.outputs)
         if self.resample not in ("", *MODALITIES):
             raise SettingError(f"resample={self.resample} must be empty or one of {', '.join(MODALITIES)}")
         number, _, parts = self.part.partition("/")
@@ -77,25 +78,15 @@ class Settings:
             raise SettingError(f"part={self.part} must be K/N with K from 1 to N, for example 3/16")
 
 
-def listed_outputs(given: Any) -> list[str]:
-    """`t1c`, `t1c,flair` or a list. Raises SettingError for what is no contrast."""
-    names = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else [given]
-    if not names or (wrong := [name for name in names if name not in MODALITIES]):
-        what = wrong[0] if names else given
-        raise SettingError(
-            f"outputs={what} must be missing, all, or contrasts among {', '.join(MODALITIES)}, e.g. outputs=[t1c,flair]"
-        )
-    return list(dict.fromkeys(names))
-
-
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, spelled(words))
     cases, layout, dataset = patients(settings)
     session = opened(settings, layout, dataset, settings.device)
     root = session.naming.root
+    name = f"report-{settings.part.replace('/', '-of-')}.json" if settings.part else "report.json"
+    refuse_other(root / name)
     with disk(settings.out), writing(root, settings.part):
         outcomes = list(progress(session, share(cases, settings.part)))
-        name = f"report-{settings.part.replace('/', '-of-')}.json" if settings.part else "report.json"
         given = {key.removesuffix("_"): value for key, value in asdict(settings).items() if value not in ("", {})}
         write_json(root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
     return conclude(outcomes, root / name)
@@ -111,6 +102,8 @@ def spelled(words: Sequence[str]) -> list[str]:
                 raise SettingError(f"{flag} is not known: settings are key=value words; {', '.join(FLAGS)} are also understood")
             spelled.append(f"{FLAGS[flag]}={value if equals else next(rest, '')}")
         else:
+            if word.startswith("names."):  # as to_zarr calls the words of a pattern
+                word = f"words.{word.removeprefix('names.')}"
             spelled.append(f"continue_{word.removeprefix('continue')}" if word.startswith("continue=") else word)
     return spelled
 
@@ -121,6 +114,8 @@ def opened(settings: Settings, layout: str, dataset: Path, device: str) -> Sessi
     from distsynth.synthesis.session import Session
 
     models = Models.open(settings.run, device)
+    if models.left_out:
+        print(models.left_out)
     wanted = settings.outputs if isinstance(settings.outputs, list) else []
     if unknown := [output for output in wanted if output not in models.outputs]:
         raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
@@ -152,6 +147,17 @@ def share(cases: Sequence[Case], part: str) -> Sequence[Case]:
         return cases
     number, parts = (int(n) for n in part.split("/"))
     return cases[number - 1 :: parts]
+
+
+def refuse_other(report: Path) -> None:
+    """Raise StoreError if there is a file in the report's place that is no report."""
+    if report.exists():
+        try:
+            known = "patients" in json.loads(report.read_text())
+        except (OSError, ValueError, TypeError):
+            known = False
+        if not known:
+            raise StoreError(f"{report} exists and is no report of this command: give another out=")
 
 
 @contextmanager
@@ -186,7 +192,8 @@ def progress(session: Session, cases: Sequence[Case]) -> Iterator[Outcome]:
         task = bar.add_task("", total=len(cases))
         for case in cases:
             outcome = session.one(case)
-            bar.console.print(outcome.line, markup=False, highlight=False, soft_wrap=True)
+            if len(cases) > 1 or outcome.status != "set aside":  # else it is the call's own error
+                bar.console.print(outcome.line, markup=False, highlight=False, soft_wrap=True)
             yield outcome
             bar.advance(task)
 
@@ -197,7 +204,9 @@ def conclude(outcomes: Sequence[Outcome], report: Path) -> int:
     if aside and len(aside) == len(outcomes):
         raise UserError(f"no patient could be synthesised; the first: {aside[0].why}")
     counts = Counter(outcome.status for outcome in outcomes)
-    print(f"{', '.join(f'{count} {status}' for status, count in counts.items())}: {report}")
+    print(
+        f"{', '.join(f'{count} {status}' for status, count in counts.items())}; images and pictures are in {report.parent}, the report is {report}"
+    )
     if counts["nothing missing"] == len(outcomes):
         print("outputs=all makes contrasts that patients have too, under other names")
     return 1 if aside else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def untrained_run(path: Path, *words: str) -> RunDirectory:
     with torch.no_grad():
         for weights in model.method.parameters():
             weights.mul_(4 if weights.dim() > 1 else 1)
-    made_from = {"recipe": cohort.recipe, "store": cohort.digest[:12]}
+    made_from = {"recipe": cohort.recipe, "store": cohort.digest[:12], "variant": asdict(config.variant)}
     checkpoint.save({**model.state_dict(), "position": {}, "made_from": made_from}, run.checkpoints / "best.pt")
     return run
 

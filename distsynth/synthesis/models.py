@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def load(path: str | Path, device: str = "cpu") -> Synthesiser:
 
     Raises SettingError or StoreError if there is none, it cannot be used here, or the device is not available.
     """
-    where = Path(path)
-    if not where.exists():
-        raise SettingError(f"run={path} does not exist: give a run's folder, a sweep's, or a model.zip")
+    where = Path(path) if isinstance(path, str | PathLike) else Path("/dev/null")
+    if not where.exists() or (not where.is_dir() and where.suffix != ".zip"):
+        what = "does not exist" if not where.exists() else "is no folder and no .zip"
+        raise SettingError(f"run={path} {what}: give a run's folder, a sweep's, or a model.zip")
     if is_sweep(where):
         raise SettingError(f"{path} is a sweep: give one of its runs, for example {first_run(where)}")
     made = of_run(RunDirectory(where)) if (where / "run.json").is_file() else bundle.read(where)
-    return made.to(choose(device))
+    return made.to(choose(str(device)))
 
 
 def of_run(run: RunDirectory) -> Synthesiser:
@@ -79,10 +81,16 @@ def from_cohort(config: configuration.Config, state: dict[str, Any], best: Path)
 
 def card_of(run: RunDirectory) -> dict[str, Any]:
     """By output, the scores in the run's evaluation and the best baseline beside them; empty if it was not evaluated."""
-    try:
-        scores = json.loads(run.scores.read_text())
-    except (OSError, ValueError):
+    if not run.scores.is_file():
         return {}
+    try:
+        return cards(json.loads(run.scores.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{run.scores} is damaged: write it again with python -m distsynth.evaluate run={run.path}") from error
+
+
+def cards(scores: dict[str, Any]) -> dict[str, Any]:
+    """Of the content of scores.json."""
     card: dict[str, Any] = {}
     for cohort, content in scores["cohorts"].items():
         for output, regions in content["scores"].items():
@@ -134,6 +142,7 @@ class Models:
 
     candidates: Sequence[Candidate]
     device: str
+    left_out: str = ""  # one sentence on a sweep's runs that are none, or nothing
 
     @classmethod
     def open(cls, path: str, device: str) -> Models:
@@ -147,7 +156,9 @@ class Models:
         if not each:
             why = f"none of its {len(without)} runs has scores yet" if without else "its runs make no images"
             raise SettingError(f"run={path} is a sweep from which none can be chosen: {why}; give one run's folder")
-        return cls([candidate(one) for one in each], device)
+        total = len(without) + sum(len(run.directories) for run in runs)
+        left_out = f"{len(without)} of the {total} runs of {path} have no scores yet and are left out" if without else ""
+        return cls([candidate(one) for one in each], device, left_out)
 
     def best(self, there: Sequence[str], output: str) -> Candidate | None:
         """The one that makes an output of the contrasts that are there, and was best at it on the val patients. None if there is none."""

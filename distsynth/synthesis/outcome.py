@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from distsynth.modalities import Modality
+from preprocess.shared.errors import SettingError
+from preprocess.source.layouts import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Outcome:
     patient: str
     status: Literal["synthesised", "kept", "nothing missing", "set aside"]
     outputs: dict[str, str] = field(default_factory=dict)  # by contrast, the file
+    by: dict[str, str] = field(default_factory=dict)  # by contrast, the run
     why: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -35,5 +39,19 @@ class Outcome:
         """For the terminal."""
         if self.status == "set aside":
             return f"set aside: {self.why}"
-        made = ", ".join(f"{Modality(output).title} {path}" for output, path in self.outputs.items())
+        by = {output: f" by {run}" for output, run in self.by.items()}
+        made = ", ".join(f"{Modality(output).title}{by.get(output, '')} {path}" for output, path in self.outputs.items())
         return "; ".join([f"{self.patient}: {self.status}{' ' if made else ''}{made}", *self.notes])
+
+
+def listed_outputs(given: Any) -> str | list[str]:
+    """`missing`, `all`, or contrasts: `t1c`, `t1c,flair` or a list. Raises SettingError for anything else."""
+    if given in ("missing", "all"):
+        return str(given)
+    names = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [given]
+    if not names or (wrong := [name for name in names if name not in MODALITIES]):
+        what = wrong[0] if names else given
+        raise SettingError(
+            f"outputs={what} must be missing, all, or contrasts among {', '.join(MODALITIES)}, e.g. outputs=[t1c,flair]"
+        )
+    return list(dict.fromkeys(names))

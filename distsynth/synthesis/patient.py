@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from distsynth.data.cohorts import clip_inside
 from distsynth.data.trained_on import TrainedOn
+from distsynth.modalities import Modality
 from distsynth.synthesis.tiles import Corner, blended
 from distsynth.training.model import Model
 from preprocess.cohort.arrays import array_digest
@@ -17,12 +18,14 @@ from preprocess.geometry import Place, spacing_of, uncrop
 from preprocess.intensity import BACKGROUND, Statistics
 from preprocess.recipe import Placed, Recipe, Stopwatch
 from preprocess.restore import intensities
+from preprocess.shared.errors import CaseError
 from preprocess.source.images import Image
 from preprocess.source.layouts import MODALITIES
 from preprocess.source.scans import Scans, assemble
 
 Volume = npt.NDArray[np.float32]
 SAME = 0.02  # relative difference of voxel sizes that are not resampled
+LEAST = 0.5  # of the brain that all scans must cover
 
 
 class Patient:
@@ -42,21 +45,23 @@ class Patient:
         Raises CaseError if the images cannot be used.
         """
         self.name, self.recipe = name, recipe
-        self.grid = self.grid_of(images, resample or recipe.resample)
-        together = bool(resample or recipe.resample)
-        self.scans: Scans = assemble(name, images, self.grid if together else "", not (coregister or recipe.coregister))
+        first = next(kind for kind in MODALITIES if kind in images)
+        wanted = resample or (recipe.resample if recipe.resample in images else first if recipe.resample else "")
+        self.scans: Scans = assemble(name, images, wanted, not (coregister or recipe.coregister))
+        self.grid = wanted or first
+        if self.scans.covered < LEAST:
+            raise CaseError(
+                f"{name}: the scans share only {self.scans.covered:.0%} of the brain: leave out the one that covers a part"
+            )
         self.image = images[self.grid]
         self.files = {kind: image.file for kind, image in images.items()}
         scanned = spacing_of(self.scans.affine)
         other = not np.allclose(scanned, spacing, rtol=SAME, atol=0)
         self.resampled = bool(recipe.spacing) or other
+        self.coarser = any(theirs > 1.2 * ours for theirs, ours in zip(spacing, scanned, strict=True))
+        self.spacing = spacing
         self.placed = Placed(name, self.scans, recipe, recipe.spacing or (list(spacing) if other else 0))
         self.standardised: dict[str, tuple[npt.NDArray[np.float32], Statistics]] = {}
-
-    @staticmethod
-    def grid_of(images: Mapping[str, Image], wanted: str) -> str:
-        """The contrast that gives the grid: the wanted one if the patient has it, else the first."""
-        return wanted if wanted in images else next(kind for kind in MODALITIES if kind in images)
 
     @cached_property
     def place(self) -> Place:
@@ -114,6 +119,20 @@ class Patient:
         values = intensities(whole, mean, std)
         values[brain & (values == 0)] = std * 1e-6
         return self.place.to_patient(values, is_map=False, brain=self.scans.mask).astype(np.float32, copy=False)
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """What a user should know of the scans, a sentence each."""
+        for modality, movement in self.scans.moved.items():
+            yield f"{Modality(modality).title} was moved by {movement}"
+        if self.coarser:
+            size = " x ".join(f"{mm:.3g}" for mm in reversed(self.spacing))
+            yield f"the model was trained on voxels of {size} mm: finer detail is not made"
+        if self.scans.covered < 0.99:
+            yield f"the scans share only {self.scans.covered:.0%} of the brain: the rest is left out"
+        header = self.image.header
+        if header is not None and not header["qform_code"] and not header["sform_code"]:
+            yield f"the header of {self.image.file} gives no orientation (qform and sform codes are 0): left and right are assumed"
 
     def seen_by(self, trained_on: TrainedOn, files: Mapping[str, str], modalities: Sequence[str]) -> bool:
         """Whether the training saw one of these contrasts, by the sha256 of its file or of its z-scores."""

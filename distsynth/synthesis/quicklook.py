@@ -18,6 +18,7 @@ from preprocess.shared.files import write_atomically
 from preprocess.source.scans import Scans
 
 Volume = npt.NDArray[np.float32]
+MARK = "distsynth quick look"  # in the PNG's text
 
 
 def draw(path: Path, title: str, scans: Scans, made: Mapping[str, Made]) -> None:
@@ -49,9 +50,17 @@ def draw(path: Path, title: str, scans: Scans, made: Mapping[str, Made]) -> None
         column[0].set_title(name, fontsize=9, color="#b00020" if name.endswith("SYNTHETIC") else "black")
     figure.suptitle(f"{title}: for research use only", fontsize=8, color="0.4", parse_math=False)
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=100, format="png")
+    figure.savefig(picture, dpi=100, format="png", metadata={"Software": MARK})
     plt.close(figure)
     write_atomically(path, picture.getvalue())
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a quick look that `draw` wrote."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(4096)
 
 
 AXES = ((1, 2), (0, 2), (0, 1))

@@ -14,8 +14,8 @@ from distsynth.synthesis.models import Candidate, Models
 from distsynth.synthesis.naming import Naming
 from distsynth.synthesis.outcome import Options, Outcome
 from distsynth.synthesis.patient import Patient
-from distsynth.synthesis.quicklook import draw
-from distsynth.synthesis.sidecar import is_done, other_request, request, sidecar
+from distsynth.synthesis.quicklook import draw, is_picture
+from distsynth.synthesis.sidecar import is_done, read_sidecar, request, sidecar
 from distsynth.synthesis.synthesiser import Made, Synthesiser
 from distsynth.training.precision import allow_tf32
 from preprocess.cohort.files import file_digest
@@ -62,26 +62,30 @@ class Session:
         paths = {output: str(self.naming.image(case.name, output)) for _, outputs in plan for output in outputs}
         if not plan:
             return Outcome(case.name, "nothing missing")
-        hashes = {kind: file_digest(path) for kind, path in case.files.items()}
+        hashes = {kind: digest_of(case.name, path) for kind, path in case.files.items()}
         if self.done(case, plan, hashes):
             return Outcome(case.name, "kept", paths)
         images = {kind: load(case.name, path) for kind, path in case.files.items()}
         patients: dict[str, Patient] = {}
         made: dict[str, tuple[Synthesiser, Made]] = {}
         notes: list[str] = []
+        makers: dict[str, str] = {}
         for chosen, outputs in plan:
             model = self.models.loaded(chosen)
             recipe = f"{model.recipe} {model.trained_on.spacing}"
             if recipe not in patients:
                 patients[recipe] = model.patient(case.name, images, self.options.resample, self.options.coregister)
             made |= {output: (model, each) for output, each in model.make(patients[recipe], outputs, self.options.flip).items()}
+            makers |= dict.fromkeys(outputs, model.name)
         patient = next(iter(patients.values()))
-        draw(self.naming.picture(case.name), case.name, patient.scans, {output: each for output, (_, each) in made.items()})
+        notes += patient.notes
+        title = f"{case.name}, by {' and '.join(dict.fromkeys(makers.values()))}"
+        draw(self.naming.picture(case.name), title, patient.scans, {output: each for output, (_, each) in made.items()})
         for output, (model, each) in made.items():
             seen = patient.seen_by(model.trained_on, hashes, each.inputs)
             notes += [f"{model.name} was trained on this patient: not a held-out result"] * seen
             self.write(case, patient, hashes, output, model, each, seen)
-        return Outcome(case.name, "synthesised", paths, notes=list(dict.fromkeys(notes)))
+        return Outcome(case.name, "synthesised", paths, makers, notes=list(dict.fromkeys(notes)))
 
     # -- what is to be made ----------------------------------------------------------------------------------------------
 
@@ -110,24 +114,34 @@ class Session:
         return [output for output in self.models.outputs if output not in there or (every and output in trained)]
 
     def done(self, case: Case, plan: Plan, hashes: Mapping[str, str]) -> bool:
-        """Whether all of a patient's files are there and complete. Raises CaseError if one is in the way."""
+        """Whether all of a patient's files are there and complete. Raises CaseError if something else is in their place."""
+        picture = self.naming.picture(case.name)
+        if picture.exists() and not is_picture(picture):
+            raise CaseError(f"{case.name}: {picture} exists and is not of this tool: give another out=")
         states = []
         for chosen, outputs in plan:
             wanted = request(self.models.loaded(chosen), hashes, self.changes)
             for output in outputs:
                 image, json = self.naming.image(case.name, output), self.naming.sidecar(case.name, output)
                 states.append(is_done(image, json, wanted))
-                if image.exists() and not states[-1]:
-                    self.refuse(case, image, json, wanted)
+                if not states[-1]:
+                    self.refuse(case, output, image, json, wanted)
                 if image.exists() and not self.options.continued:
                     raise CaseError(f"{case.name}: {image} exists: continue=true keeps what is done; or give another out=")
         return all(states)
 
-    def refuse(self, case: Case, image: Path, json: Path, wanted: str) -> None:
-        """Raise CaseError for a file that is not a half-done one of this very call."""
-        if not is_synthetic(image):
+    def refuse(self, case: Case, output: str, image: Path, json: Path, wanted: str) -> None:
+        """Raise CaseError for files that are not half-done ones of this very call, or where an acquired contrast would get a twin."""
+        acquired = case.files.get(output)
+        if self.naming.kind == "plain" and acquired and acquired.parent.resolve() == image.parent.resolve():
+            raise CaseError(
+                f"{case.name}: names=plain would put {image.name} beside the acquired {acquired.name}: give another out="
+            )
+        if image.exists() and not is_synthetic(image):
             raise CaseError(f"{case.name}: {image} exists and is not synthesised: give another out=")
-        if other_request(json, wanted):
+        if (written := read_sidecar(json)) is None:
+            raise CaseError(f"{case.name}: {json} exists and is not of this tool: give another out=")
+        if image.exists() and written.get("Request", wanted) != wanted:
             raise CaseError(
                 f"{case.name}: {image} was made by another model, of other scans or with other options: give another out="
             )
@@ -149,8 +163,9 @@ class Session:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         details = {
             "Sources": [self.naming.source(case.files[m], self.dataset) for m in made.inputs],
-            "Inputs": {kind: {"file": case.files[kind].name, "sha256": hashes[kind]} for kind in case.files},
             "HeldOut": not seen,
+            "Notes": list(patient.notes),
+            "Scans": {kind: {"file": case.files[kind].name, "sha256": hashes[kind]} for kind in case.files},
             "Grid": patient.grid,
             "Resampled": patient.resampled,
             "Coregistered": patient.scans.moved,
@@ -164,6 +179,18 @@ class Session:
         if self.naming.bids and not description.is_file():
             with suppress(FileNotFoundError):  # another part was faster
                 write_json(description, self.naming.dataset_description(self.dataset))
+
+
+def digest_of(name: str, path: Path) -> str:
+    """The sha256 of a scan. Raises CaseError if it cannot be read."""
+    if not path.is_file():
+        raise CaseError(
+            f"{name}: {path.name} is {'not a plain file' if path.exists() else 'a link to nothing'}: copy the scan there"
+        )
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise CaseError(f"{name}: {path.name} cannot be read ({error.strerror}): copy it again") from error
 
 
 def together(chosen: Candidate, there: Sequence[str], outputs: list[str]) -> Iterator[tuple[Candidate, list[str]]]:

@@ -29,6 +29,7 @@ def sidecar(synthesiser: Synthesiser, output: str, made: Made, details: Mapping[
         "Digest": synthesiser.digest,
         "Method": config.method.name,
         "Trained": config.variant.title,
+        "TrainingVoxel": {"mm": synthesiser.trained_on.spacing[::-1], "axes": "x, y, z"},
         "Recipe": synthesiser.recipe.stored(),
         "Clip": config.data.clip,
     }
@@ -38,12 +39,12 @@ def sidecar(synthesiser: Synthesiser, output: str, made: Made, details: Mapping[
         "Notice": NOTICE,
         "Contrast": output,
         "SynthesisedFrom": made.inputs,
+        **details,
         "Units": {**made.units, "Unit": "arbitrary"},
         "Model": model,
         "MetricCard": card or "the model was not evaluated on this contrast",
         "GeneratedBy": [{"Name": "distsynth", "Version": version("distsynth")}],
         "Versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        **details,
     }
 
 
@@ -56,9 +57,12 @@ def is_done(image: Path, sidecar_path: Path, wanted: str) -> bool:
         return False
 
 
-def other_request(sidecar_path: Path, wanted: str) -> bool:
-    """Whether a complete sidecar is there that tells of another model, other scans or other options."""
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """What is written there: nothing if there is no file, None if it is not one of these sidecars."""
     try:
-        return bool(json.loads(sidecar_path.read_text())["Request"] != wanted)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        written = json.loads(path.read_text())
+        return written if isinstance(written, dict) and written.get("Synthetic") is True else None
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        return None

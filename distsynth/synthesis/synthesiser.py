@@ -14,13 +14,14 @@ import torch
 
 from distsynth.config import Config
 from distsynth.data.trained_on import TrainedOn
+from distsynth.synthesis.outcome import listed_outputs
 from distsynth.synthesis.patient import Patient
 from distsynth.synthesis.tasks import Tasks, listed
 from distsynth.training.model import Model
 from preprocess.cohort.files import json_digest
 from preprocess.recipe import Recipe
 from preprocess.restore import like, median_of
-from preprocess.shared.errors import SettingError
+from preprocess.shared.errors import CaseError, SettingError
 from preprocess.source import images as source
 from preprocess.source.images import Image, load
 from preprocess.source.layouts import MODALITIES
@@ -91,14 +92,14 @@ class Synthesiser:
     def synthesise(
         self,
         *,
-        outputs: Sequence[str] = (),
+        outputs: str | Sequence[str] = "missing",
         affine: Array | None = None,
         coregister: bool = False,
         resample: str = "",
         flip: bool = False,
         **scans: Any,
     ) -> dict[str, Any]:
-        """The missing contrasts of one patient, or the `outputs` named, by contrast: `model.synthesise(t1="t1.nii.gz", t2=image)`.
+        """The missing contrasts of one patient, or `outputs="all"` or a list of them, by contrast: `model.synthesise(t1="t1.nii.gz", t2=image)`.
 
         Scans are paths, nibabel images, or (x, y, z) arrays with their `affine` (voxels to mm, RAS); `mask=` gives a brain mask, which scans
         with a skull need. Returns nibabel images on the grid of the first scan, or of the contrast `resample`; arrays where all scans are arrays.
@@ -109,13 +110,18 @@ class Synthesiser:
         given = {kind: scan for kind, scan in scans.items() if scan is not None}
         if unknown := [kind for kind in given if kind not in (*MODALITIES, "mask")]:
             raise SettingError(f"{unknown[0]}= is not known: give scans as {', '.join(MODALITIES)}, and mask")
-        images = {kind: as_image(kind, scan, affine) for kind, scan in given.items()}
-        there = [kind for kind in MODALITIES if kind in images]
-        wanted = list(outputs) or [m for m in self.tasks.outputs if m not in there]
+        there = [kind for kind in MODALITIES if kind in given]
+        if resample and resample not in there:
+            raise SettingError(f"resample={resample!r} is none of the scans: choose one of {', '.join(there)}")
+        chosen = listed_outputs(outputs)
+        trained = set(self.tasks.trained.outputs) if chosen == "all" else set()
+        missing = [m for m in self.tasks.outputs if m not in there or m in trained]
+        wanted = chosen if isinstance(chosen, list) else missing
         if not wanted:
             raise SettingError(f"nothing is missing: {listed(there)} are given; name what to make with outputs=")
         if self.tasks.task(there, wanted) is None:
             raise SettingError(self.tasks.needs(there, wanted))
+        images = {kind: as_image(kind, scan, affine) for kind, scan in given.items()}
         patient = self.patient(NAME, images, resample, coregister)
         made = self.make(patient, wanted, flip)
         if all(isinstance(scan, np.ndarray) for scan in given.values()):
@@ -148,17 +154,37 @@ def as_image(kind: str, scan: Any, affine: Array | None) -> Image:
     if isinstance(scan, str | Path):
         path = Path(scan)
         if not path.is_file():
-            raise SettingError(f"{kind}={path} does not exist: give a NIfTI or .mha file")
+            raise SettingError(f"{kind}={path} {'is a folder' if path.is_dir() else 'does not exist'}: give a NIfTI or .mha file")
         return load(NAME, path)
     if isinstance(scan, np.ndarray):
-        if affine is None:
-            raise SettingError(f"{kind} is an array: give affine= too, its 4 x 4 matrix from voxels to mm")
-        image = Image(scan.astype(np.float32), np.asarray(affine, np.float64), scan.dtype.name, [1.0, 0.0], kind)
+        image = Image(numbers(kind, scan), matrix(kind, affine), scan.dtype.name, [1.0, 0.0], kind)
     elif isinstance(scan, nib.Nifti1Image):
-        array = np.asanyarray(scan.dataobj).astype(np.float32)
-        image = Image(array, scan.affine.astype(np.float64), scan.get_data_dtype().name, [1.0, 0.0], kind, scan.header)
+        array = numbers(kind, np.asanyarray(scan.dataobj))
+        image = Image(array, matrix(kind, scan.affine), scan.get_data_dtype().name, [1.0, 0.0], kind, scan.header)
     else:
         raise SettingError(f"{kind} is a {type(scan).__name__}: give a path, a nibabel NIfTI image or an array")
-    image.array = image.array.reshape(source.three_axes(image.array.shape))
     source.check(NAME, image)
     return image
+
+
+def numbers(kind: str, array: Array) -> npt.NDArray[np.float32]:
+    """An array as three axes of intensities. Raises SettingError for another one."""
+    if array.dtype.kind not in "iufb":
+        raise SettingError(f"{kind} holds {array.dtype.name}: give whole or floating-point numbers")
+    try:
+        return array.astype(np.float32).reshape(source.three_axes(array.shape))
+    except CaseError as error:
+        raise SettingError(f"{kind} {error}") from error
+
+
+def matrix(kind: str, affine: Any) -> npt.NDArray[np.float64]:
+    """An affine from voxels to mm. Raises SettingError for what is none."""
+    if affine is None:
+        raise SettingError(f"{kind} has no affine: give affine= with arrays, the 4 x 4 matrix from voxels to mm")
+    try:
+        known = np.asarray(affine, np.float64)
+    except (TypeError, ValueError):
+        known = np.zeros(0)
+    if known.shape != (4, 4) or not np.array_equal(known[3], [0, 0, 0, 1]):
+        raise SettingError(f"the affine of {kind} must be a 4 x 4 matrix from voxels to mm, whose last row is 0, 0, 0, 1")
+    return known

@@ -48,7 +48,7 @@ class Tasks:
         if impossible := [m for m in wanted if m not in self.outputs]:
             return f"{self.run} makes {listed(self.outputs)}, not {listed(impossible)}"
         least = "at least one other contrast" if self.any_to_any else listed(self.trained.inputs)
-        return f"{self.run} makes {listed(wanted)} from {least}, and there is only {listed(there)}"
+        return f"{self.run} makes {listed(wanted)} from {least}, and {f'there is only {listed(there)}' if there else 'no scan is given'}"
 
 
 def listed(names: Sequence[str]) -> str:

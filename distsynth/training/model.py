@@ -26,6 +26,7 @@ from distsynth.modalities import Variant
 from distsynth.settings import DataSettings
 from preprocess.cohort import Cohort
 from preprocess.shared.errors import StoreError
+from preprocess.shared.settings import differences
 
 Volume = npt.NDArray[np.float32]
 FORMAT = 2  # of what `Model.state_dict` stores; version 0.1 stored the first
@@ -62,7 +63,7 @@ class Model:
 
     def parts(self, slices: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         """The slices in groups that go through the network together: small ones on a CPU, where larger ones only take more memory."""
-        size = 16 if next(self.method.parameters()).device.type == "cuda" else 4
+        size = 16 if next(self.method.parameters()).device.type == "cuda" else 2
         return (slices[first : first + size] for first in range(0, len(slices), size))
 
     def made_of(self, sources: Volume, brain: npt.NDArray[np.bool_]) -> Volume:
@@ -151,6 +152,10 @@ def restore(config: Config, state: dict[str, Any]) -> Model:
         raise StoreError(
             f"the model has format {state['format']} and this version of distsynth reads up to {FORMAT}: install a newer distsynth"
         )
+    if changed := differences(trained_with(state), {"variant": asdict(config.variant)}) if trained_with(state) else []:
+        raise StoreError(
+            f"the configuration is not the one that the checkpoint was trained with ({changed[0]}): restore config.yaml"
+        )
     size = (state["size"][0], state["size"][1])
     kind, held = registry.method(config.method.name), state.get("held", [])
     method = kind(kind.settled(config.method, held), config.variant, size, config.seed)
@@ -158,3 +163,8 @@ def restore(config: Config, state: dict[str, Any]) -> Model:
     method.load_state_dict(pools | state["method"])
     trained_on = TrainedOn(**state["trained_on"]) if "trained_on" in state else None
     return Model(method, config.variant, IntensityMap(**state["mapping"]), size, held, trained_on)
+
+
+def trained_with(state: dict[str, Any]) -> dict[str, Any]:
+    """The variant that a checkpoint was trained with; an exported model does not say."""
+    return {"variant": state["made_from"]["variant"]} if "variant" in state.get("made_from", {}) else {}

@@ -42,6 +42,10 @@ def load(case: str, path: Path) -> Image:
     """The image of a .nii, .nii.gz or .mha file. Raises CaseError naming the file and what is wrong with it."""
     if not path.name.lower().endswith(SUFFIXES):
         raise CaseError(f"{case}: {path.name} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: convert it")
+    if not path.is_file():  # a pipe would be waited for
+        raise CaseError(
+            f"{case}: {path.name} is {'not a plain file' if path.exists() else 'a link to nothing'}: copy the scan there"
+        )
     try:
         image = load_mha(path) if path.suffix.lower() == ".mha" else load_nifti(path)
     except CaseError as error:
@@ -93,6 +97,8 @@ def load_nifti(path: Path) -> Image:
 
 def is_synthetic(path: Path) -> bool:
     """Whether a NIfTI file's header says that it was synthesised. False for a file that cannot be read."""
+    if not path.is_file():
+        return False
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             head = file.read(NIFTI2_DESCRIP + 80)

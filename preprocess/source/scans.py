@@ -33,6 +33,7 @@ class Scans:
     dtypes: dict[str, str]  # by kind: numpy's name of the type that the file stores voxels in
     scaling: dict[str, list[float]]  # by kind: slope and intercept that turn stored voxels into intensities
     moved: dict[str, str]  # contrasts that were brought onto the grid's contrast: how far, for people
+    covered: float  # share of the brain that lies in every contrast's field of view
 
 
 @dataclass
@@ -70,11 +71,13 @@ def assemble(name: str, images: Mapping[str, Image], resample: str = "", registe
     moved = {} if registered else bring_together(name, files, grid)
     seen = onto_one_grid(name, files, grid, bool(resample) or not registered)
     volumes = np.stack([files[kind].volume for kind in modalities])
-    mask = seen & (files["mask"].volume != 0 if "mask" in files else brain_mask(name, files, volumes, files[grid].affine))
+    brain = given_mask(name, files["mask"]) if "mask" in files else brain_mask(name, files, volumes, files[grid].affine)
+    mask = seen & brain
     check_brain(name, files, volumes, mask)
+    covered = float(mask.sum() / brain.sum())
     labels = files["seg"].volume if "seg" in files else np.zeros(mask.shape, np.uint8)
     dtypes, scaling = {k: f.dtype for k, f in files.items()}, {k: f.scaling for k, f in files.items()}
-    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved)
+    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved, covered)
 
 
 def canonical(image: Image) -> Canonical:
@@ -136,6 +139,15 @@ def label_map(name: str, file: Canonical) -> npt.NDArray[np.uint8]:
     if not np.array_equal(labels, file.volume):
         raise CaseError(f"{name}: {file.file} holds values that are not labels: expected whole numbers from 0 to 255")
     return labels
+
+
+def given_mask(name: str, file: Canonical) -> npt.NDArray[np.bool_]:
+    """A mask file as a mask: values above half of its largest, be it 1, 255 or a probability. Raises CaseError for one that is none."""
+    litres = float((file.volume > 0).sum() * np.prod(spacing_of(file.affine))) / 1e6
+    if file.volume.min() < 0 or litres > LARGEST_BRAIN:
+        what = f"marks {litres:.1f} litres" if litres > LARGEST_BRAIN else "holds negative values"
+        raise CaseError(f"{name}: {file.file} {what}, so it is no brain mask: expected 0 outside the brain and 1 inside")
+    return np.asarray(file.volume > 0.5 * max(file.volume.max(), 1e-6))
 
 
 def brain_mask(

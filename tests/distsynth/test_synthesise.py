@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +336,14 @@ def test_the_same_image_from_python(patient: Path, run: Path, tmp_path: Path) ->
         (("t1", "t2", "t1c", "flair"), {}, "nothing is missing"),
         (("t1", "t2"), {"pd": "x"}, "pd= is not known"),
         (("t1",), {"t2": "absent.nii"}, "t2=absent.nii does not exist"),
-        (("t1",), {"t2": np.zeros((4, 4, 4))}, "give affine= too"),
+        (("t1",), {"t2": np.zeros((4, 4, 4))}, "t2 has no affine: give affine= with arrays"),
+        (("t1",), {"t2": np.zeros((4, 4, 4)), "affine": np.eye(3)}, "the affine of t2 must be a 4 x 4 matrix"),
+        (("t1",), {"t2": np.zeros((4, 4)), "affine": np.eye(4)}, "t2 has shape"),
+        (("t1",), {"t2": np.zeros((4, 4, 4), complex), "affine": np.eye(4)}, "t2 holds complex128"),
+        (("t1", "t2"), {"outputs": "pd"}, "outputs=pd must be missing, all, or contrasts"),
+        (("t1", "t2"), {"outputs": 3}, "outputs=3 must be"),
+        (("t1", "t2"), {"resample": "flair"}, "resample='flair' is none of the scans"),
+        ((), {"mask": "m.nii"}, "no scan is given"),
         (("t1",), {"t2": 7}, "t2 is a int: give a path"),
     ],
 )
@@ -363,13 +371,20 @@ def skull(case: Path, name: str) -> None:
         nib.save(nib.Nifti1Image((scan.get_fdata() + 50).astype(np.float32), scan.affine), path)
 
 
+def of_t2(change: Callable[[Path], object]) -> Callable[[Path, str], object]:
+    """What changes a case's T2 file."""
+    return lambda case, name: change(case / f"{name}_t2.nii.gz")
+
+
 BROKEN = {
-    "too few": (lambda case, name: (case / f"{name}_t2.nii.gz").unlink(), "makes T1c from T1 and T2, and there is only T1"),
+    "too few": (of_t2(lambda t2: t2.unlink()), "makes T1c from T1 and T2, and there is only T1"),
     "other grid": (other_grid, r"register them \(coregister=true does\), or if they show the same place set resample=t1"),
     "skull": (skull, r"make a brain mask with `mri_synthstrip -i .*_t1.nii.gz -m .*_mask.nii.gz`, or with `hd-bet "),
-    "no NIfTI": (lambda case, name: (case / f"{name}_t2.nii.gz").write_bytes(b"hello"), "_t2.nii.gz cannot be read"),
-    "cut off": (lambda case, name: (case / f"{name}_t1.nii.gz").write_bytes((case / f"{name}_t1.nii.gz").read_bytes()[:5000]), "copy it again"),
-}  # fmt: skip
+    "no NIfTI": (of_t2(lambda t2: t2.write_bytes(b"hello")), "_t2.nii.gz cannot be read"),
+    "a pipe": (of_t2(lambda t2: (t2.unlink(), os.mkfifo(t2))), "_t2.nii.gz is not a plain file"),
+    "a link to nothing": (of_t2(lambda t2: (t2.unlink(), t2.symlink_to("/nowhere"))), "_t2.nii.gz is a link to nothing"),
+    "cut off": (of_t2(lambda t2: t2.write_bytes(t2.read_bytes()[:5000])), "copy it again"),
+}
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -477,7 +492,7 @@ def test_what_is_done_is_kept_and_what_is_half_done_is_made_again(patient: Path,
         side.unlink,
         image.unlink,
         lambda: image.write_bytes(image.read_bytes()[:-7]),
-        lambda: (side.write_text("{"), image.with_name(image.name + ".partial").write_bytes(b"x")),
+        lambda: (side.unlink(), image.with_name(image.name + ".partial").write_bytes(b"x")),
     ):
         harm()
         assert call(*words, "continue=true") == 0
@@ -502,6 +517,67 @@ def test_files_that_are_not_this_calls_are_never_overwritten(patient: Path, run:
         call(*words, f"run={run}", "continue=true")
     after = files_in(out)
     assert after[f"{patient.name}_t1c_synth.nii.gz"] == before[f"{patient.name}_t1c_synth.nii.gz"]
+
+
+def test_what_stands_in_the_way_is_never_replaced(patient: Path, run: Path, tmp_path: Path) -> None:
+    """A user's sidecar, picture and report, files or folders; and an acquired contrast that would get a twin."""
+    case = some_of(patient, tmp_path / "in", "t1", "t2")
+    for number, name in enumerate((f"{patient.name}_flair_synth.json", f"{patient.name}_synth.png", "report.json") * 2):
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        if number < 3:
+            (out / name).write_text('{"EchoTime": 0.1}')
+        else:
+            (out / name).mkdir()
+        before = files_in(out)
+        with pytest.raises(UserError, match=rf"{name} exists and is "):
+            call(f"source={case}", f"out={out}", f"run={run}", "continue=true")
+        assert {file: content for file, content in files_in(out).items() if file in before} == before
+        assert not list(out.glob("*.nii.gz"))
+    whole = some_of(patient, tmp_path / "whole", "t1", "t2", "flair")
+    flair = whole / f"{patient.name}_flair.nii.gz"
+    nib.save(nib.load(flair), whole / f"{patient.name}_flair.nii")
+    flair.unlink()
+    with pytest.raises(UserError, match=r"names=plain would put .*_flair.nii.gz beside the acquired .*_flair.nii"):
+        call(f"source={whole.parent}", f"out={whole.parent}", f"run={run}", "names=plain", "outputs=[flair]")
+
+
+def test_a_contrast_of_a_part_of_the_head(patient: Path, run: Path, tmp_path: Path) -> None:
+    """Said where a little is missing, set aside where most of the brain is."""
+    for kept, sentence in ((0.75, "share only"), (0.2, "leave out the one that covers a part")):
+        case, out = some_of(patient, tmp_path / f"in{kept}", "t1", "t2"), tmp_path / f"out{kept}"
+        path = case / f"{patient.name}_t2.nii.gz"
+        scan = nib.load(path)
+        nib.save(scan.slicer[:, :, : int(kept * scan.shape[2])], path)
+        if kept > 0.5:
+            assert call(f"source={case}", f"out={out}", f"run={run}", "resample=t1") == 0
+            assert sentence in report(out)[patient.name]["notes"][0]
+        else:
+            with pytest.raises(UserError, match=sentence):
+                call(f"source={case}", f"out={out}", f"run={run}", "resample=t1")
+
+
+def test_a_changed_configuration_or_damaged_run_is_refused(patient: Path, run: Path, tmp_path: Path) -> None:
+    swapped = "outputs:\n  - flair\n  - t1c"
+    for number, (name, change, sentence) in enumerate(
+        (
+            (
+                "config.yaml",
+                lambda text: text.replace("outputs:\n  - t1c\n  - flair", swapped),
+                "is not the one that the checkpoint",
+            ),
+            ("run.json", lambda text: "xx", "run.json is damaged"),
+            ("run.json", lambda text: "[]", "run.json is damaged"),
+            ("evaluation/scores.json", lambda text: "{}", "scores.json is damaged: write it again"),
+        )
+    ):
+        other = tmp_path / str(number)
+        shutil.copytree(run, other)
+        file = other / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(change(file.read_text() if file.exists() else ""))
+        with pytest.raises(UserError, match=sentence):
+            distsynth.load(other)
 
 
 def test_parts_share_the_patients(store: Path, phantoms: Path, run: Path, tmp_path: Path) -> None:
