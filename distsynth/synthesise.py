@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distsynth.synthesis.cases import named, scans_of
-from distsynth.synthesis.naming import Naming
+from distsynth.synthesis.naming import Naming, dataset_of
 from distsynth.synthesis.outcome import Options, Outcome, listed_outputs
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_json
@@ -73,6 +74,8 @@ class Settings:
         self.outputs = listed_outputs(self.outputs)
         if self.resample not in ("", *MODALITIES):
             raise SettingError(f"resample={self.resample} must be empty or one of {', '.join(MODALITIES)}")
+        if self.threads > (cores := len(os.sched_getaffinity(0))):
+            raise SettingError(f"threads={self.threads}: this process may use {cores} cores; give at most {cores}")
         number, _, parts = self.part.partition("/")
         if self.part and not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
             raise SettingError(f"part={self.part} must be K/N with K from 1 to N, for example 3/16")
@@ -86,6 +89,7 @@ def main(words: Sequence[str]) -> int:
     name = f"report-{settings.part.replace('/', '-of-')}.json" if settings.part else "report.json"
     refuse_other(root / name)
     with disk(settings.out), writing(root, settings.part):
+        session.begin()
         outcomes = list(progress(session, share(cases, settings.part)))
         given = {key.removesuffix("_"): value for key, value in asdict(settings).items() if value not in ("", {})}
         write_json(root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
@@ -133,10 +137,15 @@ def patients(settings: Settings) -> tuple[list[Case], str, Path]:
         source = Path(settings.source)
         if source.is_file():
             raise SettingError(f"source={source} is a file: name it by its contrast, for example t1={source}")
-        discovery = discover(source, settings.layout, settings.pattern, settings.words)
+        try:
+            discovery = discover(source, settings.layout, settings.pattern, settings.words)
+        except SettingError:
+            raise
+        except UserError as error:
+            raise UserError(f"{error}; or name one patient's files: t1=FILE t2=FILE") from error
         print(discovery.message)
         cases = [replace(case, files=scans_of(case.files)) for case in discovery.cases]
-        return cases, discovery.layout, source
+        return cases, discovery.layout, dataset_of(source) if discovery.layout == "bids" else source
     files = {kind: Path(getattr(settings, kind)) for kind in (*MODALITIES, "mask") if getattr(settings, kind)}
     return [named(files, settings.name)], "brats2018", next(iter(files.values())).parent
 
@@ -162,14 +171,19 @@ def refuse_other(report: Path) -> None:
 
 @contextmanager
 def writing(root: Path, part: str) -> Iterator[None]:
-    """Be the only one that writes this part of the patients there. Raises StoreError if another process is at work."""
+    """Be the only one that writes there, or with a `part` K/N beside other parts of N. Raises StoreError if another process is at work."""
     root.mkdir(parents=True, exist_ok=True)
-    lock = root / f".synthesise{part and '-' + part.replace('/', '-of-')}.lock"
-    with only_one(lock, f"another call writes to out={root}: wait for it, or give another out="):
+    busy = f"another call writes to out={root}: wait for it, or give another out="
+    mine = root / f".synthesise{part and '-' + part.replace('/', '-of-')}.lock"
+    with only_one(mine, busy):
         try:
+            for other in root.glob(".synthesise*.lock"):
+                if other != mine and not (part and other.name.endswith(f"-of-{part.partition('/')[2]}.lock")):
+                    with only_one(other, busy):  # left by a killed call, if it can be had
+                        other.unlink()
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            mine.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -203,6 +217,9 @@ def conclude(outcomes: Sequence[Outcome], report: Path) -> int:
     aside = [outcome for outcome in outcomes if outcome.status == "set aside"]
     if aside and len(aside) == len(outcomes):
         raise UserError(f"no patient could be synthesised; the first: {aside[0].why}")
+    if not outcomes:
+        print(f"this part has no patient: {report}")
+        return 0
     counts = Counter(outcome.status for outcome in outcomes)
     print(
         f"{', '.join(f'{count} {status}' for status, count in counts.items())}; images and pictures are in {report.parent}, the report is {report}"

@@ -22,6 +22,7 @@ from distsynth.synthesis.outcome import Outcome
 from distsynth.synthesise import Settings
 from preprocess.shared.errors import CaseError, SettingError, StoreError
 from preprocess.shared.files import write_json
+from preprocess.shared.locks import only_one
 from preprocess.shared.settings import parse
 from preprocess.source.brats import Case
 from slurm import squeue
@@ -54,11 +55,15 @@ def launch_synthesis(cluster: ClusterSettings, words: Sequence[str], logs: Path,
     device = [] if cluster.gpus else ["device=cpu"]  # not a GPU that Slurm has given to another job
     given = [*words, *absolute(settings, *PATHS), *threads, *device, "continue=true"]
     root = call.session.naming.root
-    with synthesise.disk(settings.out), synthesise.writing(root, "launcher"):
-        call.describe()
-        array = Array.queued(root, logs, given, parts) or Array.submitted(root, logs, given, parts, cluster)
-        watch(array_id(array.jobs), "patients", len(call.cases), call.counter(array), poll_seconds)
-        return conclude(call.cases, array)
+    busy = f"another launcher writes to out={root}: wait for it, or give another out="
+    with synthesise.disk(settings.out), only_one(root / ".launcher.lock", busy):
+        try:
+            call.session.begin()
+            array = Array.queued(root, logs, given, parts) or Array.submitted(root, logs, given, parts, cluster)
+            watch(array_id(array.jobs), "patients", len(call.cases), call.counter(array), poll_seconds)
+            return conclude(call.cases, array)
+        finally:
+            (root / ".launcher.lock").unlink(missing_ok=True)
 
 
 def resources(cluster: ClusterSettings, device: str) -> ClusterSettings:
@@ -110,12 +115,6 @@ class Call:
             print(f"will be set aside: {why}")
         todo = sum(map(bool, self.plans.values()))
         print(f"{todo} of {len(self.cases)} patients to synthesise, in {where}")
-
-    def describe(self) -> None:
-        """Write the description of a BIDS dataset before the parts, each of which would."""
-        naming = self.session.naming
-        if naming.bids:
-            write_json(naming.root / "dataset_description.json", naming.dataset_description(self.session.dataset))
 
     def counter(self, array: Array) -> Callable[[], int]:
         """A function that counts the patients who are done: whose part has reported them, or whose files are all complete."""

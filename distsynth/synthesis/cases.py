@@ -15,11 +15,13 @@ def named(files: Mapping[str, Path], name: str = "") -> Case:
     """The patient with these files by kind; the name is that of the first file if none is given. Raises SettingError."""
     for kind, path in files.items():
         if not path.is_file():
-            raise SettingError(f"{kind}={path} does not exist: give a file")
+            raise SettingError(f"{kind}={path} {'is a folder' if path.is_dir() else 'does not exist'}: give a file")
+        if is_synthetic(path):
+            raise SettingError(f"{kind}={path} is a synthesised image, as its header says: give an acquired scan")
     called = name or name_of(next(iter(files.values())))
     if Path(called).name != called or not is_safe(called):
         raise SettingError(f"name={called} cannot name files: give a plain name")
-    return Case(called, called, "unknown", scans_of(files))
+    return Case(called, called, "unknown", dict(files))
 
 
 def scans_of(files: Mapping[str, Path]) -> dict[str, Path]:

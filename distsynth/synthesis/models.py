@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
@@ -32,6 +33,20 @@ def load(path: str | Path, device: str = "cpu") -> Synthesiser:
 
     Raises SettingError or StoreError if there is none, it cannot be used here, or the device is not available.
     """
+    with readable(path):
+        return opened(path, device)
+
+
+@contextmanager
+def readable(path: object) -> Iterator[None]:
+    """Turn a folder or file that may not be read into one sentence. Raises SettingError."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(f"run={path} cannot be read ({error.strerror}: {error.filename})") from error
+
+
+def opened(path: str | Path, device: str) -> Synthesiser:
     where = Path(path) if isinstance(path, str | PathLike) else Path("/dev/null")
     if not where.exists() or (not where.is_dir() and where.suffix != ".zip"):
         what = "does not exist" if not where.exists() else "is no folder and no .zip"
@@ -149,9 +164,10 @@ class Models:
         """Of a run, a sweep or an exported model. Raises SettingError or StoreError (see `load`) if there is no usable one."""
         where = Path(path)
         choose(device)
-        if not is_sweep(where):
-            return cls([Candidate(where, loaded(where, device).tasks, {})], device)
-        runs, without = read_runs(where)
+        with readable(path):
+            if not is_sweep(where):
+                return cls([Candidate(where, loaded(where, device).tasks, {})], device)
+            runs, without = read_runs(where)
         each = [one for run in runs if run.images for one in (run.each or (run,))]
         if not each:
             why = f"none of its {len(without)} runs has scores yet" if without else "its runs make no images"

@@ -67,3 +67,13 @@ class Naming:
             "GeneratedBy": [{"Name": "distsynth", "Version": version("distsynth")}],
             "DatasetLinks": {"raw": os.path.relpath(dataset.absolute(), self.root.absolute())},
         }
+
+
+def dataset_of(source: Path) -> Path:
+    """The BIDS dataset that a folder belongs to, else the folder: that with a dataset_description.json, or that which holds the subject's."""
+    for folder in (source, *source.absolute().parents):
+        if (folder / "dataset_description.json").is_file():
+            return folder
+        if folder.absolute().name.startswith("sub-"):
+            return folder.absolute().parent
+    return source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def draw(path: Path, title: str, scans: Scans, made: Mapping[str, Made]) -> None
         column[0].set_title(name, fontsize=9, color="#b00020" if name.endswith("SYNTHETIC") else "black")
     figure.suptitle(f"{title}: for research use only", fontsize=8, color="0.4", parse_math=False)
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=100, format="png", metadata={"Software": MARK})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks
+        figure.savefig(picture, dpi=100, format="png", metadata={"Software": MARK})
     plt.close(figure)
     write_atomically(path, picture.getvalue())
 

@@ -6,7 +6,6 @@ Only files below one folder are read and written: that in which the server was s
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,20 +25,18 @@ REQUEST = (*KINDS, "out", "outputs", "name")  # what a request may name; all are
 
 
 class Server:
-    """A model that answers requests, one at a time."""
+    """A model that answers requests."""
 
     def __init__(self, model: str, device: str = "auto", root: Path | None = None) -> None:
         """`model` is an exported model. Raises SettingError or StoreError if it cannot be used."""
         self.root = (root or Path(os.environ.get(ROOT) or Path.cwd())).resolve()
         self.models = Models.open(model, device)
-        self.one_at_a_time = threading.Lock()  # a model that makes any contrast is switched from task to task
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What became of the request's patient, as report.json has it: patient, status, outputs (contrast: path), why, notes."""
         given = {key: value for key in REQUEST if isinstance(value := request.get(key), str) and value}
         try:
-            with self.one_at_a_time:
-                return asdict(self.made(given))
+            return asdict(self.made(given))
         except UserError as error:
             why = str(error)
         except OSError as error:

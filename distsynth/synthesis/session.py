@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,15 +18,17 @@ from distsynth.synthesis.patient import Patient
 from distsynth.synthesis.quicklook import draw, is_picture
 from distsynth.synthesis.sidecar import is_done, read_sidecar, request, sidecar
 from distsynth.synthesis.synthesiser import Made, Synthesiser
+from distsynth.synthesis.tasks import listed
 from distsynth.training.precision import allow_tf32
-from preprocess.cohort.files import file_digest
+from preprocess.cohort.files import file_digest, read_json
 from preprocess.restore import like, write_nifti
-from preprocess.shared.errors import CaseError, UserError
+from preprocess.shared.errors import CaseError, StoreError, UserError
 from preprocess.shared.files import write_json
 from preprocess.source.brats import Case
 from preprocess.source.images import is_synthetic, load
 from preprocess.source.layouts import MODALITIES
 
+LONGEST = 240  # bytes of a file's name
 Plan = list[tuple[Candidate, list[str]]]  # a model and the contrasts that it is to make, together
 
 
@@ -60,9 +63,13 @@ class Session:
     def synthesise(self, case: Case) -> Outcome:
         plan = self.plan(case)
         paths = {output: str(self.naming.image(case.name, output)) for _, outputs in plan for output in outputs}
+        if any(len(os.fsencode(Path(path).name)) > LONGEST for path in paths.values()):
+            raise CaseError(f"{case.name[:40]}…: the name is too long for files: give a shorter one")
         if not plan:
             return Outcome(case.name, "nothing missing")
         hashes = {kind: digest_of(case.name, path) for kind, path in case.files.items()}
+        if twice := [kind for kind in case.files if list(hashes.values()).count(hashes[kind]) > 1]:
+            raise CaseError(f"{case.name}: {' and '.join(twice)} are the same file: give each contrast its own")
         if self.done(case, plan, hashes):
             return Outcome(case.name, "kept", paths)
         images = {kind: load(case.name, path) for kind, path in case.files.items()}
@@ -87,6 +94,17 @@ class Session:
             self.write(case, patient, hashes, output, model, each, seen)
         return Outcome(case.name, "synthesised", paths, makers, notes=list(dict.fromkeys(notes)))
 
+    def begin(self) -> None:
+        """Write what belongs to all patients. Raises StoreError if it is that of another dataset, OSError if it cannot be written."""
+        description, content = self.naming.root / "dataset_description.json", self.naming.dataset_description(self.dataset)
+        if not self.naming.bids:
+            return
+        if not description.exists():
+            with suppress(FileNotFoundError):  # another part was faster
+                write_json(description, content)
+        elif read_json(description).get("DatasetLinks") != content["DatasetLinks"]:
+            raise StoreError(f"{description} is of images from another dataset: give another out=")
+
     # -- what is to be made ----------------------------------------------------------------------------------------------
 
     def plan(self, case: Case) -> Plan:
@@ -102,7 +120,10 @@ class Session:
                 by_model.setdefault(id(chosen), (chosen, []))[1].append(output)
         if refused and (not by_model or isinstance(self.options.outputs, list)):
             able = [c.tasks for c in self.models.candidates if refused[0] in c.tasks.outputs]
-            raise CaseError(f"{case.name}: {able[0].needs(there, refused[:1])}")
+            if not there:
+                raise CaseError(f"{case.name}: it has no scan that is not itself synthesised")
+            several = f"none of the {len(able)} runs makes {listed(refused[:1])} from only {listed(there)}"
+            raise CaseError(f"{case.name}: {several if len(able) > 1 else able[0].needs(there, refused[:1])}")
         return [part for chosen, outputs in by_model.values() for part in together(chosen, there, outputs)]
 
     def wanted(self, there: Sequence[str]) -> list[str]:
@@ -118,7 +139,7 @@ class Session:
         picture = self.naming.picture(case.name)
         if picture.exists() and not is_picture(picture):
             raise CaseError(f"{case.name}: {picture} exists and is not of this tool: give another out=")
-        states = []
+        states = [picture.exists()]
         for chosen, outputs in plan:
             wanted = request(self.models.loaded(chosen), hashes, self.changes)
             for output in outputs:
@@ -163,7 +184,7 @@ class Session:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         details = {
             "Sources": [self.naming.source(case.files[m], self.dataset) for m in made.inputs],
-            "HeldOut": not seen,
+            "SeenInTraining": seen,
             "Notes": list(patient.notes),
             "Scans": {kind: {"file": case.files[kind].name, "sha256": hashes[kind]} for kind in case.files},
             "Grid": patient.grid,
@@ -175,10 +196,6 @@ class Session:
             "Request": request(model, hashes, self.changes),
         }
         write_json(self.naming.sidecar(case.name, output), sidecar(model, output, made, details))
-        description = self.naming.root / "dataset_description.json"
-        if self.naming.bids and not description.is_file():
-            with suppress(FileNotFoundError):  # another part was faster
-                write_json(description, self.naming.dataset_description(self.dataset))
 
 
 def digest_of(name: str, path: Path) -> str:

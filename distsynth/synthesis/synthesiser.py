@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class Synthesiser:
     recipe: Recipe
     trained_on: TrainedOn
     card: dict[str, Any]  # by output: its scores after the training and how they were computed; empty where there are none
+    one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)  # networks are switched from task to task
 
     @cached_property
     def digest(self) -> str:
@@ -72,7 +74,8 @@ class Synthesiser:
         """The outputs of a patient whose contrasts suffice (see `Tasks.task`). Raises CaseError if a scan cannot be used."""
         task = self.tasks.task(patient.scans.modalities, outputs)
         assert task is not None
-        corner, z_scores = patient.synthesise(self.model.serving(task), self.config.data.clip, flip)
+        with self.one_at_a_time:
+            corner, z_scores = patient.synthesise(self.model.serving(task), self.config.data.clip, flip)
         made = {}
         for output in outputs:
             units = self.units(output)
@@ -155,6 +158,8 @@ def as_image(kind: str, scan: Any, affine: Array | None) -> Image:
         path = Path(scan)
         if not path.is_file():
             raise SettingError(f"{kind}={path} {'is a folder' if path.is_dir() else 'does not exist'}: give a NIfTI or .mha file")
+        if source.is_synthetic(path):
+            raise SettingError(f"{kind}={path} is a synthesised image, as its header says: give an acquired scan")
         return load(NAME, path)
     if isinstance(scan, np.ndarray):
         image = Image(numbers(kind, scan), matrix(kind, affine), scan.dtype.name, [1.0, 0.0], kind)

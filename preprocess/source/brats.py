@@ -152,7 +152,8 @@ def left_out(taken: Mapping[Path, Match], others: Mapping[str, Mapping[Path, Mat
     if without_image:
         lines.append(f"left out: {len(without_image)} labels or masks without an image, such as {shown(without_image[0].name)}")
     for name, matches in others.items():
-        if more := [path for path in matches if path not in taken and matches[path].kind in MODALITIES]:
+        images = [path for path in matches if path not in taken and matches[path].kind in MODALITIES]
+        if more := [path for path in images if "_desc-synth_" not in path.name]:
             lines.append(
                 f"left out: {len(more)} images named as in {name}, such as {shown(more[0].name)}: layout={name} reads them"
             )

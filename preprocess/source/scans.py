@@ -36,7 +36,7 @@ class Scans:
     covered: float  # share of the brain that lies in every contrast's field of view
 
 
-@dataclass
+@dataclass(eq=False)
 class Canonical:
     """One image in canonical orientation, and its original grid."""
 
@@ -89,22 +89,32 @@ def canonical(image: Image) -> Canonical:
 
 
 def bring_together(name: str, files: Mapping[str, Canonical], grid: str) -> dict[str, str]:
-    """Correct the affine of each contrast that lies off the one that gives the grid. Returns those, and how far they were moved.
+    """Correct the affine of each contrast that lies off the one that gives the grid, and of labels and mask that were drawn on its grid. Returns
+    the contrasts, and how far they were moved.
 
     Raises CaseError for one that cannot be brought onto it.
     """
     fixed, moved = files[grid], {}
+    drawn = [files[kind] for kind in KINDS if kind in files and kind not in MODALITIES and not same_grid(files[kind], fixed)]
     for kind in MODALITIES:
         if kind in files and kind != grid:
+            moving = files[kind]
             try:
-                movement = coregister(fixed.volume, fixed.affine, files[kind].volume, files[kind].affine)
+                movement = coregister(fixed.volume, fixed.affine, moving.volume, moving.affine)
             except ValueError as error:
-                what = f"{files[kind].file} cannot be brought onto {fixed.file} ({error})"
+                what = f"{moving.file} cannot be brought onto {fixed.file} ({error})"
                 raise CaseError(f"{name}: {what}: look at both, or register them yourself and leave coregister out") from error
             if movement:
-                files[kind].affine = movement.affine
+                with_it = [other for other in drawn if same_grid(other, moving)]
+                for other in [moving, *with_it]:
+                    other.affine = movement.affine
+                drawn = [other for other in drawn if other not in with_it]
                 moved[kind] = f"{movement.millimetres:.1f} mm, {movement.degrees:.1f} degrees"
     return moved
+
+
+def same_grid(one: Canonical, other: Canonical) -> bool:
+    return one.volume.shape == other.volume.shape and bool(np.allclose(one.affine, other.affine, atol=SAME))
 
 
 def onto_one_grid(name: str, files: Mapping[str, Canonical], grid: str, resample: bool) -> npt.NDArray[np.bool_]:
@@ -115,7 +125,7 @@ def onto_one_grid(name: str, files: Mapping[str, Canonical], grid: str, resample
     target = files[grid]
     seen = np.ones(target.volume.shape, bool)
     for kind, file in files.items():
-        if file.volume.shape == target.volume.shape and np.allclose(file.affine, target.affine, atol=SAME):
+        if same_grid(file, target):
             continue
         if not resample:
             what = f"register them (coregister=true does), or if they show the same place set resample={grid}"

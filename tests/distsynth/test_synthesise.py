@@ -198,7 +198,7 @@ def test_the_sidecar_tells_what_it_is_and_what_made_it(patient: Path, run: Path,
     assert side["Model"]["Recipe"] == Cohort.open(load(RunDirectory(run).config).data.store).recipe
     assert side["Units"]["mean"] == model.trained_on.units["flair"]["mean"]
     assert "training subjects" in side["Units"]["source"]
-    assert side["HeldOut"] is True
+    assert side["SeenInTraining"] is False
     assert (tmp_path / "out" / f"{patient.name}_synth.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -211,7 +211,7 @@ def test_a_patient_of_the_training_is_told_of(
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
     assert call(f"source={folder_of(phantoms, name)}", f"out={tmp_path / 'out'}", f"run={run}", "outputs=all") == 0
     assert "not a held-out result" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / f"{name}_flair_synth.json").read_text())["HeldOut"] is False
+    assert json.loads((tmp_path / "out" / f"{name}_flair_synth.json").read_text())["SeenInTraining"] is True
 
 
 def test_bids_derivatives(patient: Path, run: Path, tmp_path: Path) -> None:
@@ -429,6 +429,7 @@ def test_a_mask_of_a_stripper_lets_a_skull_in(patient: Path, run: Path, tmp_path
         (["resample=pd"], "resample=pd must be empty or one of"),
         (["layout=dicom"], "layout=dicom is not known"),
         (["tta=all"], "tta"),
+        (["threads=100000"], "threads=100000: this process may use"),
     ],
 )
 def test_settings_are_refused_before_any_work(words: list[str], sentence: str, patient: Path, run: Path, tmp_path: Path) -> None:
@@ -439,6 +440,36 @@ def test_settings_are_refused_before_any_work(words: list[str], sentence: str, p
     with pytest.raises(UserError, match=sentence):
         call(*(f"{key}={value}" for key, value in given.items()), *(word for word in words if word.startswith("-")))
     assert not (tmp_path / "out").exists()
+
+
+def test_scans_that_are_no_scans(patient: Path, run: Path, tmp_path: Path) -> None:
+    """The same file twice, a synthesised image, and a folder that only holds such."""
+    files = {kind: patient / f"{patient.name}_{kind}.nii.gz" for kind in ("t1", "t2")}
+    with pytest.raises(UserError, match="t1 and t2 are the same file"):
+        call(f"t1={files['t1']}", f"t2={files['t1']}", f"out={tmp_path / 'o'}", f"run={run}")
+    assert call(*(f"{kind}={path}" for kind, path in files.items()), f"out={tmp_path}", f"run={run}", "names=plain") == 0
+    made = tmp_path / patient.name / f"{patient.name}_flair.nii.gz"
+    with pytest.raises(SettingError, match="is a synthesised image, as its header says"):
+        call(f"t1={files['t1']}", f"t2={made}", f"out={tmp_path / 'o'}", f"run={run}")
+    with pytest.raises(UserError, match="has no scan that is not itself synthesised"):
+        call(f"source={tmp_path / patient.name}", f"out={tmp_path / 'o'}", f"run={run}")
+    with pytest.raises(SettingError, match="is a synthesised image"):
+        distsynth.load(run).synthesise(t1=files["t1"], t2=made)
+
+
+def test_a_patients_folder_within_a_bids_dataset(patient: Path, run: Path, tmp_path: Path) -> None:
+    """Sources name the dataset; images of another dataset do not go into the same derivatives."""
+    for dataset in ("raw", "other"):
+        anat = tmp_path / dataset / "sub-01" / "anat"
+        anat.mkdir(parents=True)
+        for kind, suffix in (("t1", "T1w"), ("t2", "T2w")):
+            shutil.copy(patient / f"{patient.name}_{kind}.nii.gz", anat / f"sub-01_{suffix}.nii.gz")
+    out = tmp_path / "derivatives" / "synthetic"
+    assert call(f"source={tmp_path / 'raw' / 'sub-01'}", f"out={out}", f"run={run}") == 0
+    side = json.loads((out / "sub-01/anat/sub-01_desc-synth_FLAIR.json").read_text())
+    assert side["Sources"][0] == "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"
+    with pytest.raises(StoreError, match="is of images from another dataset"):
+        call(f"source={tmp_path / 'other'}", f"out={out}", f"run={run}", "continue=true")
 
 
 def test_no_scans_are_given(run: Path, tmp_path: Path) -> None:
@@ -491,6 +522,7 @@ def test_what_is_done_is_kept_and_what_is_half_done_is_made_again(patient: Path,
     for harm in (
         side.unlink,
         image.unlink,
+        (out / f"{patient.name}_synth.png").unlink,
         lambda: image.write_bytes(image.read_bytes()[:-7]),
         lambda: (side.unlink(), image.with_name(image.name + ".partial").write_bytes(b"x")),
     ):

@@ -97,7 +97,7 @@ def test_the_parts_write_what_one_command_writes_and_their_reports_become_one(
     (aside,) = [patient for patient in patients(tmp_path / "out") if patient["status"] == "set aside"]
     assert f"set aside: {aside['why']}\n" in said
     assert "cannot be read" in aside["why"]
-    assert f"5 synthesised, 1 set aside: {Path('out/report.json')}" in said
+    assert "5 synthesised, 1 set aside; images and pictures are in out, the report is out/report.json" in said
     moved = json.loads(json.dumps(patients(plain)).replace(str(plain), str(tmp_path / "out")))
     assert patients(tmp_path / "out") == moved
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"].keys() == {
