@@ -85,14 +85,14 @@ def mlflow(settings: Settings, out: Path) -> list[str]:
     made = load(settings.run)
     if settings.out:
         mlflow_model.save(made, out, settings.licence)
-        lines, model = [f"{out}: {made.name}, digest {made.digest[:12]}"], str(out.absolute())
+        lines, model, store = [f"{out}: {made.name}, digest {made.digest[:12]}"], str(out.absolute()), ""
     else:
-        model = mlflow_model.log(made, RunDirectory(settings.run), settings.licence, settings.register)
+        model, store = mlflow_model.log(made, RunDirectory(settings.run), settings.licence, settings.register)
         lines = [f"logged as {model}{f', registered as {settings.register}' if settings.register else ''}"]
     return [
         *lines,
         "serve it on this machine, from the folder that requests may read and write below:",
-        f"  {mlflow_model.serve_command(model)}",
+        f"  {mlflow_model.serve_command(model, store)}",
         "only serve models that you exported: an MLmodel of others can run their code (loader_module) even with pickles refused",
     ]
 

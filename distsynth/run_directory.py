@@ -27,8 +27,7 @@ from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent  # a checkout, or the site-packages that a wheel was installed into
-SHIPPED = Path(__file__).parent / "configs"  # only in a wheel
-CONFIGS = SHIPPED if SHIPPED.is_dir() else PROJECT / "configs"
+CONFIGS = Path(__file__).parent / "configs"  # in a checkout a link to the folder at its top
 
 
 class RunDirectory:

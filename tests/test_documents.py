@@ -156,7 +156,7 @@ def test_the_commands_of_a_page_run(
 def test_the_readmes_method_runs_as_printed(store: Path, tmp_path: Path) -> None:
     """In a copy of the packages, where its two files are all that is added."""
     for top in ("configs", "distsynth", "preprocess"):
-        shutil.copytree(ROOT / top, tmp_path / top, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / top, tmp_path / top, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     assert [Path(name).parent.as_posix() for name in README.files] == ["distsynth/methods", "configs/method"]
     for name, content in README.files.items():
         (tmp_path / name).write_text(content)

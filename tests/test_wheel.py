@@ -29,17 +29,15 @@ MODULES = {path.relative_to(PROJECT).as_posix() for storey in STOREYS for path i
 
 def test_pyproject_lists_every_package_config_and_command() -> None:
     packages = {Path(module).parent.as_posix().replace("/", ".") for module in MODULES}
-    assert set(SETUPTOOLS["packages"]) == packages | {"distsynth.configs"}
-    folder = PROJECT / SETUPTOOLS["package-dir"]["distsynth.configs"]
-    shipped = [path for glob in SETUPTOOLS["package-data"]["distsynth.configs"] for path in folder.glob(glob)]
-    assert {path.relative_to(PROJECT).as_posix() for path in shipped} == CONFIGS
+    assert set(SETUPTOOLS["packages"]) == packages
+    shipped = [path for glob in SETUPTOOLS["package-data"]["distsynth"] for path in (PROJECT / "distsynth").glob(glob)]
+    assert {path.relative_to(PROJECT / "distsynth").as_posix() for path in shipped} - {"py.typed"} == CONFIGS
     assert {target.partition(":")[0].replace(".", "/") + ".py" for target in SCRIPTS.values()} <= MODULES
 
 
 def test_the_code_digest_of_a_wheel_is_that_of_its_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for storey in STOREYS:
         shutil.copytree(PROJECT / storey, tmp_path / storey, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(PROJECT / "configs", tmp_path / "distsynth" / "configs")
     (tmp_path / "another_package.py").write_text("")
     digest = run_directory.code_digest.__wrapped__
     of_the_checkout = digest()
@@ -72,6 +70,18 @@ def test_the_wheel_and_the_source_archive_hold_all_modules_and_configs(built: Pa
     assert {"distsynth/py.typed", "preprocess/explore/page.html"} <= set(names)
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         assert {name.partition("/")[2] for name in archive.getnames()} >= MODULES | CONFIGS
+
+
+@pytest.mark.full
+def test_an_editable_install_works_beside_its_checkout(built: Path, tmp_path: Path) -> None:
+    """A folder named distsynth in the working directory, such as the clone, must not hide the package."""
+    clone = tmp_path / "distsynth"
+    shutil.copytree(built / "checkout", clone, symlinks=True)
+    call(tmp_path, sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    call(tmp_path, python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", clone)
+    code = "import distsynth, distsynth.run_directory as r; print(distsynth.__file__, (r.CONFIGS / 'train.yaml').is_file())"
+    assert call(tmp_path, python, "-c", code).split() == [str(clone / "distsynth" / "__init__.py"), "True"]
 
 
 @pytest.mark.full
@@ -125,7 +135,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source archive of this checkout, and the wheel built from that archive."""
     folder = tmp_path_factory.mktemp("built")
     for name in (*STOREYS, "configs"):  # a copy, since a build writes into the checkout
-        shutil.copytree(PROJECT / name, folder / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / name, folder / "checkout" / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, folder / "checkout")
     call(folder, sys.executable, "-m", "build", "--outdir", folder, folder / "checkout")

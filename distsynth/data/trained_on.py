@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from preprocess.cohort import Cohort
 from preprocess.restore import typical
@@ -26,6 +27,10 @@ class TrainedOn:
         digests = {digest for record in seen for digest in record.content.values()}
         digests |= {record.source[modality]["sha256"] for record in seen for modality in record.modalities}
         return cls(typical(cohort), list(first.spacing), sorted(digest[:DIGITS] for digest in digests))
+
+    def and_scans(self, others: Iterable[str]) -> TrainedOn:
+        """The same, with the scans that the weights had seen before this training."""
+        return replace(self, scans=sorted({*self.scans, *others}))
 
     def includes(self, digest: str) -> bool:
         """Whether a scan with this sha256, of its file or of its stored z-scores, is among them."""

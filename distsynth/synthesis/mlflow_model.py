@@ -48,8 +48,9 @@ def save(made: Synthesiser, folder: Path, licence: str) -> None:
         partial.rename(folder)
 
 
-def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> str:
-    """Log the model into the run's own MLflow run, and register it under a name if one is given. Returns the model's URI.
+def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> tuple[str, str]:
+    """Log the model into the run's own MLflow run, and register it under a name if one is given. Returns the model's URI
+    and that of the store.
 
     Raises UserError if the run is not part of a sweep, has not started, or MLflow fails.
     """
@@ -74,7 +75,7 @@ def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> st
         # experiment, whose files lie in the working directory.
         model = sync.client.create_logged_model(sync.experiment, name="model", source_run_id=its_run)
         info = Model.log(None, pyfunc, name="model", model_id=model.model_id, run_id=its_run, **registered, **parts(archive))
-        return str(info.model_uri)
+        return str(info.model_uri), sync.uri
 
 
 def parts(archive: Path) -> dict[str, Any]:
@@ -117,9 +118,11 @@ def refuse_pickles(folder: Path) -> None:
         raise StoreError(f"this version of MLflow also writes {min(others)}, which may be a pickle: use mlflow 3")
 
 
-def serve_command(model: str) -> str:
-    """The command that serves the model on this machine only, and refuses pickles."""
+def serve_command(model: str, uri: str = "") -> str:
+    """The command that serves the model on this machine only, and refuses pickles. `uri` is the database that holds it; a server of
+    MLFLOW_TRACKING_URI, which may hold a password, is not repeated."""
     program = mlflow_command()
     path = "" if program == "mlflow" else f'PATH="{Path(program).parent}:$PATH" '  # the server's own programs lie there too
-    variables = f"{path}{NO_PICKLE}=false MLFLOW_DISABLE_TELEMETRY=true"
+    store = f"MLFLOW_TRACKING_URI={uri} " if uri.startswith("sqlite:") and "MLFLOW_TRACKING_URI" not in os.environ else ""
+    variables = f"{path}{store}{NO_PICKLE}=false MLFLOW_DISABLE_TELEMETRY=true"
     return f"{variables} mlflow models serve -m {model} -h 127.0.0.1 -p 5001 --env-manager local"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -44,13 +45,12 @@ class Naming:
         image = self.image(patient, output)
         return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
-    def picture(self, patient: str) -> Path:
-        """The path of the quick look."""
-        return (
-            self.root / patient.split("_")[0] / "figures" / f"{patient}_desc-synth.png"
-            if self.bids
-            else self.root / f"{patient}_synth.png"
-        )
+    def picture(self, patient: str, outputs: Sequence[str]) -> Path:
+        """The path of the quick look at these outputs."""
+        which = "+".join(outputs)
+        if self.bids:
+            return self.root / patient.split("_")[0] / "figures" / f"{patient}_desc-synth_{which}.png"
+        return self.root / f"{patient}_{which}_synth.png"
 
     def source(self, path: Path, dataset: Path) -> str:
         """A scan as the sidecar names it: in BIDS by a URI relative to the raw `dataset`, else by its file name."""

@@ -23,7 +23,8 @@ MARK = "distsynth quick look"  # in the PNG's text
 
 
 def draw(path: Path, title: str, scans: Scans, made: Mapping[str, Made]) -> None:
-    """Write a PNG: a column per contrast, inputs first; axial, coronal and sagittal slices through the middle of the brain. Raises OSError."""
+    """Write a PNG: a column per contrast, inputs first, and an acquired contrast beside its synthesised one; axial, coronal and sagittal slices
+    through the middle of the brain. Raises OSError."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,7 +33,10 @@ def draw(path: Path, title: str, scans: Scans, made: Mapping[str, Made]) -> None
     inputs = [m for m in scans.modalities if any(m in each.inputs for each in made.values())]
     affine = np.array(scans.original["original_affine"])
     shown = {f"{Modality(m).title}, input": scans.volumes[scans.modalities.index(m)] for m in inputs}
-    shown |= {f"{Modality(m).title}, SYNTHETIC": to_canonical(each.volume, affine)[0] for m, each in made.items()}
+    for m, each in made.items():
+        if m in scans.modalities:
+            shown[f"{Modality(m).title}, acquired"] = scans.volumes[scans.modalities.index(m)]
+        shown[f"{Modality(m).title}, SYNTHETIC"] = to_canonical(each.volume, affine)[0]
     box, spacing = bounding_box(scans.mask), spacing_of(scans.affine)
     brain = scans.mask[box]
     middle = [int(np.average(np.arange(n), weights=brain.sum(axis=axes))) for n, axes in zip(brain.shape, AXES, strict=True)]

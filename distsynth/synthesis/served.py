@@ -39,6 +39,8 @@ class Server:
             return asdict(self.made(given))
         except UserError as error:
             why = str(error)
+        except UnicodeError:
+            why = "the request holds a path that is no text: give another one"
         except OSError as error:
             why = f"cannot write to out={given.get('out')}: {error.strerror}"
         return asdict(Outcome(given.get("name", ""), "set aside", why=why))

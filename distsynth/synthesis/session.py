@@ -74,7 +74,7 @@ class Session:
             return Outcome(case.name, "kept", paths)
         images = {kind: load(case.name, path) for kind, path in case.files.items()}
         patients: dict[str, Patient] = {}
-        made: dict[str, tuple[Synthesiser, Made]] = {}
+        made: dict[str, tuple[Synthesiser, Patient, Made]] = {}
         notes: list[str] = []
         makers: dict[str, str] = {}
         for chosen, outputs in plan:
@@ -82,13 +82,13 @@ class Session:
             recipe = f"{model.recipe} {model.trained_on.spacing}"
             if recipe not in patients:
                 patients[recipe] = model.patient(case.name, images, self.options.resample, self.options.coregister)
-            made |= {output: (model, each) for output, each in model.make(patients[recipe], outputs, self.options.flip).items()}
+            patient = patients[recipe]
+            of_model = model.make(patient, outputs, self.options.flip)
+            made |= {output: (model, patient, each) for output, each in of_model.items()}
             makers |= dict.fromkeys(outputs, model.name)
-        patient = next(iter(patients.values()))
-        notes += patient.notes
-        title = f"{case.name}, by {' and '.join(dict.fromkeys(makers.values()))}"
-        draw(self.naming.picture(case.name), title, patient.scans, {output: each for output, (_, each) in made.items()})
-        for output, (model, each) in made.items():
+        notes += [note for patient in patients.values() for note in patient.notes]
+        self.draw(case, made)
+        for output, (model, patient, each) in made.items():
             seen = patient.seen_by(model.trained_on, hashes, each.inputs)
             notes += [f"{model.name} was trained on this patient: not a held-out result"] * seen
             self.write(case, patient, hashes, output, model, each, seen)
@@ -136,7 +136,7 @@ class Session:
 
     def done(self, case: Case, plan: Plan, hashes: Mapping[str, str]) -> bool:
         """Whether all of a patient's files are there and complete. Raises CaseError if something else is in their place."""
-        picture = self.naming.picture(case.name)
+        picture = self.naming.picture(case.name, [output for _, outputs in plan for output in outputs])
         if picture.exists() and not is_picture(picture):
             raise CaseError(f"{case.name}: {picture} exists and is not of this tool: give another out=")
         states = [picture.exists()]
@@ -173,6 +173,13 @@ class Session:
         return {"resample": self.options.resample, "coregister": self.options.coregister, "flip": self.options.flip}
 
     # -- what is written -------------------------------------------------------------------------------------------------
+
+    def draw(self, case: Case, made: Mapping[str, tuple[Synthesiser, Patient, Made]]) -> None:
+        """The quick look; of outputs on different grids, those on the first one's."""
+        _, first, _ = next(iter(made.values()))
+        shown = {output: each for output, (_, patient, each) in made.items() if patient.grid == first.grid}
+        runs = dict.fromkeys(model.name for model, _, _ in made.values())
+        draw(self.naming.picture(case.name, list(made)), f"{case.name}, by {' and '.join(runs)}", first.scans, shown)
 
     def write(
         self, case: Case, patient: Patient, hashes: Mapping[str, str], output: str, model: Synthesiser, made: Made, seen: bool

@@ -33,7 +33,8 @@ def sidecar(synthesiser: Synthesiser, output: str, made: Made, details: Mapping[
         "Recipe": synthesiser.recipe.stored(),
         "Clip": config.data.clip,
     }
-    card = {"computed": synthesiser.card["computed"], **synthesiser.card[output]} if output in synthesiser.card else None
+    evaluated = output in synthesiser.card and made.inputs == config.variant.inputs
+    card = {"computed": synthesiser.card["computed"], **synthesiser.card[output]} if evaluated else None
     return {
         "Synthetic": True,
         "Notice": NOTICE,
@@ -42,7 +43,7 @@ def sidecar(synthesiser: Synthesiser, output: str, made: Made, details: Mapping[
         **details,
         "Units": {**made.units, "Unit": "arbitrary"},
         "Model": model,
-        "MetricCard": card or "the model was not evaluated on this contrast",
+        "MetricCard": card or f"the model was not evaluated on {output} from {' and '.join(made.inputs)}",
         "GeneratedBy": [{"Name": "distsynth", "Version": version("distsynth")}],
         "Versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }

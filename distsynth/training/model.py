@@ -99,6 +99,11 @@ class Model:
         known = {"trained_on": asdict(self.trained_on)} if self.trained_on else {}
         return {"method": self.method.state_dict(), "format": FORMAT, **own, **known}
 
+    def after(self, state: dict[str, Any]) -> Model:
+        """The same model, whose weights come from a checkpoint: they have seen what that was trained on."""
+        seen = state.get("trained_on", {}).get("scans", [])
+        return replace(self, trained_on=self.trained_on and self.trained_on.and_scans(seen))
+
     def serving(self, variant: Variant) -> Model:
         """The same networks for another variant. Raises SettingError if they cannot."""
         if variant != self.method.variant:

@@ -154,6 +154,8 @@ class Trainer:
         path = self.world.gather(newest[1] if newest else None)[0]
         if path is None:
             self.report(begin_from(self.model.method, self.config, self.cohort))
+            if self.config.train.init_from:
+                self.model = self.model.after(checkpoint.load(RunDirectory(self.config.train.init_from).checkpoints / "best.pt"))
             return Position(), None, 0
         state = newest[0] if newest else checkpoint.load(path)
         if other := differences(state["made_from"], self.made_from):
@@ -161,6 +163,7 @@ class Trainer:
                 f"checkpoint {path} does not match the run ({other[0]}): start a new run, or restore that setting or cohort"
             )
         self.model.method.load_state_dict(state["method"])
+        self.model = self.model.after(state)
         freeze(self.model.method, self.config.train)
         return Position(**state["position"]), state if state["engine"] else None, state["journal"]
 

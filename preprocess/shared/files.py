@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+WRITING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW  # a link in the place of a partial file may lead anywhere
+
 
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], sync_folder: bool = False) -> None:
     """Replace the file `path` by `content`: text (UTF-8), bytes, or a function that writes to the open binary file.
@@ -18,7 +20,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, WRITING, 0o666), "wb") as file:
             if callable(content):
                 content(file)
             else:

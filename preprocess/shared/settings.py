@@ -13,7 +13,7 @@ import difflib
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -55,18 +55,30 @@ def parse(schema: type[T], words: Sequence[str]) -> T:
 
     Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
-    return finish(merge(OmegaConf.structured(schema), dotlist(words)), schema)
+    return finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema)
 
 
-def dotlist(words: Sequence[str]) -> DictConfig:
-    """`["a.b=1", "c=[x,y]"]` as a nested config; a value that is not valid YAML, such as `{case}/*.nii`, is taken as text."""
+def texts(schema: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a dataclass's settings that are text."""
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.default_factory):
+            yield from texts(field.default_factory, f"{prefix}{field.name}.")
+        elif field.type in ("str", str):
+            yield prefix + field.name
+
+
+def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
+    """`["a.b=1", "c=[x,y]"]` as a nested config. The value of a key among `texts`, or one that is not valid YAML, such as `{case}/*.nii`, is
+    taken as text: `name=1_2` is not the number 12."""
     config = OmegaConf.create()
     for word in words:
         if "=" not in word or word.startswith("="):
             raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
         try:
-            if re.fullmatch(r"[^=]+=0\d+", word):  # a case may be named 007, which YAML would read as an octal number
-                OmegaConf.update(config, *word.split("=", 1))
+            key, _, value = word.partition("=")
+            # A case may be named 007, which YAML would read as an octal number.
+            if (key in texts and value and "${" not in value) or re.fullmatch(r"0\d+", value):
+                OmegaConf.update(config, key, value)
             else:
                 config.merge_with_dotlist([word])
         except OmegaConfBaseException as error:

@@ -17,10 +17,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 from patients import UNET, WORDS, call, files_in, fitting, folder_of, report, some_of
-from workbench import untrained_run
+from workbench import trainer_of, untrained_run
 
 import distsynth
-from distsynth.config import load
+from distsynth.config import compose, load
 from distsynth.evaluation.scoring import Patient
 from distsynth.methods import registry
 from distsynth.run_directory import CONFIGS, RunDirectory
@@ -199,7 +199,7 @@ def test_the_sidecar_tells_what_it_is_and_what_made_it(patient: Path, run: Path,
     assert side["Units"]["mean"] == model.trained_on.units["flair"]["mean"]
     assert "training subjects" in side["Units"]["source"]
     assert side["SeenInTraining"] is False
-    assert (tmp_path / "out" / f"{patient.name}_synth.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "out" / f"{patient.name}_t1c+flair_synth.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_patient_of_the_training_is_told_of(
@@ -253,10 +253,10 @@ def test_plain_names_for_segmenters(patient: Path, run: Path, tmp_path: Path) ->
 def test_named_files(patient: Path, run: Path, tmp_path: Path) -> None:
     files = [f"{kind}={patient / f'{patient.name}_{kind}.nii.gz'}" for kind in ("t1", "t2")]
     assert call(*files, f"out={tmp_path / 'a'}", f"run={run}") == 0
-    assert call(*files, f"out={tmp_path / 'b'}", f"run={run}", "name=me") == 0
+    assert call(*files, f"out={tmp_path / 'b'}", f"run={run}", "name=1_2") == 0
     assert call(f"source={some_of(patient, tmp_path / 'in', 't1', 't2')}", f"out={tmp_path / 'c'}", f"run={run}") == 0
     flair = "flair_synth.nii.gz"
-    made = [f"a/{patient.name}_{flair}", f"b/me_{flair}", f"c/{patient.name}_{flair}"]
+    made = [f"a/{patient.name}_{flair}", f"b/1_2_{flair}", f"c/{patient.name}_{flair}"]
     images = [(tmp_path / file).read_bytes() for file in made]
     assert images[0] == images[1] == images[2]
 
@@ -270,10 +270,7 @@ def test_a_sweeps_best_on_val_is_taken_for_each_output(store: Path, patient: Pat
         run = untrained_run(
             tmp_path / "sweep" / name, "variant=mimo", *UNET, f"data.store={store}", f"seed={seed}", f"train.lr={seed + 1}e-3"
         )
-        scores = {o: {"brain": {"synthesised": {"psnr": {"mean": v, "std": 0.0, "n": 1}}}} for o, v in values.items()}
-        content = {"cohorts": {"val": {"subjects": ["x"], "scores": scores}}, "rows": [], "beaten_against": [], "images": True}
-        run.scores.parent.mkdir()
-        run.scores.write_text(json.dumps(content))
+        scored(run, values)
     case = some_of(patient, tmp_path / "in", "t1", "t2")
     assert call(f"source={case}", f"out={tmp_path / 'out'}", f"run={tmp_path / 'sweep'}") == 0
     chosen = {
@@ -282,6 +279,45 @@ def test_a_sweeps_best_on_val_is_taken_for_each_output(store: Path, patient: Pat
     assert chosen == {"t1c": "a", "flair": "b"}
     with pytest.raises(SettingError, match="is a sweep: give one of its runs"):
         distsynth.load(tmp_path / "sweep")
+
+
+def test_a_sweeps_runs_may_have_different_recipes(phantoms: Path, patient: Path, tmp_path: Path) -> None:
+    """One resamples onto T1's grid and one onto T2's: each output gets the grid of its own run."""
+    psnr = {"t1": {"t1c": 20.0, "flair": 15.0}, "t2": {"t1c": 19.0, "flair": 18.0}}
+    for grid, values in psnr.items():
+        cohort = tmp_path / f"{grid}.zarr"
+        to_zarr.main([f"source={phantoms}", f"store={cohort}", "recipe.n4.enabled=false", f"resample={grid}", "workers=1"])
+        scored(untrained_run(tmp_path / "sweep" / grid, "variant=mimo", *UNET, f"data.store={cohort}"), values)
+    case = some_of(patient, tmp_path / "in", "t1", "t2")
+    path = case / f"{patient.name}_t2.nii.gz"
+    nib.save(nib.load(path).slicer[2:-2], path)
+    assert call(f"source={case}", f"out={tmp_path / 'out'}", f"run={tmp_path / 'sweep'}") == 0
+    for output, grid in (("t1c", "t1"), ("flair", "t2")):
+        scan = nib.load(case / f"{patient.name}_{grid}.nii.gz")
+        made = nib.load(tmp_path / "out" / f"{patient.name}_{output}_synth.nii.gz")
+        assert (scan.shape, scan.affine.tolist()) == (made.shape, made.affine.tolist())
+        assert np.corrcoef(scan.get_fdata().ravel() != 0, made.get_fdata().ravel() != 0)[0, 1] > 0.95
+
+
+def scored(run: RunDirectory, psnr: dict[str, float]) -> None:
+    """Give a run scores on one val patient."""
+    scores = {o: {"brain": {"synthesised": {"psnr": {"mean": v, "std": 0.0, "n": 1}}}} for o, v in psnr.items()}
+    content = {"cohorts": {"val": {"subjects": ["x"], "scores": scores}}, "rows": [], "beaten_against": [], "images": True}
+    run.scores.parent.mkdir()
+    run.scores.write_text(json.dumps(content))
+
+
+def test_the_parents_patients_are_remembered(store: Path, phantoms: Path, tmp_path: Path) -> None:
+    """A run whose weights began as another run's has seen its patients too."""
+    parent = untrained_run(tmp_path / "parent", "variant=mimo", *UNET, f"data.store={store}")
+    other = tmp_path / "other.zarr"
+    to_zarr.main([f"source={phantoms}", f"store={other}", "recipe.n4.enabled=false", "split.seed=5", "workers=1"])
+    config = compose(["variant=mimo", *UNET, f"data.store={other}", f"train.init_from={parent.path}"])
+    child = trainer_of(config, RunDirectory(tmp_path / "child")).model.trained_on
+    known = distsynth.load(parent.path).trained_on
+    assert child is not None
+    assert set(known.scans) < set(child.scans)
+    assert known.units != child.units
 
 
 @pytest.mark.parametrize(
@@ -522,7 +558,7 @@ def test_what_is_done_is_kept_and_what_is_half_done_is_made_again(patient: Path,
     for harm in (
         side.unlink,
         image.unlink,
-        (out / f"{patient.name}_synth.png").unlink,
+        (out / f"{patient.name}_t1c+flair_synth.png").unlink,
         lambda: image.write_bytes(image.read_bytes()[:-7]),
         lambda: (side.unlink(), image.with_name(image.name + ".partial").write_bytes(b"x")),
     ):
@@ -554,7 +590,7 @@ def test_files_that_are_not_this_calls_are_never_overwritten(patient: Path, run:
 def test_what_stands_in_the_way_is_never_replaced(patient: Path, run: Path, tmp_path: Path) -> None:
     """A user's sidecar, picture and report, files or folders; and an acquired contrast that would get a twin."""
     case = some_of(patient, tmp_path / "in", "t1", "t2")
-    for number, name in enumerate((f"{patient.name}_flair_synth.json", f"{patient.name}_synth.png", "report.json") * 2):
+    for number, name in enumerate((f"{patient.name}_flair_synth.json", f"{patient.name}_t1c+flair_synth.png", "report.json") * 2):
         out = tmp_path / f"out{number}"
         out.mkdir()
         if number < 3:
@@ -562,7 +598,7 @@ def test_what_stands_in_the_way_is_never_replaced(patient: Path, run: Path, tmp_
         else:
             (out / name).mkdir()
         before = files_in(out)
-        with pytest.raises(UserError, match=rf"{name} exists and is "):
+        with pytest.raises(UserError, match=f"{re.escape(name)} exists and is "):
             call(f"source={case}", f"out={out}", f"run={run}", "continue=true")
         assert {file: content for file, content in files_in(out).items() if file in before} == before
         assert not list(out.glob("*.nii.gz"))

@@ -144,3 +144,21 @@ def test_a_crop_of_a_brain_that_fills_its_border_is_a_brain(tmp_path: Path, writ
     mask = read(the_case(tmp_path)).mask
     assert 0.9 < mask.mean() < 1
     assert all(mask[side].any() and mask[:, side].any() and mask[:, :, side].any() for side in (0, -1))
+
+
+def test_labels_and_mask_move_with_the_contrast_that_they_were_drawn_on(tmp_path: Path, write_case) -> None:
+    files = write_case(tmp_path, "a", size=40)
+    truth = read(the_case(tmp_path))
+    shift = np.eye(4)
+    shift[:3, 3] = [9.0, -7.0, 6.0]
+    for kind in ("t2", "seg"):  # the header of both lies
+        scan = nib.load(files[kind])
+        nib.save(nib.Nifti1Image(np.asarray(scan.dataobj), shift @ scan.affine), files[kind])
+    apart = read(the_case(tmp_path), "t1")
+    together = read(the_case(tmp_path), registered=False)
+    dice = [
+        2 * ((scans.labels > 0) & (truth.labels > 0)).sum() / ((scans.labels > 0).sum() + (truth.labels > 0).sum())
+        for scans in (apart, together)
+    ]
+    assert dice[0] < 0.6 < 0.85 < dice[1]
+    assert set(together.moved) == {"t2"}
