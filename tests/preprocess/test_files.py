@@ -45,6 +45,15 @@ def test_a_failure_keeps_the_old_file_and_leaves_no_partial_one(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_in_the_place_of_the_partial_file_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("another's")
+    (tmp_path / "a.partial").symlink_to(other)
+    with pytest.raises(OSError, match="a.partial"):
+        write_atomically(tmp_path / "a", "mine")
+    assert other.read_text() == "another's"
+
+
 def test_a_full_disk_leaves_the_old_file(small_disk: Path) -> None:
     path = small_disk / "a"
     write_atomically(path, "before")
