@@ -74,8 +74,6 @@ class Settings:
         self.outputs = listed_outputs(self.outputs)
         if self.resample not in ("", *MODALITIES):
             raise SettingError(f"resample={self.resample} must be empty or one of {', '.join(MODALITIES)}")
-        if self.threads > (cores := len(os.sched_getaffinity(0))):
-            raise SettingError(f"threads={self.threads}: this process may use {cores} cores; give at most {cores}")
         number, _, parts = self.part.partition("/")
         if self.part and not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
             raise SettingError(f"part={self.part} must be K/N with K from 1 to N, for example 3/16")
@@ -83,6 +81,8 @@ class Settings:
 
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, spelled(words))
+    if settings.threads > (cores := len(os.sched_getaffinity(0))):
+        raise SettingError(f"threads={settings.threads}: this process may use {cores} cores; give at most {cores}")
     cases, layout, dataset = patients(settings)
     session = opened(settings, layout, dataset, settings.device)
     root = session.naming.root

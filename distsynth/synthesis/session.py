@@ -79,10 +79,10 @@ class Session:
         makers: dict[str, str] = {}
         for chosen, outputs in plan:
             model = self.models.loaded(chosen)
-            recipe = f"{model.recipe} {model.trained_on.spacing}"
-            if recipe not in patients:
-                patients[recipe] = model.patient(case.name, images, self.options.resample, self.options.coregister)
-            patient = patients[recipe]
+            as_trained = f"{model.recipe} {model.trained_on.spacing}"  # runs of one cohort share what it makes of the scans
+            if as_trained not in patients:
+                patients[as_trained] = model.patient(case.name, images, self.options.resample, self.options.coregister)
+            patient = patients[as_trained]
             of_model = model.make(patient, outputs, self.options.flip)
             made |= {output: (model, patient, each) for output, each in of_model.items()}
             makers |= dict.fromkeys(outputs, model.name)

@@ -1,5 +1,6 @@
 """The benchmarks are commands: that they measure, and report what is wrong."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,28 @@ def test_speed_times_an_update_and_the_published_procedure(tiny: tuple[str, ...]
     done = run("distsynth.bench", "speed", "rounds=3", "pixels=32", "slices=2", "ways=[eager,channels_last]", *tiny)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^tcmgan, \w+ +procedure +[0-9.]+ ms, ours +[0-9.]+ ms: [0-9.]+ x", done.stdout, re.M)) == 2
+
+
+def test_inference_prints_seconds_and_memory(run: Any, tmp_path: Path) -> None:
+    """Ours alone, and beside an inferer in MONAI's place, which is no dependency; without either it says so."""
+    words = ["variant=siso", "method=unet_small", "method.width=2", "method.depth=2", "rounds=1"]
+    (tmp_path / "monai").mkdir()
+    (tmp_path / "monai" / "inferers.py").write_text(
+        "class SliceInferer:\n    def __init__(self, **settings):\n        pass\n"
+        "    def __call__(self, given, network):\n        return network(given[0].transpose(0, 1)).transpose(0, 1)[None]\n"
+    )
+    done = run(
+        "distsynth.bench",
+        "inference",
+        *words,
+        "windows=[4]",
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ours: [\d.]+ s, peak \d+ MB, of which \d+ MB for the synthesis$", done.stdout, re.M)
+    assert re.search(r"^MONAI, 4 at once: .*; [\d.]+ x, [\d.]+ x, [\d.]+ x ours$", done.stdout, re.M)
+    refused = run("distsynth.bench", "inference", *words, "windows=[1]")
+    assert (refused.returncode, "pip install monai" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
