@@ -164,6 +164,8 @@ def as_image(kind: str, scan: Any, affine: Array | None) -> Image:
     if isinstance(scan, np.ndarray):
         image = Image(numbers(kind, scan), matrix(kind, affine), scan.dtype.name, [1.0, 0.0], kind)
     elif isinstance(scan, nib.Nifti1Image):
+        if scan.header["descrip"].item().startswith(source.SYNTHETIC.encode()):
+            raise SettingError(f"{kind} is a synthesised image, as its header says: give an acquired scan")
         array = numbers(kind, np.asanyarray(scan.dataobj))
         image = Image(array, matrix(kind, scan.affine), scan.get_data_dtype().name, [1.0, 0.0], kind, scan.header)
     else:

@@ -489,8 +489,9 @@ def test_scans_that_are_no_scans(patient: Path, run: Path, tmp_path: Path) -> No
         call(f"t1={files['t1']}", f"t2={made}", f"out={tmp_path / 'o'}", f"run={run}")
     with pytest.raises(UserError, match="has no scan that is not itself synthesised"):
         call(f"source={tmp_path / patient.name}", f"out={tmp_path / 'o'}", f"run={run}")
-    with pytest.raises(SettingError, match="is a synthesised image"):
-        distsynth.load(run).synthesise(t1=files["t1"], t2=made)
+    for scan in (made, nib.load(made)):
+        with pytest.raises(SettingError, match="is a synthesised image"):
+            distsynth.load(run).synthesise(t1=files["t1"], t2=scan)
 
 
 def test_a_patients_folder_within_a_bids_dataset(patient: Path, run: Path, tmp_path: Path) -> None:
