@@ -9,6 +9,7 @@ The run directory holds everything (see distsynth.run_directory). Killed and sta
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -44,6 +45,8 @@ def main(words: Sequence[str]) -> int:
         raise SettingError(f"run={run.path} holds another configuration: give another run=, or only run= to resume it")
     with join(config.train.device, config.train.limits) as world:
         config, begun = world.from_first((config, begun))  # another node may see an older folder
+        if not begun and not settings and any(word.startswith("run=") for word in words):
+            raise SettingError(no_such_run(run))
         opened = None if begun else begin(config, run, world)
         with locked(run, world):
             train_and_evaluate(config, run, world, opened)
@@ -58,6 +61,14 @@ def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
         return RunDirectory(given[-1]), settings
     config = compose(settings)
     return RunDirectory(Path("runs") / "alone" / f"{config.variant.name}_{config.method.name}"), settings
+
+
+def no_such_run(run: RunDirectory) -> str:
+    """One sentence for `run=` alone that names no run: most likely a slip, which must not start a training with all defaults."""
+    others = [str(path.parent) for path in sorted(run.path.parent.glob("*/config.yaml"))]
+    near = difflib.get_close_matches(str(run.path), others, n=1)
+    hint = f"did you mean run={near[0]}? " if near else ""
+    return f"run={run.path} is not there to be resumed: {hint}a new run needs its settings too, for example data.store="
 
 
 def begin(config: Config, run: RunDirectory, world: World) -> Opened:

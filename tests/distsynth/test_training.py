@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from workbench import trainer_of
+from workbench import trainer_of, untrained_run
 
 from distsynth import config as configuration
 from distsynth import preflight
@@ -24,13 +24,13 @@ from distsynth.ranks.preemption import Stopped
 from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
-from distsynth.train import prepare, reason, transient
+from distsynth.train import main, prepare, reason, transient
 from distsynth.train import train as train_here
 from distsynth.training import checkpoint, rehearsal
 from distsynth.training.checkpoint import Saver
 from distsynth.training.engine import Engine, NonFinite
 from preprocess.cohort import Cohort
-from preprocess.shared.errors import UserError
+from preprocess.shared.errors import SettingError, UserError
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -543,3 +543,11 @@ def test_every_update_that_may_compile_has_the_first_steps_time_limit(
     trainer.fit()
     updates = [phase for phase in phases if phase in ("first_step", "step")]
     assert updates[: firsts + 1] == ["first_step"] * firsts + ["step"]
+
+
+def test_a_slip_in_the_runs_name_starts_no_training(tmp_path: Path, store: Path) -> None:
+    """`run=` alone means to resume; with all its defaults a new training would take hours, on the phantom."""
+    untrained_run(tmp_path / "runs" / "first", "variant=mimo", "method=unet_small", f"data.store={store}")
+    with pytest.raises(SettingError, match=r"runs/frist is not there to be resumed: did you mean run=.*runs/first\?"):
+        main([f"run={tmp_path / 'runs' / 'frist'}"])
+    assert not (tmp_path / "runs" / "frist").exists()
