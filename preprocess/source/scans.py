@@ -153,11 +153,12 @@ def label_map(name: str, file: Canonical) -> npt.NDArray[np.uint8]:
 
 def given_mask(name: str, file: Canonical) -> npt.NDArray[np.bool_]:
     """A mask file as a mask: values above half of its largest, be it 1, 255 or a probability. Raises CaseError for one that is none."""
-    litres = float((file.volume > 0).sum() * np.prod(spacing_of(file.affine))) / 1e6
+    mask: npt.NDArray[np.bool_] = file.volume > 0.5 * max(file.volume.max(), 1e-6)
+    litres = float(mask.sum() * np.prod(spacing_of(file.affine))) / 1e6
     if file.volume.min() < 0 or litres > LARGEST_BRAIN:
         what = f"marks {litres:.1f} litres" if litres > LARGEST_BRAIN else "holds negative values"
         raise CaseError(f"{name}: {file.file} {what}, so it is no brain mask: expected 0 outside the brain and 1 inside")
-    return np.asarray(file.volume > 0.5 * max(file.volume.max(), 1e-6))
+    return mask
 
 
 def brain_mask(

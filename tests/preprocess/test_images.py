@@ -1,6 +1,7 @@
 """A file is read correctly, or refused in one sentence before it takes memory."""
 
 import gzip
+import os
 import re
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from preprocess.shared.errors import CaseError
-from preprocess.source.images import load
+from preprocess.source.images import is_synthetic, load
 
 OBLIQUE = np.array([[0.1, -1.9, 0.2, 40], [1.0, 0.2, 0.1, -20], [0.0, 0.3, 2.9, 7], [0, 0, 0, 1]])
 OBLIQUE[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [1.0, 2.0, 3.0]  # ITK knows no shear
@@ -176,3 +177,14 @@ def test_colours_and_missing_affines_are_refused(tmp_path: Path, save) -> None:
     save(counted(), np.diag([1.0, 1.0, 1e-9, 1.0]), tmp_path / "flat.nii")
     with pytest.raises(CaseError, match=r"flat\.nii has no usable affine"):
         load("case", tmp_path / "flat.nii")
+
+
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "a_t1.nii", tmp_path / "a_t2.nii.gz"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CaseError, match=r"a: a_t1\.nii is not a plain file"):
+        load("a", pipe)
+    with pytest.raises(CaseError, match=r"a: a_t2\.nii\.gz is a link to nothing"):
+        load("a", link)
+    assert not is_synthetic(pipe)

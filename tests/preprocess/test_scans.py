@@ -160,3 +160,25 @@ def test_labels_and_mask_move_with_the_contrast_that_they_were_drawn_on(tmp_path
     dice = [2 * (tumour & (each.labels > 0)).sum() / (tumour.sum() + (each.labels > 0).sum()) for each in (apart, together)]
     assert dice[0] < 0.6 < 0.85 < dice[1]
     assert set(together.moved) == {"t2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda brain: 255 * brain, ""),
+        (lambda brain: np.where(brain, 0.9, 0.2), ""),  # a probability with a long tail
+        (lambda brain: 2.0 * brain - 1, "holds negative values, so it is no brain mask"),
+        (lambda brain: np.ones(brain.shape), "marks .* litres, so it is no brain mask"),
+    ],
+)
+def test_a_mask_is_cut_at_half_and_must_be_one(change, sentence: str, tmp_path: Path, write_case) -> None:
+    files = write_case(tmp_path, "a", size=40)
+    scan = nib.load(files["t1"])
+    brain = np.asarray(scan.dataobj) != 0
+    mask = tmp_path / "a_mask.nii.gz"
+    nib.save(nib.Nifti1Image(change(brain).astype(np.float32), scan.affine), mask)
+    if sentence:
+        with pytest.raises(CaseError, match=rf"a_mask\.nii\.gz {sentence}"):
+            read(the_case(tmp_path))
+    else:
+        np.testing.assert_array_equal(read(the_case(tmp_path)).mask, brain[::-1, ::-1].T)
