@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 # Run as a script, this folder comes first on the path, and its modules must not hide others of the same name.
@@ -174,12 +175,33 @@ def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher
 def replay(sync: Sync, printed: str) -> str:
     """Send the journals to MLflow. An error there stops no run and is printed once: returns the last one that was printed."""
     try:
-        sync.replay()
+        with interrupted_afterwards():
+            sync.replay()
     except UserError as error:
         if str(error) != printed:
             print(f"warning: {error}", file=sys.stderr)
         return str(error)
     return ""
+
+
+@contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Hold the first Ctrl-C or TERM back until the block has ended: in the middle of a transaction the database's library swallows it."""
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            raise KeyboardInterrupt  # asked twice: a server may keep the block waiting
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            raise KeyboardInterrupt
 
 
 def conclude(states: Sequence[RunState], sync: Sync) -> int:

@@ -19,6 +19,7 @@ from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
 from preprocess.cohort import Cohort
+from preprocess.shared.errors import UserError
 from slurm import launch
 from slurm.controller import ranks_of
 
@@ -187,6 +188,27 @@ def alive(folder: Path) -> list[str]:
         except OSError:
             continue
     return [command for command in found if command]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_within_the_database_is_not_lost(number: int) -> None:
+    """Its library takes a KeyboardInterrupt in a transaction for a failure of its own."""
+
+    class Swallowing:
+        def replay(self) -> None:
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(0.1)
+            except KeyboardInterrupt as error:
+                raise UserError("the MLflow store failed (This transaction is closed)") from error
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch.replay(Swallowing(), "")  # type: ignore[arg-type]
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
