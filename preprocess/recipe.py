@@ -118,11 +118,18 @@ class Placed:
         return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
 
 
+def origin(case: Case) -> dict[str, dict[str, str]]:
+    """By kind the name of its file, its sha256 and, of a 4-D file, the number of the volume."""
+    digests = {path: file_digest(path) for path in case.files.values()}
+    volume = {kind: {"volume": str(number)} for kind, (number, _) in case.channels.items()}
+    return {kind: {"file": p.name, "sha256": digests[p], **volume.get(kind, {})} for kind, p in case.files.items()}
+
+
 def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """The record, image (modality, z, y, x) and labels (z, y, x) of a case. Raises CaseError if its files cannot be used."""
     with watch.stage("read"):
         scans = read(case, recipe.resample, not recipe.coregister)
-        source = {kind: {"file": path.name, "sha256": file_digest(path)} for kind, path in case.files.items()}
+        source = origin(case)
         for modality, movement in scans.moved.items():
             source[modality]["moved"] = movement
         checks = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}

@@ -2,14 +2,16 @@
 
     python -m preprocess.to_zarr source=MICCAI_BraTS_2018 store=data/brats.zarr
 
-If it is killed, the same command continues where it stopped. A case that cannot be used is set aside with the reason.
-Exit status: 0 if every case is in the cohort, 1 if some were set aside, 2 if nothing could be done.
+If it is killed, the same command continues where it stopped. A case that cannot be used is set aside with the reason. Without source= and store=
+it makes the cohort of the demo's made-up patients in data/phantom.
+Exit status: 0 if every case is in the cohort, 1 if some were set aside or scans were left out, 2 if nothing could be done.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,28 +24,32 @@ from pathlib import Path
 from threading import Thread
 
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.cohort.files import record_path
+from preprocess.cohort.files import naming_of, record_path
 from preprocess.cohort.summary import summarise
 from preprocess.recipe import Recipe, Stopwatch, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.shared.settings import command, parse, setting
-from preprocess.source.brats import Case, discover
+from preprocess.source.brats import Case, Discovery
 from preprocess.source.layouts import MODALITIES
+from preprocess.source.naming import LAYOUT, BidsSettings, Naming
 from preprocess.splits import Fold, Member, SplitSettings, split
 
+PHANTOM = "data/phantom"  # where preprocess.phantom puts the demo's patients
+MADE_UP = "made-up patients; yours: source=PATH store=PATH"
 ALIASES = {"split": "split.file", "resample": "recipe.resample", "coregister": "recipe.coregister"}
 
 
 @dataclass
 class Settings:
-    source: str = setting("data/phantom", "the folder that holds the BRATS cases")
-    layout: str = setting("auto", "how the files are named: brats2015, brats2018, brats2023, bids, pattern, or auto")
+    source: str = setting("", "the folder that holds the BRATS cases")
+    layout: str = setting("", LAYOUT)
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")
     names: dict[str, str] = setting(
         dict, "layout=pattern: your words for t1, t1c, t2, flair, seg and mask, e.g. names.T1post=t1c"
     )
+    bids: BidsSettings = setting(BidsSettings, "choices among a BIDS dataset's files")
     require: list[str] = setting(list(MODALITIES), "the contrasts that a case must have")
-    store: str = setting("data/phantom.zarr", "the cohort to make or to continue")
+    store: str = setting("", "the cohort to make or to continue")
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
     workers: int = setting(0, "processes, each with one thread and about 0.7 GB at 240x240x155 (0: one per core)")
@@ -71,13 +77,24 @@ class Outcome:
 
 
 def main(words: Sequence[str]) -> int:
-    settings = parse(Settings, [aliased(word) for word in words])
-    cases, writer = plan(settings)
+    settings, demo = settings_of(words)
+    if demo:
+        print(MADE_UP)
+    status = make(settings)
+    if demo:
+        print(MADE_UP)
+    return status
+
+
+def make(settings: Settings) -> int:
+    """Make or continue the cohort; returns the exit status."""
+    discovery, writer = plan(settings)
+    cases = discovery.cases
     part = settings.part.replace("/", "-of-") if settings.part != "finish" else ""
     try:
         with writer.lock(part):
             done = writer.committed()
-            refuse_strangers(settings, cases, done)
+            refuse_strangers(settings, writer, cases)
             mine = share(cases, settings.part)
             todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
@@ -94,22 +111,53 @@ def main(words: Sequence[str]) -> int:
         written = len(mine) - len(rejected)
         print(f"part {settings.part}: {written} of {len(mine)} cases are in {settings.store}; part=finish completes it")
         return 1 if rejected else 0
-    return summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
+    status = summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
+    return max(status, report_left_out(discovery))
 
 
-def plan(settings: Settings) -> tuple[list[Case], CohortWriter]:
-    """The cases of the source and the writer of the store; prints the layout. Raises UserError for settings that cannot work."""
-    discovery = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+def report_left_out(discovery: Discovery) -> int:
+    """Print again, at the end, what the source holds and the cohort does not; returns the exit status."""
+    for line in discovery.left_out:
+        print(line)
+    return 1 if discovery.left_out else 0
+
+
+def settings_of(words: Sequence[str]) -> tuple[Settings, bool]:
+    """The settings, and whether they are the demo's: neither a source nor a store is given. Raises SettingError if only one is."""
+    settings = parse(Settings, [aliased(word) for word in words])
+    if settings.source and settings.store:
+        return settings, False
+    if settings.source:
+        raise SettingError(
+            f"store= is missing: give store=PATH, the cohort to make of source={settings.source}, e.g. store=data/mine.zarr"
+        )
+    if settings.store:
+        raise SettingError(f"source= is missing: give source=PATH, the folder of scans of which to make store={settings.store}")
+    if not Path(PHANTOM).is_dir():
+        raise SettingError("source= is missing: give source=PATH, a folder of scans, and store=PATH, the cohort to make of them")
+    settings.source, settings.store = PHANTOM, f"{PHANTOM}.zarr"
+    return settings, True
+
+
+def plan(settings: Settings) -> tuple[Discovery, CohortWriter]:
+    """The cases of the source and the writer of the store; prints the layouts. Raises UserError for settings that cannot work."""
+    remembered = naming_of(Path(settings.store))
+    naming = Naming.given(settings, remembered)
+    if remembered and naming.stored() == remembered:
+        print(f"as store={settings.store} remembers: {naming}")
+    discovery = naming.discover(Path(settings.source))
     print(discovery.message)
     split(members(discovery.cases), settings.split)
-    return discovery.cases, CohortWriter(settings.store, settings.recipe.stored(), MODALITIES)
+    return discovery, CohortWriter(settings.store, settings.recipe.stored(), MODALITIES, naming.stored())
 
 
-def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) -> None:
-    """Raise StoreError if the store holds subjects of another source."""
-    if others := sorted(done - {case.name for case in cases}):
+def refuse_strangers(settings: Settings, writer: CohortWriter, cases: Sequence[Case]) -> None:
+    """Raise StoreError if the store holds subjects of another source, or that this naming does not give."""
+    if others := sorted(writer.committed() - {case.name for case in cases}):
         what = f"store={settings.store} holds {others[0]}, which source={settings.source} does not"
-        raise StoreError(f"{what}: give another store=")
+        before = naming_of(writer.path)
+        differs = f" with these names (before: {shlex.join(f'{k}={v}' for k, v in before.items()) or 'layout=auto'})"
+        raise StoreError(f"{what}{differs * (before != writer.naming)}: give another store=")
 
 
 def aliased(word: str) -> str:
@@ -214,6 +262,7 @@ def finish(cases: Sequence[Case], settings: Settings, writer: CohortWriter, reje
     committed = writer.committed()
     if not committed:
         raise UserError(f"no case of {settings.source} could be used; the first: {next(iter(rejected.values()))}")
+    writer.remember()
     writer.finish(folds_of(cases, committed, settings.split), rejected)
 
 

@@ -13,7 +13,7 @@ from preprocess.coregister import coregister
 from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.shared.errors import CaseError
 from preprocess.source.brats import Case
-from preprocess.source.images import Image, is_synthetic, load
+from preprocess.source.images import Image, is_synthetic, load_all
 from preprocess.source.layouts import KINDS, MODALITIES
 
 LARGEST_BRAIN = 3.5  # litres; an adult's brain has 1 to 2, a head 4 and more
@@ -52,7 +52,7 @@ def read(case: Case, resample: str = "", registered: bool = True) -> Scans:
     """All files of a case on one grid (see `assemble`). Raises CaseError naming the file that is unreadable or does not fit."""
     if made := [path.name for path in case.files.values() if is_synthetic(path)]:
         raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
-    return assemble(case.name, {kind: load(case.name, path) for kind, path in case.files.items()}, resample, registered)
+    return assemble(case.name, load_all(case.name, case.files, case.channels), resample, registered)
 
 
 def assemble(name: str, images: Mapping[str, Image], resample: str = "", registered: bool = True) -> Scans:
