@@ -31,6 +31,7 @@ from preprocess.shared.locks import only_one
 from preprocess.shared.settings import command, parse, required, setting
 from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
+from preprocess.source.naming import BidsSettings
 
 if TYPE_CHECKING:
     from distsynth.synthesis.session import Session
@@ -50,6 +51,7 @@ class Settings:
     mask: str = setting("", "one patient's brain mask, which scans with a skull need")
     name: str = setting("", "the name of the one patient (empty: from its files)")
     layout: str = setting("auto", "how the files below source are named (see to_zarr)")
+    bids: BidsSettings = setting(BidsSettings, "see to_zarr")
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {case}/*_{modality}.nii.gz (see to_zarr)")
     words: dict[str, str] = setting(dict, "layout=pattern: your words for t1, t1c, t2, flair and mask, e.g. words.T1post=t1c")
     outputs: Any = setting("missing", "missing: what a patient lacks; all: what it has too; or a list, e.g. [t1c]")
@@ -143,7 +145,7 @@ def patients(settings: Settings) -> tuple[list[Case], str, Path]:
         if source.is_file():
             raise SettingError(f"source={source} is a file: name it by its contrast, for example t1={source}")
         try:
-            discovery = discover(source, settings.layout, settings.pattern, settings.words)
+            discovery = discover(source, settings.layout, settings.pattern, settings.words, settings.bids.run, "words")
         except SettingError:
             raise
         except UserError as error:

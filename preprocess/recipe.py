@@ -166,12 +166,22 @@ class Placed:
         return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
 
 
-def brain_extent(case: Case, recipe: Recipe, checks: Checks = "refuse") -> list[int]:
-    """(z, y, x) voxels of the brain on the grid that the recipe stores. Raises CaseError if the case cannot be used."""
-    scans = read(case, recipe.reading(checks))
-    if not recipe.spacing:
-        return extent(scans.mask)
-    return extent(Placed(case.name, scans, replace(recipe, box=[1, 1, 1], crop=[1.0, 1.0, 1.0]), recipe.spacing).mask)
+def origin(case: Case) -> dict[str, dict[str, str]]:
+    """By kind the name of its file, its sha256 and, of a 4-D file, the number of the volume."""
+    digests = {path: file_digest(path) for path in case.files.values()}
+    volume = {kind: {"volume": str(number)} for kind, (number, _) in case.channels.items()}
+    return {kind: {"file": p.name, "sha256": digests[p], **volume.get(kind, {})} for kind, p in case.files.items()}
+
+
+def brain_extent(case: Case, recipe: Recipe, checks: Checks, require: Sequence[str]) -> list[int]:
+    """(z, y, x) voxels of the brain on the grid that the recipe stores; empty for a case that cannot be used."""
+    try:
+        case.check(require)
+        scans = read(case, recipe.reading(checks))
+        tiny = replace(recipe, box=[1, 1, 1])  # none is cropped here
+        return extent(Placed(case.name, scans, tiny, recipe.spacing).mask) if recipe.spacing else extent(scans.mask)
+    except CaseError:
+        return []
 
 
 def box_of(extents: Sequence[Sequence[int]]) -> list[int]:
@@ -185,7 +195,7 @@ def process(
     """The record, image (modality, z, y, x) and labels (z, y, x) of a case. Raises CaseError if its files cannot be used."""
     with watch.stage("read"):
         scans = read(case, recipe.reading(checks))
-        source = {kind: {"file": path.name, "sha256": file_digest(path)} for kind, path in case.files.items()}
+        source = origin(case)
         for modality, movement in scans.moved.items():
             source[modality]["moved"] = movement
         measured = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}

@@ -105,13 +105,13 @@ def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, 
     apart = 1 - common / whole
     if apart <= APART:
         return
-    shares = ", ".join(f"{files[modality]} {count / whole:.1%}" for modality, count in filled.items())
+    shares = ", ".join(f"{modality} {count / whole:.1%}" for modality, count in filled.items())
     if given:
         what = f"{apart:.1%} of the brain mask is background in {files[odd]}: is it this patient's, and on this grid?"
     else:
         larger = filled[odd] > np.median(list(filled.values()))
         why = "was its skull left, or was it interpolated after the skull was removed?" if larger else "is part of it missing?"
-        what = f"the contrasts' brains are {apart:.1%} apart, {files[odd]} most: {why} Of the brain they show: {shares}"
+        what = f"the contrasts' brains are {apart:.1%} apart, {files[odd]} most: {why} (they show {shares} of the brain)"
     (doubts.refuse if apart > TOO_FAR_APART else doubts.say)(odd, what)
 
 
@@ -121,10 +121,15 @@ def furthest(counts: Mapping[str, int]) -> str:
     return max(counts, key=lambda modality: abs(counts[modality] - middle))
 
 
-def check_intensities(modality: str, file: str, brain: npt.NDArray[np.float32], doubts: Doubts) -> None:
-    """Say if many of the brain's intensities are negative. Raises CaseError if all are equal."""
-    if np.ptp(brain) == 0:
-        raise CaseError(f"{doubts.case}: {file} has the same intensity everywhere in the brain")
-    if (share := float((brain < 0).mean())) > NEGATIVE:
-        what = f"{share:.0%} of {file}'s intensities in the brain are negative, as if it were already normalised: bias correction cannot work on them"
-        doubts.say(modality, f"{what}; take the scan as it was, or recipe.n4.enabled=false")
+def check_intensities(brains: Mapping[str, npt.NDArray[np.float32]], files: Mapping[str, str], doubts: Doubts) -> None:
+    """Say if many of the brain's intensities, by modality, are negative. Raises CaseError if all of a modality's are equal."""
+    negative = {}
+    for modality, brain in brains.items():
+        if np.ptp(brain) == 0:
+            raise CaseError(f"{doubts.case}: {files[modality]} has the same intensity everywhere in the brain")
+        if (share := float((brain < 0).mean())) > NEGATIVE:
+            negative[modality] = share
+    if negative:
+        shares = ", ".join(f"{modality} {share:.0%}" for modality, share in negative.items())
+        what = f"many intensities in the brain are negative, as if already normalised ({shares}): bias correction cannot work on them"
+        doubts.say("", f"{what}; take the scans as they were, or recipe.n4.enabled=false")

@@ -64,18 +64,15 @@ def oriented(image: Image, orientation: str) -> Image:
 
 
 def check_header(kind: str, image: Image, doubts: Doubts) -> None:
-    """Say where a header contradicts itself or gives sheared axes. Raises CaseError for voxel sizes that no scanner has."""
+    """Say where a header contradicts itself. Raises CaseError for voxel sizes that no scanner has."""
     sides = list(reversed(spacing_of(image.affine)))
     if not FINEST <= min(sides) <= max(sides) <= COARSEST:
         doubts.refuse(kind, f"{image.file}'s header gives voxels of {' x '.join(f'{side:.4g}' for side in sides)} mm: correct it")
-    axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
-    if (shear := float(np.abs(axes.T @ axes - np.eye(3)).max())) > SHEAR:
-        doubts.say(kind, f"{image.file}'s header has sheared axes, by {shear:.1%}: distances are approximate")
     if image.header is None or not (image.header["qform_code"] and image.header["sform_code"]):
         return
     qform, sform = image.header.get_qform(), image.header.get_sform()
     if (far := apart(image.array.shape, qform, sform)) > SAME * min(sides):
-        doubts.say(kind, f"{image.file}'s header gives two positions, {far:.1f} mm apart (qform and sform): the sform is used")
+        doubts.say(kind, f"the header of {kind} gives two positions, {far:.1f} mm apart (qform and sform): the sform is used")
 
 
 def check_headers(images: Mapping[str, Image], grid: str, registered: bool, orientation: str, doubts: Doubts) -> None:
@@ -109,6 +106,12 @@ def outside(mask: npt.NDArray[np.bool_], affine: Affine, shape: Sequence[int], t
     there = voxels @ step[:3, :3].T + step[:3, 3]
     within = ((there >= -0.5) & (there <= np.array(shape[::-1]) - 0.5)).all(axis=1)
     return 1 - float(within.mean()) if len(voxels) else 0.0
+
+
+def shear(affine: Affine) -> float:
+    """The largest cosine between two axes of a grid, which should be perpendicular."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 def difference(name: str, image: Image, fixed: Image, grid: str) -> str:

@@ -17,7 +17,7 @@ from preprocess.source.background import zeroed
 from preprocess.source.brain import check_contrasts, check_intensities, check_size, given_mask
 from preprocess.source.brats import Case
 from preprocess.source.doubts import Checks, Doubts
-from preprocess.source.images import Image, is_synthetic, load
+from preprocess.source.images import Image, is_synthetic, load_all
 from preprocess.source.labels import check_tumour, counted, label_map
 from preprocess.source.layouts import KINDS, MODALITIES
 
@@ -76,7 +76,7 @@ def read(case: Case, reading: Reading = AS_SCANNED) -> Scans:
     """All files of a case on one grid (see `assemble`). Raises CaseError naming the file that is unreadable or does not fit."""
     if made := [path.name for path in case.files.values() if is_synthetic(path)]:
         raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
-    return assemble(case.name, {kind: load(case.name, path) for kind, path in case.files.items()}, reading)
+    return assemble(case.name, load_all(case.name, case.files, case.channels), reading)
 
 
 def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANNED) -> Scans:
@@ -135,9 +135,9 @@ def clean(files: Mapping[str, Canonical], doubts: Doubts) -> None:
                 )
             file.volume = np.where(finite, file.volume, np.float32(0))
         if constants != [0.0]:
-            others.setdefault(" and ".join(f"{constant:g}" for constant in constants), []).append(file.file)
-    for constant, names in others.items():
-        doubts.say("", f"the background of {', '.join(names)} is {constant}: it is taken as 0")
+            others.setdefault(" and ".join(f"{constant:g}" for constant in sorted(constants)), []).append(kind)
+    for constant, kinds in others.items():
+        doubts.say("", f"the background of {', '.join(kinds)} is {constant}, not 0: it is taken as 0")
 
 
 def bring_together(name: str, files: Mapping[str, Canonical], grid: str) -> dict[str, str]:
@@ -230,9 +230,9 @@ def brain_of(
     if (covered := float(mask.sum() / brain.sum())) < COVERED:
         what = f"the contrasts share only {covered:.0%} of the brain: the rest is left out"
         (doubts.refuse if covered < HARDLY_COVERED else doubts.say)("", what)
-    for (modality, _), volume in zip(brains.items(), volumes, strict=True):
-        check_intensities(modality, files[modality].file, volume[mask], doubts)
-    check_contrasts(brains, mask, {kind: file.file for kind, file in files.items()}, bool(mask_file), doubts)
+    names = {kind: file.file for kind, file in files.items()}
+    check_intensities({kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}, names, doubts)
+    check_contrasts(brains, mask, names, bool(mask_file), doubts)
     return mask
 
 
