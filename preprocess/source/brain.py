@@ -109,8 +109,10 @@ def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, 
     if given:
         what = f"{apart:.1%} of the brain mask is background in {files[odd]}: is it this patient's, and on this grid?"
     else:
-        larger = filled[odd] > np.median(list(filled.values()))
-        why = "was its skull left, or was it interpolated after the skull was removed?" if larger else "is part of it missing?"
+        ratio = filled[odd] / float(np.median(list(filled.values())))
+        why = "do they lie on each other? coregister=true aligns them"
+        if abs(ratio - 1) > apart / 2:
+            why = "was its skull left, or was it interpolated after the skull was removed?" if ratio > 1 else "is part of it missing?"
         what = f"the contrasts' brains are {apart:.1%} apart, {files[odd]} most: {why} (they show {shares} of the brain)"
     (doubts.refuse if apart > TOO_FAR_APART else doubts.say)(odd, what)
 

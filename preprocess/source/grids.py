@@ -16,7 +16,8 @@ from preprocess.source.layouts import MODALITIES
 
 Affine = npt.NDArray[np.float64]
 
-SAME = 0.1  # of the smallest voxel side, by which corners of the same grid may differ
+SAME = 0.05  # mm, by which corners of the same grid may differ, as rounded headers do
+TWO_PLACES = 0.1  # of the smallest voxel side, by which qform and sform may differ
 SHEAR = 2e-3  # cosine between two axes of the grid
 FINEST, COARSEST = 0.1, 20.0  # mm, sides of voxels
 
@@ -33,8 +34,8 @@ def apart(shape: Any, one: Affine, other: Affine) -> float:
 
 
 def same_grid(shape: Any, one: Affine, other_shape: Any, other: Affine) -> bool:
-    """Whether two grids have equal shapes and the same corners, to a tenth of a voxel."""
-    return tuple(shape) == tuple(other_shape) and apart(shape, one, other) <= SAME * min(spacing_of(one))
+    """Whether two grids have equal shapes and the same corners."""
+    return tuple(shape) == tuple(other_shape) and apart(shape, one, other) <= SAME
 
 
 def has_position(image: Image) -> bool:
@@ -71,7 +72,7 @@ def check_header(kind: str, image: Image, doubts: Doubts) -> None:
     if image.header is None or not (image.header["qform_code"] and image.header["sform_code"]):
         return
     qform, sform = image.header.get_qform(), image.header.get_sform()
-    if (far := apart(image.array.shape, qform, sform)) > SAME * min(sides):
+    if (far := apart(image.array.shape, qform, sform)) > TWO_PLACES * min(sides):
         doubts.say(kind, f"the header of {kind} gives two positions, {far:.1f} mm apart (qform and sform): the sform is used")
 
 

@@ -23,7 +23,7 @@ IMAGE_SHARD, SEG_SHARD = "image/c/0/0/0/0", "labels/seg/0/c/0/0/0"
 
 
 def make(source: Path, store: Path, *words: str) -> Path:
-    to_zarr.main([f"source={source}", f"store={store}", "workers=1", "recipe.n4.enabled=false", "recipe.crop=[48,40,40]", *words])
+    to_zarr.main([f"source={source}", f"store={store}", "workers=1", "recipe.n4.enabled=false", "recipe.crop=[112,93,93]", *words])
     return store
 
 
@@ -157,12 +157,12 @@ def test_info_shows_what_the_cohort_holds(sound: Path, capsys: pytest.CaptureFix
     for line in (
         f"{sound}: 2 subjects of 2 patients, ",
         "contrasts: t1 2, t1c 2, t2 2, flair 2; segmentations 2",
-        "stored grids (z, y, x): 10x10x12 of 4x4x4 mm (2)",
+        "stored grids (z, y, x): 10x10x12 of 9.33333x9.33333x9.33333 mm (2)",
         "scanned (x, y, z): 12x12x12 LPS (2)",
         f"cases set aside: 1, see {sound / 'rejected.json'}",
         f"digest {Cohort.open(sound).digest}",
         "recipe.n4.enabled=False",
-        "recipe.crop=[48.0, 40.0, 40.0]",
+        "recipe.crop=[112, 93, 93]",
     ):
         assert line in shown, line
 
@@ -183,9 +183,9 @@ def test_every_subject_is_a_valid_ome_zarr_image_with_its_scale(tmp_path: Path, 
     files = write_case(tmp_path / "source", "a", size=12)
     write_case(tmp_path / "source", "b", size=12, seg=False)
     for path in files.values():
-        nib.save(nib.Nifti1Image(nib.load(path).get_fdata(dtype=np.float32), np.diag([-2.0, -3.0, 4.0, 1.0])), path)
+        nib.save(nib.Nifti1Image(nib.load(path).get_fdata(dtype=np.float32), np.diag([-10.0, -12.0, 14.0, 1.0])), path)
     store = make(tmp_path / "source", tmp_path / "c.zarr")
-    for subject, (z, y, x) in (("a", (4.0, 3.0, 2.0)), ("b", (4.0, 4.0, 4.0))):
+    for subject, (z, y, x) in (("a", (14.0, 12.0, 10.0)), ("b", (28 / 3,) * 3)):
         group = zarr.open_group(store / "subjects" / subject, mode="r")
         image, seg = Image.from_zarr(group), ImageLabel.from_zarr(group["labels/seg"])
         assert Labels.from_zarr(group["labels"]).attributes.ome.labels == ["seg"]
@@ -196,7 +196,7 @@ def test_every_subject_is_a_valid_ome_zarr_image_with_its_scale(tmp_path: Path, 
             assert [axis.unit for axis in multiscale.axes if axis.type == "space"] == ["millimeter"] * 3
             (dataset,) = multiscale.datasets
             (transformation,) = dataset.coordinateTransformations
-            assert transformation.scale == scale
+            assert transformation.scale == pytest.approx(scale)
         cohort = Cohort.open(store)
         np.testing.assert_array_equal(group["image"][...], cohort.image(subject))
         np.testing.assert_array_equal(group["labels/seg/0"][...], cohort.labels(subject))

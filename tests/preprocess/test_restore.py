@@ -16,7 +16,7 @@ from preprocess.source.brats import discover
 from preprocess.source.scans import read
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
-FAST = ("workers=1", "recipe.n4.iterations=[2]", "recipe.crop=[60,60,60]", "split.test=1")
+FAST = ("workers=1", "recipe.n4.iterations=[2]", "recipe.crop=[180,180,180]", "split.test=1")
 SHAPE = (15, 13, 12)
 TURN = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]])  # 16 degrees about z
 
@@ -28,10 +28,10 @@ def affine_of(axes: np.ndarray, corner: tuple[float, ...] = (31.7, -20.25, 7.1))
 
 
 AFFINES = {
-    "LPS": affine_of(np.diag([-4.0, -3.5, 4.0])),
-    "RAS": affine_of(np.diag([4.0, 3.5, 4.0])),
-    "oblique": affine_of(TURN @ np.diag([-4.0, -3.5, 4.0])),
-    "sagittal": affine_of(np.array([[0, 0, 4.0], [-3.5, 0, 0], [0, -4.0, 0]])),
+    "LPS": affine_of(np.diag([-12.0, -10.5, 12.0])),
+    "RAS": affine_of(np.diag([12.0, 10.5, 12.0])),
+    "oblique": affine_of(TURN @ np.diag([-12.0, -10.5, 12.0])),
+    "sagittal": affine_of(np.array([[0, 0, 12.0], [-10.5, 0, 0], [0, -12.0, 0]])),
 }
 STORED = {"int16": (np.int16, 1.0, 0.0), "float32": (np.float32, 1.0, 0.0), "scaled": (np.int16, 0.25, -50.0)}
 
@@ -122,7 +122,7 @@ def test_a_brats_2015_patient_returns_as_nifti(tmp_path: Path, write_case) -> No
 
 def test_voxels_outside_the_crop_are_0(tmp_path: Path) -> None:
     scans(tmp_path / "source", "a", AFFINES["LPS"])
-    cohort = cohort_of(tmp_path / "source", tmp_path / "c.zarr", "recipe.crop=[24,60,60]")
+    cohort = cohort_of(tmp_path / "source", tmp_path / "c.zarr", "recipe.crop=[72,180,180]")
     assert cohort.record("a").brain_voxels_lost > 0
     out = restored(cohort, "a", tmp_path / "out", "modality=t1")
     wanted, brain = corrected(tmp_path / "source", "a", "t1", [2])

@@ -9,7 +9,7 @@ import pytest
 from preprocess.shared.errors import CaseError
 from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
-from preprocess.source.scans import Scans, read
+from preprocess.source.scans import Reading, Scans, read
 
 
 def the_case(folder: Path) -> Case:
@@ -78,7 +78,7 @@ def test_other_grids_are_refused_by_name_or_resampled_to_one(tmp_path: Path, wri
     case = the_case(tmp_path / "other")
     with pytest.raises(CaseError, match=r"a_t2\.nii\.gz has shape \[64, 64, 64\] and a_t1\.nii\.gz \[28, 28, 28\].*resample=t1"):
         read(case)
-    moved = read(case, "t1")
+    moved = read(case, Reading("t1"))
     np.testing.assert_array_equal(moved.labels, scans.labels)
     np.testing.assert_array_equal(moved.volumes[[0, 1, 3]], scans.volumes[[0, 1, 3]])
     inside, t2, was = scans.mask, moved.volumes[2], scans.volumes[2]
@@ -86,7 +86,7 @@ def test_other_grids_are_refused_by_name_or_resampled_to_one(tmp_path: Path, wri
     assert not np.array_equal(t2, was)
     assert not t2[~inside].any()  # the background is exactly 0 and the brain's edge has not moved
     assert t2[inside].min() > 0.7 * was[inside].min()
-    fine = read(case, "t2")
+    fine = read(case, Reading("t2"))
     assert fine.original["original_shape"] == [64, 64, 64]
     np.testing.assert_array_equal(fine.volumes[2], np.pad(was, 2).repeat(2, 0).repeat(2, 1).repeat(2, 2))
     assert set(np.unique(fine.labels)) == {0, 2}
@@ -95,14 +95,14 @@ def test_other_grids_are_refused_by_name_or_resampled_to_one(tmp_path: Path, wri
 def test_resampling_onto_a_contrast_that_is_missing_is_refused(tmp_path: Path, write_case) -> None:
     write_case(tmp_path, "a")["t1"].unlink()
     with pytest.raises(CaseError, match=r"a: no t1 file, to whose grid resample=t1"):
-        read(the_case(tmp_path), "t1")
+        read(the_case(tmp_path), Reading("t1"))
 
 
 def test_the_brain_ends_where_a_resampled_contrasts_field_of_view_does(tmp_path: Path, write_case, save, scans: Scans) -> None:
     files = write_case(tmp_path / "other", "a")
     image = nib.load(files["flair"])
     save(np.asanyarray(image.dataobj)[:, :, 14:], image.affine @ nib.affines.from_matvec(np.eye(3), [0, 0, 14]), files["flair"])
-    half = read(the_case(tmp_path / "other"), "t1")
+    half = read(the_case(tmp_path / "other"), Reading("t1"))
     np.testing.assert_array_equal(half.mask[14:], scans.mask[14:])
     assert not half.mask[:14].any()
 
@@ -119,7 +119,7 @@ def whole_head(write_case, folder: Path, layout: str = "bids", zeros: int = 0) -
     return files
 
 
-@pytest.mark.parametrize(("zeros", "sentence"), [(0, "no voxel is 0"), (500, r"4\.1 litres are not 0")])
+@pytest.mark.parametrize(("zeros", "sentence"), [(0, "no voxel is background"), (500, r"4\.1 litres are not background")])
 def test_a_head_with_its_skull_is_refused_unless_there_is_a_brain_mask(
     tmp_path: Path, write_case, save, zeros: int, sentence: str
 ) -> None:
@@ -154,8 +154,8 @@ def test_labels_and_mask_move_with_the_contrast_that_they_were_drawn_on(tmp_path
     for kind in ("t2", "seg"):  # the header of both lies
         scan = nib.load(files[kind])
         nib.save(nib.Nifti1Image(np.asarray(scan.dataobj), shift @ scan.affine), files[kind])
-    apart = read(the_case(tmp_path), "t1")
-    together = read(the_case(tmp_path), registered=False)
+    apart = read(the_case(tmp_path), Reading("t1", checks="warn"))
+    together = read(the_case(tmp_path), Reading(registered=False))
     tumour = truth.labels > 0
     dice = [2 * (tumour & (each.labels > 0)).sum() / (tumour.sum() + (each.labels > 0).sum()) for each in (apart, together)]
     assert dice[0] < 0.6 < 0.85 < dice[1]
