@@ -60,6 +60,9 @@ class Settings:
     )
     resample: str = setting("", "the contrast onto whose grid others are resampled if theirs differs (empty: as in training)")
     coregister: bool = setting(False, "bring the contrasts onto each other first, by a rigid registration")
+    checks: Literal["refuse", "warn"] = setting(
+        "refuse", "refuse: scans that are known to be wrong are set aside; warn: they are used"
+    )
     tta: Literal["none", "flip"] = setting("none", "flip: the mean with what is made of the mirrored brain, in twice the time")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int = setting(0, "threads of the network on a CPU (0: one per core)", least=0)
@@ -126,7 +129,9 @@ def opened(settings: Settings, layout: str, dataset: Path, device: str) -> Sessi
     if unknown := [output for output in wanted if output not in models.outputs]:
         raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
     flip = settings.tta == "flip"
-    options = Options(settings.outputs, settings.resample, settings.coregister, flip, settings.continue_, settings.threads)
+    options = Options(
+        settings.outputs, settings.resample, settings.coregister, flip, settings.continue_, settings.threads, settings.checks
+    )
     return Session(models, Naming(Path(settings.out), layout, settings.names), dataset, options)
 
 

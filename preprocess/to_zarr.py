@@ -14,19 +14,21 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
+from typing import Literal, TypeVar
 
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.cohort.files import naming_of, record_path
+from preprocess.cohort.files import naming_of, read_json, record_path
 from preprocess.cohort.summary import summarise
-from preprocess.recipe import Recipe, Stopwatch, process
+from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.shared.settings import command, parse, setting
 from preprocess.source.brats import Case, Discovery
@@ -34,9 +36,10 @@ from preprocess.source.layouts import MODALITIES
 from preprocess.source.naming import LAYOUT, BidsSettings, Naming
 from preprocess.splits import Fold, Member, SplitSettings, split
 
+T = TypeVar("T")
 PHANTOM = "data/phantom"  # where preprocess.phantom puts the demo's patients
 MADE_UP = "made-up patients; yours: source=PATH store=PATH"
-ALIASES = {"split": "split.file", "resample": "recipe.resample", "coregister": "recipe.coregister"}
+ALIASES = {"split": "split.file"} | {name: f"recipe.{name}" for name in ("resample", "coregister", "orientation", "labels")}
 
 
 @dataclass
@@ -52,6 +55,9 @@ class Settings:
     store: str = setting("", "the cohort to make or to continue")
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
+    checks: Literal["refuse", "warn"] = setting(
+        "refuse", "refuse: cases that are known to be wrong are set aside; warn: they are taken as they are, with a warning"
+    )
     workers: int = setting(0, "processes, each with one thread and about 0.7 GB at 240x240x155 (0: one per core)")
     part: str = setting(
         "", "K/N: only the K-th of N parts, which can run at the same time on many nodes; finish: write the manifest after them"
@@ -148,7 +154,27 @@ def plan(settings: Settings) -> tuple[Discovery, CohortWriter]:
     discovery = naming.discover(Path(settings.source))
     print(discovery.message)
     split(members(discovery.cases), settings.split)
+    if settings.recipe.crop == "brain" and not settings.recipe.box:
+        settings.recipe.box = stored_box(Path(settings.store)) or measured_box(discovery.cases, settings)
     return discovery, CohortWriter(settings.store, settings.recipe.stored(), MODALITIES, naming.stored())
+
+
+def stored_box(store: Path) -> list[int]:
+    """The box that an earlier call with recipe.crop=brain found for the store; empty if there was none."""
+    if not (store / "zarr.json").is_file():
+        return []
+    recipe = read_json(store / "zarr.json").get("attributes", {}).get("recipe", {})
+    return list(recipe.get("box", [])) if recipe.get("crop") == "brain" else []
+
+
+def measured_box(cases: Sequence[Case], settings: Settings) -> list[int]:
+    """The box that holds the brain of every case. Raises UserError if no case can be used."""
+    measure = partial(brain_extent, recipe=settings.recipe, checks=settings.checks, require=settings.require)
+    if not (extents := [extent for extent in pooled(measure, cases, settings.workers, "brains") if extent]):
+        raise UserError(f"no case of {settings.source} can be used: run without recipe.crop=brain to see why")
+    box = box_of(extents)
+    print(f"recipe.crop=brain: every brain fits into {' x '.join(map(str, box))} voxels")
+    return box
 
 
 def refuse_strangers(settings: Settings, writer: CohortWriter, cases: Sequence[Case]) -> None:
@@ -185,12 +211,17 @@ def left_over(cases: Sequence[Case], done: set[str], rejected: dict[str, str]) -
 
 
 def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iterator[Outcome]:
-    """Take every case through the recipe, in a pool of processes, with a progress bar."""
+    """Take every case through the recipe."""
+    return pooled(partial(one, settings=settings, writer=writer), cases, settings.workers, "subjects")
+
+
+def pooled(task: Callable[[Case], T], cases: Sequence[Case], workers: int, title: str) -> Iterator[T]:
+    """The task's result for every case, in any order, from a pool of processes with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), len(cases)))
+    workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(cases)))
     if workers == 1:
-        yield from (one(case, settings, writer) for case in cases)
+        yield from map(task, cases)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = get_context("forkserver")
@@ -200,12 +231,12 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:
-            task = progress.add_task("subjects", total=len(cases))
+            bar = progress.add_task(title, total=len(cases))
             with user_signal_blocked():
-                waiting = [pool.submit(one, case, settings, writer) for case in cases]
+                waiting = [pool.submit(task, case) for case in cases]
             for future in as_completed(waiting):
                 yield future.result()
-                progress.advance(task)
+                progress.advance(bar)
     except BrokenProcessPool as error:
         what = "a worker process died, probably for lack of memory"
         raise UserError(f"{what}: run again with fewer workers=, and it continues where it stopped") from error
@@ -242,7 +273,7 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
     try:
         case.check(settings.require)
         record_path(writer.path, case.name)  # refuses an impossible name before the work, not after it
-        record, image, labels = process(case, settings.recipe, watch)
+        record, image, labels = process(case, settings.recipe, watch, settings.checks)
         with watch.stage("write"):
             writer.write(record, image, labels)
     except CaseError as error:

@@ -83,7 +83,9 @@ class Session:
             model = self.models.loaded(chosen)
             as_trained = f"{model.recipe} {model.trained_on.spacing}"  # runs of one cohort share what it makes of the scans
             if as_trained not in patients:
-                patients[as_trained] = model.patient(case.name, images, self.options.resample, self.options.coregister)
+                patients[as_trained] = model.patient(
+                    case.name, images, self.options.resample, self.options.coregister, self.options.checks
+                )
             patient = patients[as_trained]
             of_model = model.make(patient, outputs, self.options.flip)
             made |= {output: (model, patient, each) for output, each in of_model.items()}

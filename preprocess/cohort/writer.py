@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import shutil
@@ -163,7 +162,7 @@ class CohortWriter:
         target = subject_path(self.path, record.subject)
         shutil.rmtree(target, ignore_errors=True)  # left by a run that was killed between rename and commit
         staged.replace(target)
-        write_sealed(commit, {"record": dataclasses.asdict(record), "written": hashes})
+        write_sealed(commit, {"record": record.stored(), "written": hashes})
 
     def _stage(self, staged: Path, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> dict[str, str]:
         """Write a subject's groups and arrays and read them back. Returns the sha256 of each array and metadata file."""
