@@ -29,7 +29,7 @@ def next_step(cohort: Cohort) -> str:
 def other_split(cohort: Cohort) -> str:
     patients = len({record.patient for record in cohort.records.values()})
     if patients < LEAST:
-        return f"there are {patients} patients, and {LEAST} are the least: add some to the source and give the same command"
+        return f"{patients} of at least {LEAST} patients are there: add some to the source and give the same command"
     test = max(1, patients // 5)
     segmentor = (patients - test) // 2
     return (

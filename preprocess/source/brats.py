@@ -17,7 +17,7 @@ from preprocess.source.choice import Choice, Named, choose, shown, without_tissu
 from preprocess.source.decathlon import contrasts
 from preprocess.source.grades import GRADES, grade_in, listed_grades
 from preprocess.source.images import Volume
-from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, read
+from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, looks_like, read
 from preprocess.source.patterns import candidates, syntax
 from preprocess.source.suggestions import diagnosis, selecting
 
@@ -145,14 +145,17 @@ def expanded(named: Sequence[Named]) -> tuple[list[Named], dict[Path, str]]:
 
 
 def gathered(named: Sequence[Named]) -> dict[str, list[Named]]:
-    """The files by the name of their case, sorted; labels or a mask without an image are not a case."""
+    """The files by the name of their case, sorted; labels or a mask without an image are not a case, nor is CASE_t1ce_to where there is CASE."""
     by_name: dict[str, list[Named]] = defaultdict(list)
     for each in named:
         match = each.match
         # a pattern's cases may be numbered within a patient
         numbered = match.patient and not match.case.startswith(match.patient)
         by_name[f"{match.patient}_{match.case}" if numbered else match.case].append(each)
-    return {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
+    cases = {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
+    return {
+        name: each for name, each in cases.items() if not any(looks_like(name[len(o) :]) for o in leftovers.owners(name, cases))
+    }
 
 
 def case_of(name: str, choice: Choice, grades: Mapping[str, str], faults: Mapping[Path, str]) -> Case:

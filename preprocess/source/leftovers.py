@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from preprocess.source.choice import Named, shown
@@ -64,7 +64,7 @@ def is_lost(source: Path, path: Path, beside: bool, cases: Kinds) -> bool:
     return bool(looks) and not NO_SCAN.search(name) if looks else not NO_SCAN.search(f"{path.parent.name}/{name}")
 
 
-def owners(name: str, cases: Kinds) -> list[str]:
+def owners(name: str, cases: Collection[str]) -> list[str]:
     """The cases with whose name, and then no letter or digit, a file's name begins."""
     return [name[:end] for end in cuts(name) if name[:end] in cases]
 
@@ -101,4 +101,4 @@ def sentences(
 
 def name_them(chosen: Sequence[Layout]) -> str:
     like = next((layout.like for layout in chosen if layout.name == "brats2018"), chosen[0].like)
-    return f"name them {like} (links will do), and the same command adds them"
+    return f"as NIfTI files named {like} (links will do) the same command adds them"
