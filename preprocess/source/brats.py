@@ -91,8 +91,16 @@ def discover(
     if not cases:
         raise UserError(no_case(source, allowed, files, left, words))
     counts = lines_of_layouts(choices)
+    made = sorted(
+        {
+            each.path
+            for each in named
+            if each.match.kind in MODALITIES and each.match.case not in by_name and not each.match.patient
+        }
+    )
     dropped = [path for choice in choices.values() for path in choice.dropped if path.match.kind in MODALITIES and run]
     by_rule = [f"bids.run={run}: {len(dropped)} images of other runs are not read"] * bool(dropped)
+    by_rule += [f"not read: {len(made)} images made of a case's contrasts, such as {shown(made[0].name)}"] if made else []
     taken = {next(iter(choice.files.values())).layout.name for choice in choices.values()}
     main = counts[0][0] if len(taken) == 1 else next(name for name, _ in counts if name != "bids")
     sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables]
@@ -153,9 +161,13 @@ def gathered(named: Sequence[Named]) -> dict[str, list[Named]]:
         numbered = match.patient and not match.case.startswith(match.patient)
         by_name[f"{match.patient}_{match.case}" if numbered else match.case].append(each)
     cases = {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
-    return {
-        name: each for name, each in cases.items() if not any(looks_like(name[len(o) :]) for o in leftovers.owners(name, cases))
-    }
+    return {name: each for name, each in cases.items() if not is_made(name, each[0], cases)}
+
+
+def is_made(name: str, named: Named, cases: Mapping[str, Sequence[Named]]) -> bool:
+    """Whether a name is that of another case in the same folder and a contrast: CASE_t1ce_to of CASE_t1ce_to_t1.nii.gz, a tool's output."""
+    others = [other for other in leftovers.owners(name, cases) if cases[other][0].match.home == named.match.home]
+    return not named.is_bids and any(looks_like(name[len(other) :]) for other in others)
 
 
 def case_of(name: str, choice: Choice, grades: Mapping[str, str], faults: Mapping[Path, str]) -> Case:

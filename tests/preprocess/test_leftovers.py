@@ -45,7 +45,8 @@ def test_a_scan_that_fits_no_layout_is_reported_with_an_example(tmp_path: Path, 
         "masks/tumour-prob.nii.gz", "probability_maps/a.nii.gz", "out/a_flair_synth.nii.gz", "derivatives/x/sub-1_desc-synth_T2w.nii.gz",
         "derivatives/fmriprep/sub-1/anat/sub-1_desc-preproc_T1w.nii.gz", "derivatives/fmriprep/sub-1/anat/sub-1_space-MNI_dseg.nii.gz",
         "derivatives/fmriprep/sub-1/anat/sub-1_label-GM_probseg.nii.gz", "sub-1/func/sub-1_task-rest_bold.nii.gz", "sub-1/dwi/sub-1_dwi.nii.gz",
-        "sub-1/anat/sub-1_ce-gd_FLAIR.nii.gz", "sub-1/anat/sub-1_part-phase_T1w.nii.gz", "sub-1/anat/sub-1_PD.nii.gz", "sub-1/fmap/sub-1_dir-AP_epi.nii.gz",
+        "sub-1/anat/sub-1_ce-gd_FLAIR.nii.gz", "sub-1/anat/sub-1_part-phase_T1w.nii.gz", "sub-1/anat/sub-1_PD.nii.gz",
+        "sub-1/fmap/sub-1_dir-AP_epi.nii.gz",
     ],
 )  # fmt: skip
 def test_what_stands_beside_scans_is_no_alarm(tmp_path: Path, name: str) -> None:
@@ -78,3 +79,10 @@ def test_a_pattern_that_fits_nothing_says_what_it_would_have_needed(tmp_path: Pa
         discover(tmp_path, pattern="{case}_{modality}.nii.gz")
     with pytest.raises(UserError, match=r"pattern=: a pattern is a path below source with \{case\}"):
         discover(tmp_path)
+
+
+def test_an_output_named_after_a_case_and_a_contrast_is_no_case_and_is_mentioned(tmp_path: Path) -> None:
+    touch(tmp_path, *CASE, "a_t1ce_to_t1.nii.gz", "a_2_t1.nii.gz")
+    discovery = discover(tmp_path)
+    assert [case.name for case in discovery.cases] == ["a", "a_2"]
+    assert "not read: 1 images made of a case's contrasts, such as a_t1ce_to_t1.nii.gz" in discovery.message
