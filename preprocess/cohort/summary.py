@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from preprocess.cohort.advice import next_step
 from preprocess.cohort.reader import Cohort
 from preprocess.cohort.verify import same_images
 from preprocess.source.labels import label_name
@@ -42,7 +43,7 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
         console.print(f"{kept} subjects were kept from an earlier run")
     for reason in rejected.values():
         console.print(f"[red]set aside[/red] {escape(reason)}")
-    print(f"next: python slurm/launch.py sweep=lr {shlex.quote(f'data.store={cohort.path}')}")
+    print(next_step(cohort))
     if rejected:
         where = cohort.path / "rejected.json"
         print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}")

@@ -17,7 +17,7 @@ from preprocess.source.choice import Choice, Named, choose, shown, without_tissu
 from preprocess.source.decathlon import contrasts
 from preprocess.source.grades import GRADES, grade_in, listed_grades
 from preprocess.source.images import Volume
-from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, read
+from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, looks_like, read
 from preprocess.source.patterns import candidates, syntax
 from preprocess.source.suggestions import diagnosis, selecting
 
@@ -91,8 +91,16 @@ def discover(
     if not cases:
         raise UserError(no_case(source, allowed, files, left, words))
     counts = lines_of_layouts(choices)
+    made = sorted(
+        {
+            each.path
+            for each in named
+            if each.match.kind in MODALITIES and each.match.case not in by_name and not each.match.patient
+        }
+    )
     dropped = [path for choice in choices.values() for path in choice.dropped if path.match.kind in MODALITIES and run]
     by_rule = [f"bids.run={run}: {len(dropped)} images of other runs are not read"] * bool(dropped)
+    by_rule += [f"not read: {len(made)} images made of a case's contrasts, such as {shown(made[0].name)}"] if made else []
     taken = {next(iter(choice.files.values())).layout.name for choice in choices.values()}
     main = counts[0][0] if len(taken) == 1 else next(name for name, _ in counts if name != "bids")
     sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables]
@@ -145,14 +153,21 @@ def expanded(named: Sequence[Named]) -> tuple[list[Named], dict[Path, str]]:
 
 
 def gathered(named: Sequence[Named]) -> dict[str, list[Named]]:
-    """The files by the name of their case, sorted; labels or a mask without an image are not a case."""
+    """The files by the name of their case, sorted; labels or a mask without an image are not a case, nor is CASE_t1ce_to where there is CASE."""
     by_name: dict[str, list[Named]] = defaultdict(list)
     for each in named:
         match = each.match
         # a pattern's cases may be numbered within a patient
         numbered = match.patient and not match.case.startswith(match.patient)
         by_name[f"{match.patient}_{match.case}" if numbered else match.case].append(each)
-    return {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
+    cases = {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
+    return {name: each for name, each in cases.items() if not is_made(name, each[0], cases)}
+
+
+def is_made(name: str, named: Named, cases: Mapping[str, Sequence[Named]]) -> bool:
+    """Whether a name is that of another case in the same folder and a contrast: CASE_t1ce_to of CASE_t1ce_to_t1.nii.gz, a tool's output."""
+    others = [other for other in leftovers.owners(name, cases) if cases[other][0].match.home == named.match.home]
+    return not named.is_bids and any(looks_like(name[len(other) :]) for other in others)
 
 
 def case_of(name: str, choice: Choice, grades: Mapping[str, str], faults: Mapping[Path, str]) -> Case:

@@ -49,7 +49,7 @@ def listed_grades(files: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
                 try:
                     grades |= {name: grade for name, grade in rows(path, default) if grade}
                 except (OSError, csv.Error, ValueError) as error:
-                    why = error.strerror if isinstance(error, OSError) else str(error)
+                    why = getattr(error, "strerror", None) or str(error)
                     unread.append(f"left out: {path.name} cannot be read ({why}): its grades are unknown")
     return grades, unread
 

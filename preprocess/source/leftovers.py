@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from preprocess.source.choice import Named, shown
@@ -13,6 +13,8 @@ from preprocess.source.layouts import ONLY_BIDS, STACK, Layout, looks_like
 SCANS = (".nii", ".nii.gz", ".mha")
 CONVERTIBLE = (".img", ".nrrd", ".mgz", ".mhd", ".mnc")  # count only if their names are those of contrasts
 RAW_BIDS = re.compile(r"sub-[^/]*_(T1w|T2w|FLAIR)\.nii(\.gz)?", re.IGNORECASE)
+PARTS = re.compile(r"_(part|inv|echo)-", re.IGNORECASE)
+PART_ADVICE = "one part, inversion or echo is no T1w, T2w or FLAIR: combine them, or link the one to take under a plain name"
 NO_SCAN = re.compile(  # maps, masks and transforms that tools write
     r"(?<![a-z])(masks?|segs?|dseg|segm(entation)?s?|labels?|roi|prob(seg|ability|abilities)?|pve|bias|fields?|warp|xfm|atlas|template|adc|fa|md"
     r"|dwi|dti|bold|synth)(?![a-z])",
@@ -62,7 +64,7 @@ def is_lost(source: Path, path: Path, beside: bool, cases: Kinds) -> bool:
     return bool(looks) and not NO_SCAN.search(name) if looks else not NO_SCAN.search(f"{path.parent.name}/{name}")
 
 
-def owners(name: str, cases: Kinds) -> list[str]:
+def owners(name: str, cases: Collection[str]) -> list[str]:
     """The cases with whose name, and then no letter or digit, a file's name begins."""
     return [name[:end] for end in cuts(name) if name[:end] in cases]
 
@@ -85,8 +87,18 @@ def sentences(
         if chosen[0].name == "pattern":
             what = "a pattern reads only what it describes: name them so (links will do), or put them into a store of their own"
         lines.append(f"left out: {len(of_it)} images named as in {layout}, such as {shown(of_it[0].name)}: {what}")
-    if rest := [path for path in unread if path not in others]:
-        like = "; ".join(layout.like for layout in chosen if layout.name in ("brats2018", "pattern")) or chosen[0].like
-        what = f"name them {like} (links will do), and the same command adds them"
-        lines.append(f"left out: {len(rest)} images that fit no layout, such as {shown(rest[0].relative_to(source))}: {what}")
+    rest = [path for path in unread if path not in others]
+    for what, group in (
+        (PART_ADVICE, [path for path in rest if PARTS.search(path.name)]),
+        (name_them(chosen), [path for path in rest if not PARTS.search(path.name)]),
+    ):
+        if group:
+            lines.append(
+                f"left out: {len(group)} images that fit no layout, such as {shown(group[0].relative_to(source))}: {what}"
+            )
     return lines
+
+
+def name_them(chosen: Sequence[Layout]) -> str:
+    like = next((layout.like for layout in chosen if layout.name == "brats2018"), chosen[0].like)
+    return f"as NIfTI files named {like} (links will do) the same command adds them"

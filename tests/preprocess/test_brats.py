@@ -89,18 +89,25 @@ def test_check_names_a_missing_modality_and_a_second_file(tmp_path: Path) -> Non
         twice.check()
 
 
-def test_auto_takes_one_layout_and_reports_what_it_left_out(tmp_path: Path) -> None:
+def test_auto_takes_every_layout_and_counts_each(tmp_path: Path) -> None:
     for i in range(3):
         touch(tmp_path / "new", *names_of(f"new{i}", "2023"))
     touch(tmp_path / "old", *names_of("old"))
+    touch(
+        tmp_path / "sub-1" / "anat", *(f"sub-1_{w}.nii.gz" for w in ("T1w", "ce-gd_T1w", "T2w", "FLAIR"))
+    )  # also fits brats2018
+    touch(tmp_path / "derivatives" / "x", "sub-1_desc-preproc_FLAIR.nii.gz")
     touch(tmp_path / "old", "unpaired_seg.nii.gz")
     discovery = discover(tmp_path)
-    assert [case.name for case in discovery.cases] == ["new0", "new1", "new2"]
+    assert [case.name for case in discovery.cases] == ["new0", "new1", "new2", "old", "sub-1"]
     assert discovery.message.startswith("layout brats2023: 3 cases in 15 files")
-    assert "left out: 4 images named as in brats2018, such as old_flair.nii.gz: layout=brats2018 reads them" in discovery.message
-    discovery = discover(tmp_path, "brats2018")
-    assert [case.name for case in discovery.cases] == ["old"]
-    assert "1 labels or masks without an image, such as unpaired_seg.nii.gz" in discovery.message
+    assert "\nlayout brats2018: 1 cases in 5 files" in discovery.message
+    assert "\nlayout bids: 1 cases in 4 files" in discovery.message
+    assert discovery.left_out == ["left out: 1 labels or masks without an image, such as unpaired_seg.nii.gz"]
+    discovery = discover(tmp_path, "brats2023")
+    assert [case.name for case in discovery.cases] == ["new0", "new1", "new2"]
+    assert "left out: 4 images named as in brats2018, such as old_flair.nii.gz: layout=auto reads them too" in discovery.message
+    assert "left out: 4 images named as in bids, such as sub-1_FLAIR.nii.gz: layout=auto" in discovery.message
 
 
 def test_bids_sessions_are_time_points_and_derived_images_do_not_shadow_raw_ones(tmp_path: Path) -> None:

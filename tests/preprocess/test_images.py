@@ -139,9 +139,9 @@ def test_every_flipped_bit_of_the_voxels_is_detected(tmp_path: Path, save, name:
         ("a.nii", lambda b: b[:-1], "is cut off"),
         ("a.mha", lambda b: b[:-1], "is cut off"),
         ("a.mha", lambda b: re.sub(rb"= LOCAL", b"= /etc/passwd", b), "has its voxels in /etc/passwd"),
-        ("a.mha", lambda b: b"", "has its voxels in no file"),
-        ("a.nii.gz", lambda b: b"", "cannot be read"),
-        ("a.nii.gz", lambda b: b"GIF89a" * 99, r"cannot be read \(Not a gzipped file"),
+        ("a.mha", lambda b: b"", "is empty"),
+        ("a.nii.gz", lambda b: b"", "is empty"),
+        ("a.nii.gz", lambda b: b"GIF89a" * 99, "is not a NIfTI file"),
         ("a.nii", lambda b: b"GIF89a" * 99, "is not a NIfTI file"),
     ],
 )

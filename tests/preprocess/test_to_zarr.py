@@ -172,15 +172,18 @@ def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> N
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["source=nowhere"], "source=nowhere is not a folder"),
-        (["source=."], "holds no case"),
-        (["source=scans", "recipe.n4.spcing=3"], "did you mean recipe.n4.spacing?"),
-        (["source=scans", "split.test=2"], "split.test=2.0 must lie between 0 and 1"),
-        (["source=scans", "recipe.resample=t3"], "recipe.resample=t3 must be empty or one of t1, t1c"),
-        (["source=scans", "require=[t2,t9]"], "must name one or more of t1, t1c"),
+        (["store=d.zarr", "source=nowhere"], "source=nowhere is not a folder"),
+        (["store=d.zarr", "source=."], "holds no case"),
+        (["store=d.zarr", "source=scans", "recipe.n4.spcing=3"], "did you mean recipe.n4.spacing?"),
+        (["store=d.zarr", "source=scans", "split.test=2"], "split.test=2.0 must lie between 0 and 1"),
+        (["store=d.zarr", "source=scans", "recipe.resample=t3"], "recipe.resample=t3 must be empty or one of t1, t1c"),
+        (["store=d.zarr", "source=scans", "require=[t2,t9]"], "must name one or more of t1, t1c"),
         (["source=scans", "store=${home}/c.zarr"], "Interpolation key 'home' not found"),
-        (["source=scans", "layout=bids"], "images named as in brats2018"),
-        (["source=scans", "pattern={case}/{modality}.nii", "names={T1: t1, gd: t1x}"], "names.gd=t1x must be one of t1"),
+        (["store=d.zarr", "source=scans", "layout=bids"], "images named as in brats2018"),
+        (
+            ["store=d.zarr", "source=scans", "pattern={case}/{modality}.nii", "names={T1: t1, gd: t1x}"],
+            "names.gd=t1x must be one of t1",
+        ),
         (["source=scans", "store=."], "store=. cannot be a cohort"),
         (["source=scans", "store=scans"], "is not a cohort"),
         (["source=broken", "store=c.zarr"], "no case of broken could be used"),
@@ -188,7 +191,7 @@ def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> N
 )
 def test_a_mistake_is_one_sentence_and_exit_status_2(tmp_path: Path, write_case, words: list[str], sentence: str) -> None:
     (tmp_path / "empty").mkdir()
-    if words[0] != "source=.":
+    if words[1] != "source=.":
         write_case(tmp_path / "scans", "a")
         write_case(tmp_path / "broken", "b")["t1"].unlink()
     done = to_zarr(*words, cwd=tmp_path)

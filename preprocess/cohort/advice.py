@@ -1,0 +1,51 @@
+"""What to do next with a cohort: a command that works on it, or what it lacks for one."""
+
+from __future__ import annotations
+
+import shlex
+from itertools import combinations
+
+from preprocess.cohort.reader import Cohort
+
+LEAST = 4  # patients: one each for the segmentor, training, val and test
+
+
+def next_step(cohort: Cohort) -> str:
+    """A line, or two. `sweep=lr` trains variants of all four contrasts by tcmgan, which also learns from segmentations."""
+    if not cohort.split("gan") and not cohort.split("val") and cohort.split("test"):
+        external = shlex.quote(f"data.external.NAME={cohort.path}")
+        return f"this cohort is only for tests (split.test=1): score a run on it with python -m distsynth.evaluate run=RUN {external}"
+    if empty := [name for name in ("gan", "val", "test") if not cohort.split(name)]:
+        return f"no patient is in {' or '.join(empty)}, so that no sweep can be trained and tested: {other_split(cohort)}"
+    complete = cohort.having(cohort.modalities)
+    if not (complete.split("gan") and complete.split("val")):
+        return f"too few patients of gan and val have all four contrasts, which sweep=lr needs\n{of_two(cohort)}"
+    labelled = all(any(complete.record(s).has_labels for s in complete.split(name)) for name in ("segmentor", "gan"))
+    if not labelled:
+        return f"no training patient has a segmentation, from which tcmgan learns\n{launch(cohort, 'sweep=lr', 'method=unet')}"
+    return launch(cohort, "sweep=lr")
+
+
+def other_split(cohort: Cohort) -> str:
+    patients = len({record.patient for record in cohort.records.values()})
+    if patients < LEAST:
+        return f"{patients} of at least {LEAST} patients are there: add some to the source and give the same command"
+    test = max(1, patients // 5)
+    segmentor = (patients - test) // 2
+    return (
+        f"give the same command with other split.* settings, e.g. split.counts=[{segmentor},{patients - test - segmentor},{test}]"
+    )
+
+
+def of_two(cohort: Cohort) -> str:
+    """The command for the first two contrasts that patients of gan and val have."""
+    for pair in combinations(cohort.modalities, 2):
+        both = cohort.having(pair)
+        if both.split("gan") and both.split("val"):
+            words = ("method=unet", "variant=siso", f"variant.inputs=[{pair[0]}]", f"variant.outputs=[{pair[1]}]")
+            return launch(cohort, *words)
+    return "a training needs patients of gan and val with the same two contrasts: add some to the source"
+
+
+def launch(cohort: Cohort, *words: str) -> str:
+    return f"next: {shlex.join(['python', 'slurm/launch.py', *words, f'data.store={cohort.path}'])}"

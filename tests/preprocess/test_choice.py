@@ -1,0 +1,138 @@
+"""One file of each kind is taken by rule, or the message names a rule or pattern that works when it is followed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from preprocess.shared.errors import CaseError
+from preprocess.source.brats import discover
+
+CONTRASTS = {"t1": "T1w", "t1c": "ce-gd_T1w", "t2": "T2w", "flair": "FLAIR"}
+OF_2018 = ("t1", "t1ce", "t2", "flair", "seg")
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def bids(root: Path, subject: str, **words: str) -> Path:
+    """A subject's raw images; `words` replace those of a contrast."""
+    anat = root / subject / "anat"
+    touch(anat, *(f"{subject}_{word}.nii.gz" for word in (CONTRASTS | words).values()))
+    return anat
+
+
+def followed(source: Path, sentence: str) -> dict[str, dict[str, str]]:
+    """The cases that the pattern in a sentence gives."""
+    words = [word.partition("=") for word in shlex.split(re.search(r"select one with (.*)", sentence)[1])]
+    names = {key.removeprefix("names."): value for key, _, value in words if key.startswith("names.")}
+    (pattern,) = (value for key, _, value in words if key == "pattern")
+    cases = discover(source, pattern=pattern, names=names).cases
+    for case in cases:
+        case.check()
+    return {case.name: {kind: path.name for kind, path in case.files.items()} for case in cases}
+
+
+def test_of_runs_the_first_or_last_is_taken_as_numbers_or_the_case_is_refused_with_a_pattern_that_works(tmp_path: Path) -> None:
+    anat = bids(tmp_path, "sub-01", t1="run-2_T1w")
+    bids(tmp_path, "sub-02", t1="run-2_T1w")
+    touch(anat, "sub-01_run-10_T1w.nii.gz")
+    touch(tmp_path / "derivatives" / "x" / "sub-01" / "anat", "sub-01_desc-brain_mask.nii.gz", "sub-01_dseg.nii.gz")
+    case = discover(tmp_path).cases[0]
+    with pytest.raises(
+        CaseError, match=r"run-2_T1w\.nii\.gz and .*run-10_T1w\.nii\.gz are both its t1: keep one, or set bids\.run=first"
+    ) as refusal:
+        case.check()
+    taken = followed(tmp_path, str(refusal.value))
+    assert taken["sub-01"]["t1"] == "sub-01_run-2_T1w.nii.gz"
+    assert taken["sub-01"].keys() == {"t1", "t1c", "t2", "flair", "seg", "mask"}
+    assert taken["sub-02"].keys() == {"t1", "t1c", "t2", "flair"}
+    for run, number in (("first", 2), ("last", 10)):
+        discovery = discover(tmp_path, run=run)
+        assert discovery.cases[0].files["t1"].name == f"sub-01_run-{number}_T1w.nii.gz"
+        assert f"bids.run={run}: 1 images of other runs are not read" in discovery.message
+        assert not discovery.left_out
+
+
+def test_a_rule_on_runs_does_not_choose_between_acquisitions(tmp_path: Path) -> None:
+    anat = bids(tmp_path, "sub-01", t2="acq-tse_T2w")
+    touch(anat, "sub-01_acq-space_T2w.nii.gz")
+    with pytest.raises(CaseError, match=r"are both its t2: keep one, or select one with") as refusal:
+        discover(tmp_path, run="last").cases[0].check()
+    assert followed(tmp_path, str(refusal.value))["sub-01"]["t2"] == "sub-01_acq-space_T2w.nii.gz"
+
+
+@pytest.mark.parametrize("word", ["part-phase", "part-real", "inv-1", "echo-1"])
+def test_a_part_inversion_or_echo_is_no_contrast_and_is_reported_where_the_contrast_lacks(tmp_path: Path, word: str) -> None:
+    anat = bids(tmp_path, "sub-01", t2=f"{word}_T2w")
+    discovery = discover(tmp_path)
+    assert "t2" not in discovery.cases[0].files
+    assert f"left out: 1 images that fit no layout, such as sub-01/anat/sub-01_{word}_T2w.nii.gz: one part" in discovery.message
+    touch(anat, "sub-01_part-mag_T2w.nii.gz")
+    discovery = discover(tmp_path)
+    assert discovery.cases[0].files["t2"].name == "sub-01_part-mag_T2w.nii.gz"
+    assert not discovery.left_out
+
+
+def test_masks_in_template_space_and_tissues_are_never_taken_even_if_the_source_is_a_derivative(tmp_path: Path) -> None:
+    anat = bids(tmp_path / "ds000001-fmriprep", "sub-01", t1="desc-preproc_T1w")
+    mni = "sub-01_space-MNI152NLin2009cAsym_desc-"
+    touch(anat, "sub-01_desc-brain_mask.nii.gz", f"{mni}brain_mask.nii.gz", f"{mni}preproc_T1w.nii.gz")
+    touch(anat, "sub-01_dseg.nii.gz", "sub-01_label-GM_probseg.nii.gz")
+    for name in ("ds000001-fmriprep", "plain"):
+        source = (tmp_path / "ds000001-fmriprep").rename(tmp_path / name)
+        case = discover(source).cases[0]
+        case.check()
+        assert case.files["mask"].name == "sub-01_desc-brain_mask.nii.gz"
+        assert case.files["t1"].name == "sub-01_desc-preproc_T1w.nii.gz"
+        assert "seg" not in case.files
+        source.rename(tmp_path / "ds000001-fmriprep")
+
+
+def test_where_all_images_lie_on_a_template_so_does_the_mask(tmp_path: Path) -> None:
+    anat = bids(tmp_path, "sub-01")
+    for path in list(anat.iterdir()):
+        path.rename(path.with_name(path.name.replace("sub-01_", "sub-01_space-SRI24_")))
+    touch(anat, "sub-01_space-SRI24_desc-brain_mask.nii.gz", "sub-01_desc-brain_mask.nii.gz")
+    (case,) = discover(tmp_path).cases
+    case.check()
+    assert case.files["mask"].name == "sub-01_space-SRI24_desc-brain_mask.nii.gz"
+
+
+def test_a_packed_and_an_unpacked_twin_are_refused_with_a_pattern_that_works(tmp_path: Path) -> None:
+    touch(tmp_path / "a", *(f"a_{word}.nii.gz" for word in OF_2018), "a_t1.nii")
+    touch(tmp_path / "b", *(f"b_{word}.nii.gz" for word in OF_2018))
+    with pytest.raises(CaseError, match=r"a_t1\.nii and a/a_t1\.nii\.gz are both its t1") as refusal:
+        discover(tmp_path).cases[0].check()
+    taken = followed(tmp_path, str(refusal.value))
+    assert {name: files["t1"] for name, files in taken.items()} == {"a": "a_t1.nii.gz", "b": "b_t1.nii.gz"}
+
+
+def test_two_folders_never_become_one_case(tmp_path: Path) -> None:
+    for site, words in (("A", OF_2018), ("B", OF_2018)):
+        touch(tmp_path / "whole" / site / "P1", *(f"P1_{word}.nii.gz" for word in words))
+    with pytest.raises(
+        CaseError, match=r"A/P1/P1_t1.nii.gz and B/P1/P1_t1.nii.gz are both its t1: keep one, or rename one's files"
+    ):
+        discover(tmp_path / "whole").cases[0].check()
+    for site, words in (("A", OF_2018[:2]), ("B", OF_2018[2:])):
+        touch(tmp_path / "half" / site / "P1", *(f"P1_{word}.nii.gz" for word in words))
+    with pytest.raises(CaseError, match=r"P1: its contrasts lie in 2 folders, A/P1 and B/P1: if they are two patients, rename"):
+        discover(tmp_path / "half").cases[0].check()
+    for site in "AB":
+        bids(tmp_path / "sets" / site, "sub-01", **({"t1": "x", "t1c": "y"} if site == "A" else {"t2": "x", "flair": "y"}))
+    with pytest.raises(CaseError, match="lie in 2 folders"):
+        discover(tmp_path / "sets").cases[0].check()
+
+
+def test_labels_mask_and_contrasts_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    for word, folder in (*((w, f"{w}_images") for w in OF_2018[:4]), ("seg", "labels"), ("mask", "masks")):
+        touch(tmp_path / folder, f"P1_{word}.nii.gz", f"P2_{word}.nii.gz")
+    cases = discover(tmp_path).cases
+    assert [(case.name, len(case.files)) for case in cases] == [("P1", 6), ("P2", 6)]
+    for case in cases:
+        case.check()

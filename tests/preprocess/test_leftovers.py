@@ -1,0 +1,88 @@
+"""Scans that no case took are reported, and what tools write beside scans is not."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from preprocess.shared.errors import UserError
+from preprocess.source.brats import discover
+
+CASE = ("a_t1.nii.gz", "a_t1ce.nii.gz", "a_t2.nii.gz", "a_flair.nii.gz")
+RAW = ("sub-1_T1w.nii.gz", "sub-1_ce-gd_T1w.nii.gz", "sub-1_T2w.nii.gz", "sub-1_FLAIR.nii.gz")
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "b/T1.nii.gz",
+        "b/b_T1w_brain.nii.gz",
+        "b/scan.nii",
+        "a/b_t1_raw.nii.gz",
+        "a/a_t1post_x.mha",
+        "b/b_t1.img",
+        "sub-2/sub-2_T1w.nii.gz",
+    ],
+)
+def test_a_scan_that_fits_no_layout_is_reported_with_an_example(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "a", *(each for each in CASE if "t1ce" not in each))
+    touch((tmp_path / name).parent, Path(name).name)
+    (line,) = discover(tmp_path).left_out
+    assert line.startswith(f"left out: 1 images that fit no layout, such as {name}: as NIfTI files named CASE_t1.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/a_t1_bias.nii.gz", "a/a_mask2.nii.gz", "a/a_adc.nii.gz", "a/a_t1ce_to_t1.nii.gz", "a/._a_t1.nii.gz", "a/a.bvec", "extra/a_t2_n4.nii.gz",
+        "masks/tumour-prob.nii.gz", "probability_maps/a.nii.gz", "out/a_flair_synth.nii.gz", "derivatives/x/sub-1_desc-synth_T2w.nii.gz",
+        "derivatives/fmriprep/sub-1/anat/sub-1_desc-preproc_T1w.nii.gz", "derivatives/fmriprep/sub-1/anat/sub-1_space-MNI_dseg.nii.gz",
+        "derivatives/fmriprep/sub-1/anat/sub-1_label-GM_probseg.nii.gz", "sub-1/func/sub-1_task-rest_bold.nii.gz", "sub-1/dwi/sub-1_dwi.nii.gz",
+        "sub-1/anat/sub-1_ce-gd_FLAIR.nii.gz", "sub-1/anat/sub-1_part-phase_T1w.nii.gz", "sub-1/anat/sub-1_PD.nii.gz",
+        "sub-1/fmap/sub-1_dir-AP_epi.nii.gz",
+    ],
+)  # fmt: skip
+def test_what_stands_beside_scans_is_no_alarm(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "a", *CASE)
+    touch(tmp_path / "sub-1" / "anat", *RAW)
+    touch((tmp_path / name).parent, Path(name).name)
+    discovery = discover(tmp_path)
+    assert discovery.left_out == []
+    assert [case.name for case in discovery.cases] == ["a", "sub-1"]
+    for case in discovery.cases:
+        case.check()
+
+
+def test_synthesised_images_never_count(tmp_path: Path) -> None:
+    touch(tmp_path / "a", *CASE)
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), "f4"), np.eye(4))
+    image.header["descrip"] = b"SYNTHETIC by x"
+    (tmp_path / "b").mkdir()
+    nib.save(image, tmp_path / "b" / "T1.nii.gz")
+    assert discover(tmp_path).left_out == []
+
+
+def test_a_pattern_that_fits_nothing_says_what_it_would_have_needed(tmp_path: Path) -> None:
+    touch(tmp_path / "x" / "p1", "p1_weird.nii.gz")
+    with pytest.raises(UserError, match=r"x/p1/p1_weird.nii.gz fits if weird is a word for a contrast: give words.weird=KIND"):
+        discover(tmp_path, pattern="**/{case}_{modality}.nii.gz", words="words")
+    with pytest.raises(
+        UserError, match=r"begin the pattern with \*\*/ \(x/p1/p1_weird.nii.gz lies in 2 folders\), and give names.weird"
+    ):
+        discover(tmp_path, pattern="{case}_{modality}.nii.gz")
+    with pytest.raises(UserError, match=r"pattern=: a pattern is a path below source with \{case\}"):
+        discover(tmp_path)
+
+
+def test_an_output_named_after_a_case_and_a_contrast_is_no_case_and_is_mentioned(tmp_path: Path) -> None:
+    touch(tmp_path, *CASE, "a_t1ce_to_t1.nii.gz", "a_2_t1.nii.gz")
+    discovery = discover(tmp_path)
+    assert [case.name for case in discovery.cases] == ["a", "a_2"]
+    assert "not read: 1 images made of a case's contrasts, such as a_t1ce_to_t1.nii.gz" in discovery.message
