@@ -1,6 +1,6 @@
 """Export a trained model, so that it can be used where neither its run nor its cohort is.
 
-    python -m distsynth.export run=runs/first out=model.zip licence="CC BY 4.0"
+    python -m distsynth.export runs/first model.zip licence="CC BY 4.0"
     python -m distsynth.export run=runs/first out=model.onnx to=onnx
     python -m distsynth.export run=runs/first out=served to=mlflow
     python -m distsynth.export run=runs/lr/simo to=mlflow register=flair       into the run's MLflow run
@@ -99,7 +99,7 @@ def mlflow(settings: Settings, out: Path) -> list[str]:
 
 def entry() -> None:
     """The console script."""
-    command(main, __doc__, Settings)
+    command(main, __doc__, Settings, paths=("run", "out"))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 from preprocess.shared.settings import command, parse, required, setting
+from preprocess.shared.words import undashed
 from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
 
@@ -52,7 +53,7 @@ class Settings:
     layout: str = setting("auto", "how the files below source are named (see to_zarr)")
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {case}/*_{modality}.nii.gz (see to_zarr)")
     words: dict[str, str] = setting(dict, "layout=pattern: your words for t1, t1c, t2, flair and mask, e.g. words.T1post=t1c")
-    outputs: Any = setting("missing", "missing: what a patient lacks; all: what it has too; or a list, e.g. [t1c]")
+    outputs: Any = setting("missing", "missing: what a patient lacks; all: what it has too; or a list, e.g. '[t1c]'")
     names: Literal["synth", "plain"] = setting(
         "synth", "synth: NAME_flair_synth, or BIDS derivatives; plain: NAME/NAME_flair, as segmenters expect"
     )
@@ -103,7 +104,10 @@ def spelled(words: Sequence[str]) -> list[str]:
         if word.startswith("-"):
             flag, equals, value = word.partition("=")
             if flag not in FLAGS:
-                raise SettingError(f"{flag} is not known: settings are key=value words; {', '.join(FLAGS)} are also understood")
+                right = undashed(word, next(rest, ""))
+                raise SettingError(
+                    f"write key=value without dashes: {right} in place of {word} ({', '.join(FLAGS)} are understood too)"
+                )
             spelled.append(f"{FLAGS[flag]}={value if equals else next(rest, '')}")
         else:
             if word.startswith("names."):  # as to_zarr calls the words of a pattern

@@ -238,4 +238,4 @@ def write_nifti(path: Path, image: Any) -> None:
 
 
 if __name__ == "__main__":
-    command(main, __doc__, Settings)
+    command(main, __doc__, Settings, ("store",))

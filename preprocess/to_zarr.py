@@ -232,4 +232,4 @@ def disk_sentence(error: OSError, store: str) -> str:
 
 
 if __name__ == "__main__":
-    command(main, __doc__, Settings)
+    command(main, __doc__, Settings, ("source", "store"))

@@ -36,7 +36,8 @@ try:
     from preprocess.shared.errors import StoreError, UserError
     from preprocess.shared.files import write_json
     from preprocess.shared.locks import only_one
-    from preprocess.shared.settings import command, dotlist, finish, merge, setting
+    from preprocess.shared.settings import command, describe, finish, merge, setting
+    from preprocess.shared.words import dotlist
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
     from slurm.preprocessing import launch_preprocessing
@@ -117,11 +118,17 @@ def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:
     """The launcher's settings, and the words that are the runs' settings."""
     from omegaconf import OmegaConf
 
+    dotlist(words)  # refuses what is not key=value
     own = [word for word in words if word.partition("=")[0].split(".")[0] in OWN]
     shared = [word for word in words if word not in own]
-    dotlist(words)  # refuses what is not key=value
-    tree = configuration.layers(own, ("cluster", "sweep"), ignore=("seed",))
+    tree = configuration.layers(own, ("cluster", "sweep"), Launch, ignore=("seed",))
     return finish(merge(OmegaConf.structured(Launch), tree), Launch), shared
+
+
+def explain(words: Sequence[str]) -> str:
+    """The launcher's settings for `--help`; with `method=NAME` also those of its runs."""
+    runs = [configuration.settings_help(words)] if any(word.startswith("method=") for word in words) else []
+    return "\n\n".join(["\n".join(["the launcher's settings (key=default):", *describe(Launch)]), *runs])
 
 
 def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
@@ -229,4 +236,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's TERM ends the runs as Ctrl-C does
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    command(main, (__doc__ or "").strip() + configuration.groups_help((*configuration.GROUPS, "cluster", "sweep")), Launch)
+    command(
+        main, (__doc__ or "").strip() + configuration.groups_help((*configuration.GROUPS, "cluster", "sweep")), explain=explain
+    )

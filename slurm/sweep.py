@@ -13,7 +13,8 @@ from distsynth.config import Config, compose
 from distsynth.methods.registry import UnservedVariant
 from distsynth.run_directory import RunDirectory
 from preprocess.shared.errors import SettingError
-from preprocess.shared.settings import differences, dotlist, flatten, setting
+from preprocess.shared.settings import differences, flatten, setting
+from preprocess.shared.words import dotlist
 
 
 @dataclass
@@ -85,7 +86,7 @@ def refuse_double(settings: SweepSettings, words: Sequence[str]) -> None:
     for word in words:
         key, _, value = word.partition("=")
         if key in axes:
-            raise SettingError(f"{key} is an axis of sweep {settings.name}: give sweep.axes.{key}=[{value}] in place of {word}")
+            raise SettingError(f"{key} is an axis of sweep {settings.name}: give sweep.axes.{key}='[{value}]' in place of {word}")
 
 
 def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -93,7 +94,7 @@ def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     flat = dict(flatten(axes))
     for key, values in flat.items():
         if not isinstance(values, list | tuple) or not values:
-            raise SettingError(f"sweep.axes.{key}={values} must be a list of values, for example [1e-4,2e-4]")
+            raise SettingError(f"sweep.axes.{key}={values} must be a list of values, for example sweep.axes.{key}='[1e-4,2e-4]'")
     for values in itertools.product(*flat.values()):
         yield {key: shown(value) for key, value in zip(flat, values, strict=True)}
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import operator
-import re
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.signals import interrupt, number_of, sentence_of
+from preprocess.shared.words import dotlist, positional
 
 T = TypeVar("T")
 
@@ -67,38 +71,35 @@ def texts(schema: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
-def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
-    """`["a.b=1", "c=[x,y]"]` as a nested config. The value of a key among `texts`, or one that is not valid YAML, such as `{case}/*.nii`, is
-    taken as text: `name=1_2` is not the number 12."""
-    config = OmegaConf.create()
-    for word in words:
-        if "=" not in word or word.startswith("="):
-            raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
-        try:
-            key, _, value = word.partition("=")
-            # A case may be named 007, which YAML would read as an octal number.
-            if (key in texts and value and "${" not in value) or re.fullmatch(r"0\d+", value):
-                OmegaConf.update(config, key, value)
-            else:
-                config.merge_with_dotlist([word])
-        except OmegaConfBaseException as error:
-            raise SettingError(f"cannot read the setting {word}: {first_line(error)}") from error
-        except Exception:  # YAML's
-            OmegaConf.update(config, *word.split("=", 1))
-    return config
-
-
 def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
     """The typed config `base` with the `over` configs on top. Raises SettingError naming the key that does not fit, and what would."""
     merged = base
     for layer in over:
         refuse_unknown_keys(base, layer)
         try:
-            merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
+            merged = OmegaConf.merge(merged, with_empty_texts(base, layer))  # type: ignore[assignment]
         except OmegaConfBaseException as error:
             where = error.full_key or "of " + ", ".join(map(str, layer))
             raise SettingError(f"setting {where}: {first_line(error)}") from error
     return merged
+
+
+def with_empty_texts(base: DictConfig, layer: DictConfig) -> DictConfig:
+    """The layer in which `key=`, which YAML reads as null, is the empty text where the setting is text. Raises SettingError for another."""
+    filled = deepcopy(layer)
+    for key in keys(layer):
+        if OmegaConf.is_missing(layer, key) or OmegaConf.select(layer, key) is not None:
+            continue
+        head, _, name = key.rpartition(".")
+        section = OmegaConf.select(base, head) if head else base
+        node = section._get_node(name) if isinstance(section, DictConfig) else None
+        default = OmegaConf.select(base, key)
+        if isinstance(node, StringNode) or (node is None and section is not None and section._metadata.element_type is str):
+            OmegaConf.update(filled, key, "")
+        elif default is not None:
+            shown = shlex.quote(f"{key}={OmegaConf.to_container(default) if OmegaConf.is_config(default) else default}")
+            raise SettingError(f"{key}= is empty: give it a value, for example {shown}")
+    return filled
 
 
 def finish(config: DictConfig, schema: type[T]) -> T:
@@ -121,6 +122,8 @@ def check_bounds(settings: Any, head: str = "") -> None:
         value, bounds = getattr(settings, field.name), field.metadata.get("bounds", {})
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{head}{field.name}.")
+        elif value == "" and field.default == MISSING:
+            raise SettingError(f"{head}{field.name}= is empty: give {head}{field.name}=… ({field.metadata['doc']})")
         elif not all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
             must = " and ".join(f"{BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
             raise SettingError(f"{head}{field.name}={value} must be {must}")
@@ -178,15 +181,17 @@ def documentation(schema: Any, key: str) -> str:
     return ""
 
 
-def describe(schema: Any, prefix: str = "") -> Iterator[str]:
-    """One line per setting, `key=default  doc`, for `--help`."""
+def describe(schema: Any, prefix: str = "", values: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """One line per setting, `key=default  doc`, for `--help`; `values` are defaults by dotted key that take the place of the schema's."""
+    values = values or {}
     for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(field.default_factory):
-            yield from describe(field.default_factory, f"{prefix}{field.name}.")
+            yield from describe(field.default_factory, f"{prefix}{field.name}.", values)
             continue
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
+        default = values.get(prefix + field.name, default)
         shown = "" if default == MISSING else str(default)
         name = prefix + field.name.removesuffix("_")  # a word of Python's, such as continue
         yield f"  {f'{name}={shown}':<42} {field.metadata.get('doc', '')}"
@@ -215,19 +220,36 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def command(main: Callable[[list[str]], int], doc: str | None, schema: Any = None) -> None:
-    """Run `main(words)` as a command: `--help` prints `doc` and the settings; a UserError is printed as one sentence, with exit status 2."""
+def command(
+    main: Callable[[list[str]], int],
+    doc: str | None,
+    schema: Any = None,
+    paths: Sequence[str] = (),
+    explain: Callable[[list[str]], str] | None = None,
+) -> None:
+    """Run `main(words)` as a command.
+
+    `--help` prints `doc` and the settings, those of `schema` or what `explain(words)` returns. Bare paths are the settings `paths` (see
+    `positional`). A UserError is printed as one sentence, with exit status 2; Ctrl-C and SIGTERM end in one too, with 130 and 143.
+    """
     words = sys.argv[1:]
-    if any(word in ("-h", "--help", "help") for word in words):
-        print((doc or "").strip())
-        if schema is not None:
-            print("\nsettings (key=default):\n" + "\n".join(describe(schema)))
-        raise SystemExit(0)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
-        raise SystemExit(main(words))
+        if any(word in ("-h", "--help", "help") for word in words):
+            print("\n\n".join([(doc or "").strip(), *helped(words, schema, explain)]))
+            raise SystemExit(0)
+        raise SystemExit(main(positional(words, *paths)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:
+        print(sentence_of(stop), file=sys.stderr)
+        raise SystemExit(128 + number_of(stop)) from None
+
+
+def helped(words: Sequence[str], schema: Any, explain: Callable[[list[str]], str] | None) -> Iterator[str]:
+    """The settings, for `--help`."""
+    if explain is not None:
+        yield explain([word for word in words if word not in ("-h", "--help", "help")])
+    elif schema is not None:
+        yield "\n".join(["settings (key=default):", *describe(schema)])

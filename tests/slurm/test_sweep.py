@@ -98,7 +98,7 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
         (["sweep.axes.train.lr=[]"], r"sweep.axes.train.lr=\[\] must be a list of values"),
         (["sweep.axes.train.lrr=[1]"], r"did you mean train.lr\?"),
         (["sweep=lr", "train.epochs=many"], "setting train.epochs"),
-        (["sweep=lr", "train.lr=1e-3"], r"train.lr is an axis of sweep lr: give sweep.axes.train.lr=\[1e-3\] in place of"),
+        (["sweep=lr", "train.lr=1e-3"], r"train.lr is an axis of sweep lr: give sweep.axes.train.lr='\[1e-3\]' in place of"),
         (["sweep=lr", "variant=mimo"], "variant is an axis of sweep lr"),
         (["sweep=methods", "sweep.axes.method=[tcmgann]"], "method=tcmgann is not known: did you mean tcmgan"),
         (
@@ -110,8 +110,8 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
             "unknown setting method.weights",
         ),
         (["sweep=methods", "sweep.axes.variant=[{name: odd, inputs: [t1], outputs: [t1]}]"], "t1 is both an input and an output"),
-        (["sweep=methods", "seed=5"], r"seed is an axis of sweep methods: give sweep.axes.seed=\[5\] in place of seed=5"),
-        (["sweep=methods", "data.fold=2"], r"give sweep.axes.data.fold=\[2\] in place of data.fold=2"),
+        (["sweep=methods", "seed=5"], r"seed is an axis of sweep methods: give sweep.axes.seed='\[5\]' in place of seed=5"),
+        (["sweep=methods", "data.fold=2"], r"give sweep.axes.data.fold='\[2\]' in place of data.fold=2"),
         (["sweep=methods", "sweep.axes.seed=[]"], r"sweep.axes.seed=\[\] must be a list of values"),
     ],
 )
