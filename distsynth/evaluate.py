@@ -125,4 +125,4 @@ def every_task(config: Config) -> Iterator[Variant]:
 
 
 if __name__ == "__main__":
-    command(main, __doc__, Settings, paths=("run",))
+    command(main, __doc__, Settings)

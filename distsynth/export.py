@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from preprocess.shared.errors import SettingError, StoreError
 from preprocess.shared.settings import command, parse, required, setting
@@ -29,6 +29,7 @@ SUFFIX = {"bundle": ".zip", "onnx": ".onnx", "pt2": ".pt2"}
 
 @dataclass
 class Settings:
+    POSITIONAL: ClassVar = ("run", "out")
     run: str = required("a run's folder, or an exported model.zip")
     out: str = setting("", "the file to write, or for to=mlflow a folder (empty: the run's own MLflow run)")
     to: Literal["bundle", "onnx", "pt2", "mlflow"] = setting("bundle", "bundle, onnx, pt2 or mlflow")
@@ -99,7 +100,7 @@ def mlflow(settings: Settings, out: Path) -> list[str]:
 
 def entry() -> None:
     """The console script."""
-    command(main, __doc__, Settings, paths=("run", "out"))
+    command(main, __doc__, Settings)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
-from preprocess.shared.words import refuse_misspelt
+from preprocess.shared.words import positional, refuse_misspelt
 
 PROJECT = Path(__file__).parent.parent  # a checkout, or the site-packages that a wheel was installed into
 CONFIGS = Path(__file__).parent / "configs"  # in a checkout a link to the folder at its top
@@ -84,7 +84,9 @@ class RunDirectory:
 
 
 def run_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The value of `run=`, empty if it is not among the words, and the other words. Raises SettingError if it is empty or given twice."""
+    """The value of `run=`, or a bare path, empty if it is not among the words; and the other words. Raises SettingError if it is empty or given
+    twice."""
+    words = positional(words, "run")
     refuse_misspelt(words)
     given = [word.partition("=")[2] for word in words if word.startswith("run=")]
     if len(given) > 1:

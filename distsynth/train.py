@@ -220,7 +220,7 @@ def end(run: RunDirectory, status: str, why: str, world: World, retry: bool = Fa
 
 def entry() -> None:
     """The command `distsynth-train`."""
-    command(main, (__doc__ or "").strip() + configuration.groups_help(), paths=("run",), explain=configuration.settings_help)
+    command(main, (__doc__ or "").strip() + configuration.groups_help(), explain=configuration.settings_help)
 
 
 if __name__ == "__main__":

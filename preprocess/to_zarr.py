@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import record_path
@@ -36,6 +37,7 @@ ALIASES = {"split": "split.file", "resample": "recipe.resample", "coregister": "
 
 @dataclass
 class Settings:
+    POSITIONAL: ClassVar = ("source", "store")
     source: str = setting("data/phantom", "the folder that holds the BRATS cases")
     layout: str = setting("auto", "how the files are named: brats2015, brats2018, brats2023, bids, pattern, or auto")
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")
@@ -232,4 +234,4 @@ def disk_sentence(error: OSError, store: str) -> str:
 
 
 if __name__ == "__main__":
-    command(main, __doc__, Settings, ("source", "store"))
+    command(main, __doc__, Settings)

@@ -55,10 +55,11 @@ def required(doc: str) -> Any:
 
 
 def parse(schema: type[T], words: Sequence[str]) -> T:
-    """The dataclass `schema` with its defaults overridden by `key=value` words.
+    """The dataclass `schema` with its defaults overridden by `key=value` words, or by bare paths for those that `schema.POSITIONAL` names.
 
     Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
+    words = positional(words, *getattr(schema, "POSITIONAL", ()))
     return finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema)
 
 
@@ -224,13 +225,12 @@ def command(
     main: Callable[[list[str]], int],
     doc: str | None,
     schema: Any = None,
-    paths: Sequence[str] = (),
     explain: Callable[[list[str]], str] | None = None,
 ) -> None:
     """Run `main(words)` as a command.
 
-    `--help` prints `doc` and the settings, those of `schema` or what `explain(words)` returns. Bare paths are the settings `paths` (see
-    `positional`). A UserError is printed as one sentence, with exit status 2; Ctrl-C and SIGTERM end in one too, with 130 and 143.
+    `--help` prints `doc` and the settings, those of `schema` or what `explain(words)` returns. A UserError is printed as one sentence, with exit
+    status 2; Ctrl-C and SIGTERM end in one too, with 130 and 143.
     """
     words = sys.argv[1:]
     signal.signal(signal.SIGTERM, interrupt)
@@ -238,7 +238,7 @@ def command(
         if any(word in ("-h", "--help", "help") for word in words):
             print("\n\n".join([(doc or "").strip(), *helped(words, schema, explain)]))
             raise SystemExit(0)
-        raise SystemExit(main(positional(words, *paths)))
+        raise SystemExit(main(words))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -7,7 +7,6 @@ import pytest
 from distsynth import evaluate, export, synthesise, train
 from distsynth.run_directory import RunDirectory, run_of
 from preprocess.shared.errors import UserError
-from preprocess.shared.words import positional
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_that_does_not_exist_is_refused_with_the_nearest_name(runs: Path, asked: str, meant: str) -> None:
     for main, words in ((evaluate.main, []), (export.main, ["out=m.zip"]), (synthesise.main, ["out=o", "t1=t1.nii.gz"])):
         with pytest.raises(UserError) as caught:
-            main([*positional([asked], "run"), *words])
+            main([asked if main is not synthesise.main else f"run={asked}", *words])
         assert str(caught.value).startswith(f"run={asked} does not exist: ")
         assert (f"did you mean run={meant}?" in str(caught.value)) == bool(meant), caught.value
     assert sorted(path.name for path in runs.parent.iterdir()) == ["runs", "t1.nii.gz"]
