@@ -7,9 +7,9 @@
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 evaluate.judge=runs/segmentor
 
 Training ends with the same evaluation; this repeats it with other settings of `data.external.*`, `data.store` (a cohort that has moved) or
-`evaluate.*`, and writes scores and figures into the run directory. A method that learns all tasks at once (mmgan, stargan, unified_gan) can also
-be scored on other variants of the contrasts that it was trained with: `variant=NAME`, or variant.name=, variant.inputs= and variant.outputs=.
-These scores and figures go into evaluation/VARIANT and figures/VARIANT.
+`evaluate.*`, and adds its scores and figures to those in the run directory; only those of another checkpoint are dropped. A method that learns all
+tasks at once (mmgan, stargan, unified_gan) can also be scored on other variants of the contrasts that it was trained with: `variant=NAME`, or
+variant.name=, variant.inputs= and variant.outputs=. These scores and figures go into evaluation/VARIANT and figures/VARIANT.
 """
 
 from __future__ import annotations

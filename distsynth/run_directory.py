@@ -4,8 +4,8 @@ run.json        uid, name, sweep, code digest, git commit
 config.yaml     the resolved configuration
 journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
-evaluation/     scores.json, and VARIANT/scores.json for other variants; until scores.json is written also finished-RANK.jsonl,
-                the patients already scored (see distsynth.evaluation.finished)
+evaluation/     scores.json and whose they are, made_of.json; VARIANT/ with both for other variants; until scores.json is written also
+                finished-RANK.jsonl, the patients already scored (see distsynth.evaluation.finished)
 figures/        a PNG per held-out patient, and VARIANT/ for other variants
 profile/        the trace written with train.profile
 job.json        the job that the launcher last submitted for the run; its output is in the sweep's folder logs/

@@ -82,8 +82,7 @@ class Settings:
 
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, spelled(words))
-    if settings.threads > (cores := len(os.sched_getaffinity(0))):
-        raise SettingError(f"threads={settings.threads}: this process may use {cores} cores; give at most {cores}")
+    check_threads(settings)
     cases, layout, dataset = patients(settings)
     session = opened(settings, layout, dataset, settings.device)
     root = session.naming.root
@@ -95,6 +94,12 @@ def main(words: Sequence[str]) -> int:
         given = {key.removesuffix("_"): value for key, value in asdict(settings).items() if value not in ("", {})}
         write_json(root / name, {"settings": given, "patients": [asdict(outcome) for outcome in outcomes]})
     return conclude(outcomes, root / name)
+
+
+def check_threads(settings: Settings) -> None:
+    """Raise SettingError for more threads than this process may use."""
+    if settings.threads > (cores := len(os.sched_getaffinity(0))):
+        raise SettingError(f"threads={settings.threads}: this process may use {cores} cores; give at most {cores}")
 
 
 def spelled(words: Sequence[str]) -> list[str]:

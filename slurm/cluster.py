@@ -50,6 +50,13 @@ class ClusterSettings:
         if self.resolved == "local" and self.nodes > 1:
             raise SettingError(f"cluster.nodes={self.nodes} needs Slurm: on this machine use cluster.ranks")
 
+    def check(self) -> None:
+        """Raise SettingError where jobs cannot be submitted."""
+        if self.resolved == "slurm" and not shutil.which("sbatch"):
+            raise SettingError(
+                "cluster.kind=slurm needs Slurm's sbatch on the PATH: run this on a login node, or give cluster=local"
+            )
+
     @property
     def resolved(self) -> str:
         """`slurm` or `local`."""
@@ -87,8 +94,7 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
             gpus_per_node=settings.ranks * settings.gpus,
         )
         return [executor.submit(job) for job in jobs]
-    if not shutil.which("sbatch"):
-        raise SettingError("cluster.kind=slurm needs Slurm's sbatch on the PATH: run this on a login node, or give cluster=local")
+    settings.check()
     slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
     slurm.update_parameters(**slurm_parameters(settings, name))
     try:

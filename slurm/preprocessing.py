@@ -32,6 +32,8 @@ def launch_preprocessing(cluster: ClusterSettings, words: Sequence[str], logs: P
         return to_zarr.main(words)
     cases, writer = to_zarr.plan(settings)
     if dry_run:
+        writer.check()
+        to_zarr.refuse_strangers(settings, cases, writer.committed())
         print(f"{len(cases)} cases in {cluster.array} parts on {cluster.resolved}, {cluster.cpus} workers each")
         return 0
     with writer.lock("launch"):  # checks the recipe and the source before anything is queued

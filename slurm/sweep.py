@@ -120,8 +120,8 @@ def check_unchanged(run: Run) -> None:
         return
     from omegaconf import OmegaConf
 
-    trees = configuration.saved(run.directory.config), OmegaConf.create(configuration.to_yaml(run.config))
-    old, new = (OmegaConf.to_container(tree) for tree in trees)
+    before = configuration.load(run.directory.config)  # with the defaults of settings that are newer than the run
+    old, new = (OmegaConf.to_container(OmegaConf.create(configuration.to_yaml(each))) for each in (before, run.config))
     assert isinstance(old, dict)
     assert isinstance(new, dict)
     if differing := differences(old, new):  # type: ignore[arg-type]

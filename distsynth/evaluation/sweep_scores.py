@@ -95,10 +95,12 @@ def together(runs: Sequence[Scored]) -> Scored:
     rows = [row for run in runs for row in run.scores["rows"]]
     cohorts = {
         name: {
-            "subjects": sorted({subject for run in runs for subject in run.scores["cohorts"][name]["subjects"]}),
+            "subjects": sorted({s for run in runs for s in run.scores["cohorts"].get(name, {"subjects": []})["subjects"]}),
             "scores": summarise([row for row in rows if row["cohort"] == name]),
         }
-        for name in runs[0].scores["cohorts"]
+        for name in dict.fromkeys(
+            name for run in runs for name in run.scores["cohorts"]
+        )  # each may be scored on others afterwards
     }
     shared = "_".join(parts[0] for parts in zip(*(run.name.split("_") for run in runs), strict=False) if len(set(parts)) == 1)
     return replace(
