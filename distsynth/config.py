@@ -22,7 +22,7 @@ from distsynth.run_directory import CONFIGS
 from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 from preprocess.shared.files import write_atomically
-from preprocess.shared.settings import describe, finish, flatten, merge, required, setting, texts
+from preprocess.shared.settings import complete, describe, finish, flatten, merge, required, setting, texts
 from preprocess.shared.words import dotlist
 
 GROUPS = ("variant", "method", "data")
@@ -57,7 +57,7 @@ def compose(words: Sequence[str]) -> Config:
     Raises SettingError in one sentence for an unknown group member, an unknown key, an ill-typed or a missing value, and a
     method that does not serve the variant. Relative paths become absolute, so that the run repeats from anywhere.
     """
-    return with_absolute_paths(typed(layers(words, GROUPS)))
+    return with_absolute_paths(complete(typed(layers(words, GROUPS))))
 
 
 def with_absolute_paths(config: Config) -> Config:

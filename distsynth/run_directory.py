@@ -72,9 +72,7 @@ class RunDirectory:
     def read_identity(self) -> dict[str, Any]:
         """The content of run.json. Raises UserError if this is not a run directory, naming a similar one."""
         if not self.identity.is_file():
-            what = "does not exist"
-            if self.path.exists():
-                what = "is a sweep" if is_sweep(self.path) else "is not a run directory, it has no run.json"
+            what = "is not a run directory, it has no run.json" if self.path.exists() else "does not exist"
             raise UserError(f"run={shown(self.path)} {what}: {similar(self.path) or 'give the folder of a run'}")
         try:
             identity: dict[str, Any] = json.loads(self.identity.read_text())

@@ -111,7 +111,7 @@ def spelled(words: Sequence[str]) -> list[str]:
             if flag not in FLAGS:
                 right = undashed(word, next(rest, ""))
                 raise SettingError(
-                    f"write key=value without dashes: {right} in place of {word} ({', '.join(FLAGS)} are understood too)"
+                    f"{flag} is not known: write key=value without dashes, {right}; {', '.join(FLAGS)} are also understood"
                 )
             spelled.append(f"{FLAGS[flag]}={value if equals else next(rest, '')}")
         else:

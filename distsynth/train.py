@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from distsynth.run_directory import RunDirectory, run_of, shown, similar
 from distsynth.tracking.journal import write_end
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.settings import command
+from preprocess.shared.signals import number_of, sentence_of
 
 if TYPE_CHECKING:  # torch is only loaded with the first use: --help stays instant
     from distsynth.data.cohorts import Opened
@@ -43,14 +45,33 @@ def main(words: Sequence[str]) -> int:
     config = configuration.load(run.config) if begun else compose(settings)
     if begun and settings and compose(settings) != config:
         raise SettingError(f"run={run.path} holds another configuration: give another run=, or only run= to resume it")
-    with join(config.train.device, config.train.limits) as world:
+    with ended_by_signal(run), join(config.train.device, config.train.limits) as world:
         config, begun = world.from_first((config, begun))  # another node may see an older folder
         if not begun:
             check_new(run, words, settings)
         opened = None if begun else begin(config, run, world)
         with locked(run, world):
             train_and_evaluate(config, run, world, opened)
+    if world.leads:
+        from distsynth.evaluation.ending import ending
+
+        print(ending(run))
     return 0
+
+
+@contextmanager
+def ended_by_signal(run: RunDirectory) -> Iterator[None]:
+    """Turn a signal's end into one sentence, of rank 0, and its exit status."""
+    from distsynth.ranks.preemption import Stopped
+
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.number if isinstance(stop, Stopped) else number_of(stop)
+        again = f"; resume it with python -m distsynth.train {shlex.quote(shown(run.path))}" if run.config.is_file() else ""
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{stop if isinstance(stop, Stopped) else sentence_of(stop)}{again}", file=sys.stderr)
+        raise SystemExit(128 + number) from None
 
 
 def directory_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:

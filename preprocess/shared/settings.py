@@ -60,7 +60,7 @@ def parse(schema: type[T], words: Sequence[str]) -> T:
     Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
     words = positional(words, *getattr(schema, "POSITIONAL", ()))
-    return finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema)
+    return complete(finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema))
 
 
 def texts(schema: Any, prefix: str = "") -> Iterator[str]:
@@ -117,14 +117,23 @@ def finish(config: DictConfig, schema: type[T]) -> T:
     return settings
 
 
+def complete(settings: T, head: str = "") -> T:
+    """The settings, if none that must be given is the empty text. Raises SettingError."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            complete(value, f"{head}{field.name}.")
+        elif value == "" and field.default == MISSING:
+            raise SettingError(f"{head}{field.name}= is empty: give {head}{field.name}=… ({field.metadata['doc']})")
+    return settings
+
+
 def check_bounds(settings: Any, head: str = "") -> None:
     """Raise SettingError for the first value out of its bounds, in a dataclass or in those nested in it."""
     for field in dataclasses.fields(settings):
         value, bounds = getattr(settings, field.name), field.metadata.get("bounds", {})
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{head}{field.name}.")
-        elif value == "" and field.default == MISSING:
-            raise SettingError(f"{head}{field.name}= is empty: give {head}{field.name}=… ({field.metadata['doc']})")
         elif not all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
             must = " and ".join(f"{BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
             raise SettingError(f"{head}{field.name}={value} must be {must}")

@@ -32,7 +32,10 @@ def test_a_run_that_does_not_exist_is_refused_with_the_nearest_name(runs: Path, 
 
 
 def test_a_sweep_is_no_run(runs: Path) -> None:
-    with pytest.raises(UserError, match=r"run=runs/lr is a sweep: give one of its runs, for example run=runs/lr/mimo$"):
+    with pytest.raises(
+        UserError,
+        match=r"run=runs/lr is not a run directory, it has no run.json: give one of its runs, for example run=runs/lr/mimo",
+    ):
         evaluate.main(["run=runs/lr"])
 
 
@@ -62,5 +65,5 @@ def test_a_misspelt_run_is_answered_with_the_right_word(words: list[str], senten
             call(words)
         assert str(caught.value) == sentence
     if words[0].startswith("--"):
-        with pytest.raises(UserError, match=f"^{sentence}"):
+        with pytest.raises(UserError, match=r"^--run is not known: write key=value without dashes, run=x;"):
             synthesise.main(words)
