@@ -16,6 +16,7 @@ image or a name of a training patient. Weights carry the terms of the training d
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def export(settings: Settings, out: Path) -> list[str]:
         bundle.write(made, out, settings.licence)
         return [
             f"{out}: {made.name}, digest {made.digest[:12]}",
-            f"use it: python -m distsynth.synthesise source=… out=… run={out}",
+            f"use it: python -m distsynth.synthesise source=FOLDER out=FOLDER {shlex.quote(f'run={out}')}",
         ]
     largest = forms.write(made, settings.to, out)
     return [f"{out}: its volumes differ by at most {largest:.2g} z-scores from the run's (allowed: {forms.TOLERANCE:g})"]

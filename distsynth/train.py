@@ -70,7 +70,7 @@ def ended_by_signal(run: RunDirectory) -> Iterator[None]:
         number = stop.number if isinstance(stop, Stopped) else number_of(stop)
         again = f"; resume it with python -m distsynth.train {shlex.quote(shown(run.path))}" if run.config.is_file() else ""
         if os.environ.get("RANK", "0") == "0":
-            print(f"{stop if isinstance(stop, Stopped) else sentence_of(stop)}{again}", file=sys.stderr)
+            print(f"{stop if isinstance(stop, Stopped) else sentence_of(number)}{again}", file=sys.stderr)
         raise SystemExit(128 + number) from None
 
 

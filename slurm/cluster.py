@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import setting
+from slurm.controller import errors_to
 
 
 @dataclass
@@ -93,7 +94,8 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
             signal_delay_s=settings.warning,
             gpus_per_node=settings.ranks * settings.gpus,
         )
-        return [executor.submit(job) for job in jobs]
+        with errors_to(logs / "controllers.err"):
+            return [executor.submit(job) for job in jobs]
     settings.check()
     slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
     slurm.update_parameters(**slurm_parameters(settings, name))

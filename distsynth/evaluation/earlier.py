@@ -82,7 +82,7 @@ def same_checkpoint(earlier: Scores, new: Scores) -> bool:
 def still(name: str, cohort: dict[str, Any], new: Scores) -> bool:
     """Whether an earlier cohort is not one that has another content now."""
     now = new["cohorts"].get(name)
-    return now is None or cohort.get("digest", now["digest"]) == now["digest"]
+    return now is None or cohort.get("digest", now["digest"]) == now["digest"]  # of an older version it is not known
 
 
 def whole(cohorts: dict[str, Any], rows: list[dict[str, Any]]) -> Scores:

@@ -20,6 +20,9 @@ MARGINS = {"of each", "SSIM beyond", "NMAE beyond", "over the copy"}
 COSTS = {"updates", "seconds", "parameters"}
 FILES_ONLY = FOR_PAPERS | MARGINS | COSTS  # columns that the terminal has no room for
 
+FIGURES_NOTE = (
+    "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint."
+)
 VOLUME_NOTE = "* the full volume, background included: only for comparison with papers."
 MARGINS_NOTE = (
     "Inside the test patients' brains: SSIM beyond, above the baseline with the best SSIM; NMAE beyond, the share by which it is below the "
@@ -53,7 +56,7 @@ def rows_of(runs: list[Scored], without: list[str]) -> tuple[tuple[list[Row], li
 def on_terminal(runs: list[Scored], rows: tuple[list[Row], list[Row]], notes: list[str]) -> list[str]:
     """Captions, the narrow tables, and those notes that are on columns of theirs."""
     images, tumours = ([narrow(row) for row in part] for part in rows)
-    notes = [note for note in notes if note not in (VOLUME_NOTE, MARGINS_NOTE, EACH_NOTE)]
+    notes = [note for note in notes if note not in (FIGURES_NOTE, VOLUME_NOTE, MARGINS_NOTE, EACH_NOTE)]
     return ["", *captions(runs), *both(images, tumours), "", *notes]
 
 
@@ -208,7 +211,7 @@ def footnotes(runs: list[Scored], rows: list[Row], without: list[str]) -> list[s
         patients = f"Patients: {counts}."
         if any(run.images for run in runs):
             notes = [
-                "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
+                FIGURES_NOTE,
                 f"{patients} Range: the clipped truth's own inside the brain. Baselines are made from the training patients only.",
                 VOLUME_NOTE,
             ]

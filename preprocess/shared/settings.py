@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from preprocess.shared import signals
 from preprocess.shared.errors import SettingError, UserError
-from preprocess.shared.signals import interrupt, number_of, sentence_of
+from preprocess.shared.signals import listen
 from preprocess.shared.words import dotlist, positional
 
 T = TypeVar("T")
@@ -242,18 +243,21 @@ def command(
     status 2; Ctrl-C and SIGTERM end in one too, with 130 and 143.
     """
     words = sys.argv[1:]
-    signal.signal(signal.SIGTERM, interrupt)
+    listen()
     try:
         if any(word in ("-h", "--help", "help") for word in words):
             print("\n\n".join([(doc or "").strip(), *helped(words, schema, explain)]))
             raise SystemExit(0)
         raise SystemExit(main(words))
-    except UserError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or signals.received:
+            number = signals.received[0] if signals.received else signal.SIGINT
+            print(signals.sentence_of(number), file=sys.stderr)
+            raise SystemExit(128 + number) from None
+        if not isinstance(error, UserError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt as stop:
-        print(sentence_of(stop), file=sys.stderr)
-        raise SystemExit(128 + number_of(stop)) from None
 
 
 def helped(words: Sequence[str], schema: Any, explain: Callable[[list[str]], str] | None) -> Iterator[str]:

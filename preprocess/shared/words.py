@@ -25,7 +25,8 @@ def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
             key, _, value = word.partition("=")
             # A case may be named 007, which YAML would read as an octal number.
             if (key in texts and "${" not in value) or re.fullmatch(r"0\d+", value):
-                OmegaConf.update(config, key, value)
+                quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+                OmegaConf.update(config, key, value[1:-1] if quoted else value)
             else:
                 config.merge_with_dotlist([word])
         except OmegaConfBaseException as error:

@@ -36,6 +36,7 @@ class Needy(Settings):
 def test_a_key_without_a_value_is_the_empty_text() -> None:
     settings = parse(Settings, ["name=", "inner.file=", "words.a=", "out="])
     assert (settings.name, settings.inner.file, settings.words, settings.out) == ("", "", {"a": ""}, "")
+    assert parse(Settings, ["name=''", 'out=""']).name == ""
     assert parse(Settings, ["name=1_2"]).name == "1_2"
 
 

@@ -171,7 +171,7 @@ def test_without_a_cohort_it_takes_the_demos_and_says_so_first_and_last(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "launch_runs", lambda settings, runs: 0)
-    with pytest.raises(UserError, match="give data.store=PATH, the cohort to train on"):
+    with pytest.raises(UserError, match=r"give data.store=PATH, the cohort to train on"):
         launch.main(["sweep=lr"])
     shutil.copytree(store, tmp_path / "data" / "phantom.zarr")
     for words in (["sweep=lr"], ["variant=mimo"], ["sweep=lr", "dry_run=true"]):
@@ -256,7 +256,7 @@ def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     assert (second.returncode, "another launcher watches sweep small" in second.stderr) == (2, True)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    assert (process.returncode, error) == (130, "stopped by Ctrl-C\n")
     assert "the runs stopped; watch them again with the same command" in out
     deadline = time.monotonic() + 10
     while alive(tmp_path) and time.monotonic() < deadline:
