@@ -49,9 +49,9 @@ def launch_synthesis(cluster: ClusterSettings, words: Sequence[str], logs: Path,
     call = Call.of(settings)
     parts = 1 if local else min(cluster.array, len(call.cases))
     call.show(f"{parts} part{'s' * (parts > 1)} on {cluster.resolved}, {cluster.size}")
+    synthesise.refuse_other(call.session.naming.root / "report.json")
     call.session.check()
     if dry_run:
-        synthesise.refuse_other(call.session.naming.root / "report.json")
         return 0
     if not any(call.plans.values()):  # nothing to compute, only the report to write
         return synthesise.main([*words, "device=cpu"])
