@@ -32,6 +32,7 @@ from preprocess.shared.settings import command, parse, required, setting
 from preprocess.shared.words import undashed
 from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
+from preprocess.source.naming import BidsSettings
 
 if TYPE_CHECKING:
     from distsynth.synthesis.session import Session
@@ -51,6 +52,7 @@ class Settings:
     mask: str = setting("", "one patient's brain mask, which scans with a skull need")
     name: str = setting("", "the name of the one patient (empty: from its files)")
     layout: str = setting("auto", "how the files below source are named (see to_zarr)")
+    bids: BidsSettings = setting(BidsSettings, "see to_zarr")
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {case}/*_{modality}.nii.gz (see to_zarr)")
     words: dict[str, str] = setting(dict, "layout=pattern: your words for t1, t1c, t2, flair and mask, e.g. words.T1post=t1c")
     outputs: Any = setting("missing", "missing: what a patient lacks; all: what it has too; or a list, e.g. '[t1c]'")
@@ -59,6 +61,9 @@ class Settings:
     )
     resample: str = setting("", "the contrast onto whose grid others are resampled if theirs differs (empty: as in training)")
     coregister: bool = setting(False, "bring the contrasts onto each other first, by a rigid registration")
+    checks: Literal["refuse", "warn"] = setting(
+        "refuse", "refuse: scans that are known to be wrong are set aside; warn: they are used"
+    )
     tta: Literal["none", "flip"] = setting("none", "flip: the mean with what is made of the mirrored brain, in twice the time")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int = setting(0, "threads of the network on a CPU (0: one per core)", least=0)
@@ -133,7 +138,9 @@ def opened(settings: Settings, layout: str, dataset: Path, device: str) -> Sessi
     if unknown := [output for output in wanted if output not in models.outputs]:
         raise SettingError(f"outputs={unknown[0]}: run={settings.run} makes {', '.join(models.outputs)}")
     flip = settings.tta == "flip"
-    options = Options(settings.outputs, settings.resample, settings.coregister, flip, settings.continue_, settings.threads)
+    options = Options(
+        settings.outputs, settings.resample, settings.coregister, flip, settings.continue_, settings.threads, settings.checks
+    )
     return Session(models, Naming(Path(settings.out), layout, settings.names), dataset, options)
 
 
@@ -147,7 +154,7 @@ def patients(settings: Settings) -> tuple[list[Case], str, Path]:
         if source.is_file():
             raise SettingError(f"source={source} is a file: name it by its contrast, for example t1={source}")
         try:
-            discovery = discover(source, settings.layout, settings.pattern, settings.words)
+            discovery = discover(source, settings.layout, settings.pattern, settings.words, settings.bids.run, "words")
         except SettingError:
             raise
         except UserError as error:

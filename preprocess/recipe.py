@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +20,14 @@ from preprocess.intensity import BACKGROUND, Statistics, Volume, clip_share, nor
 from preprocess.shared.errors import CaseError, SettingError
 from preprocess.shared.settings import setting
 from preprocess.source.brats import Case
+from preprocess.source.doubts import Checks
 from preprocess.source.layouts import MODALITIES
-from preprocess.source.scans import Scans, read
+from preprocess.source.scans import Reading, Scans, read
+
+LATER = ("coregister", "orientation", "labels", "box")  # settings that version 0.1 lacked
+AXES = (frozenset("RL"), frozenset("AP"), frozenset("SI"))
+MULTIPLE = 16  # voxels, of recipe.crop=brain
+LARGEST_CROP = 50  # times the voxels of the grid; a slab of a few slices needs 5
 
 
 @dataclass
@@ -32,12 +38,18 @@ class Recipe:
         "", "the contrast onto whose grid others are resampled if theirs differs, e.g. t1 (empty: such cases are set aside)"
     )
     coregister: bool = setting(False, "bring each contrast onto that one, or onto the first, by a rigid registration")
+    orientation: str = setting("", "the voxel axes of files whose headers give none, e.g. LPS (empty: as nibabel reads them)")
+    labels: list[int] = setting(list, "the labels that count as tumour, e.g. [1,2,4]; the others become 0 (empty: all above 0)")
     spacing: float = setting(0.0, "resample to isotropic voxels of this size in mm first (0: as scanned)")
     n4: N4Settings = setting(N4Settings, "bias field correction")
     clip_percent: float = setting(
         1.0, "per cent of the brain's intensities beyond each clip bound (the clip is applied on reading)"
     )
-    crop: list[float] = setting([160.0, 160.0, 155.0], "size x, y, z in mm of the stored box around the brain")
+    crop: Any = setting(
+        [160.0, 160.0, 155.0],
+        "size x, y, z in mm of the stored box around the brain, or `brain`: multiples of 16 voxels that hold every brain of the cohort",
+    )
+    box: list[int] = setting(list, "size x, y, z in voxels of that box (empty: from recipe.crop; recipe.crop=brain finds it)")
     dtype: Literal["float16", "float32"] = setting("float16", "how z-scores are stored")
     chunks: Literal["slice", "patch"] = setting(
         "slice", "what is read at once: axial slices, or cubes of 32 voxels for 3-D methods"
@@ -50,8 +62,16 @@ class Recipe:
             raise SettingError(f"recipe.spacing={self.spacing} must be 0 (as scanned) or a voxel size in mm")
         if not 0 <= self.clip_percent < 50:
             raise SettingError(f"recipe.clip_percent={self.clip_percent} must be at least 0 and below 50")
-        if len(self.crop) != 3 or min(self.crop) <= 0:
-            raise SettingError(f"recipe.crop={list(self.crop)} must be three sizes in mm, for example [160,160,155]")
+        if self.crop != "brain" and not is_size(self.crop):
+            raise SettingError(f"recipe.crop={self.crop} must be brain, or three sizes in mm, for example '[160,160,155]'")
+        if self.box and not is_size(self.box):
+            raise SettingError(f"recipe.box={self.box} must be three numbers of voxels, for example '[160,192,160]'")
+        if self.orientation and not (len(self.orientation) == 3 and all(len(pair & {*self.orientation}) == 1 for pair in AXES)):
+            raise SettingError(
+                f"recipe.orientation={self.orientation} must be one letter each of R L, A P and S I, for example LPS"
+            )
+        if any(not 0 < label <= 255 for label in self.labels):
+            raise SettingError(f"recipe.labels={self.labels} must be whole numbers from 1 to 255, for example '[1,2,4]'")
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Recipe:
@@ -59,8 +79,17 @@ class Recipe:
         return cls(**{**stored, "n4": N4Settings(**stored["n4"])})
 
     def stored(self) -> dict[str, Any]:
-        """What a cohort stores. `coregister`, which version 0.1 lacked, only if it is set: so the cohorts of that version can be continued."""
-        return {name: value for name, value in asdict(self).items() if name != "coregister" or value}
+        """What a cohort stores. What version 0.1 lacked only if it is set: so the cohorts of that version can be continued."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value}
+
+    def reading(self, checks: Checks = "refuse") -> Reading:
+        """How the files of a case are read. `checks` is not the recipe's: it changes no image."""
+        return Reading(self.resample, not self.coregister, self.orientation, self.labels, checks)
+
+
+def is_size(value: Any) -> bool:
+    """Whether a setting is three numbers above 0."""
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(n, int | float) and n > 0 for n in value)
 
 
 class Stopwatch(dict[str, float]):
@@ -86,10 +115,29 @@ class Placed:
             if not self.mask.any():
                 raise CaseError(f"{name}: no brain is left at recipe.spacing={spacing}: give a smaller one")
         self.recipe, self.spacing = recipe, spacing_of(self.affine)
-        self.shape = crop_shape(recipe.crop, self.spacing)
+        self.shape = self.shape_of_crop(name)
         self.offset = crop_offset(self.mask, self.shape)
         self.box = bounding_box(self.mask)  # three quarters of a scan are background
         self.inside = self.mask[self.box]
+
+    def shape_of_crop(self, name: str) -> tuple[int, int, int]:
+        """(z, y, x) voxels of the crop. Raises CaseError if it is absurd for the grid."""
+        if self.recipe.box:
+            x, y, z = self.recipe.box
+            return z, y, x
+        shape = crop_shape(self.recipe.crop, self.spacing)
+        if np.prod(np.array(shape, float)) > LARGEST_CROP * self.mask.size:
+            voxel = " x ".join(f"{side:.3g}" for side in reversed(self.spacing))
+            what = f"the crop would have {' x '.join(map(str, shape[::-1]))} voxels of {voxel} mm"
+            raise CaseError(f"{name}: {what}: correct the voxel size in the headers, or give a smaller recipe.crop=")
+        return shape
+
+    def refuse_larger(self, name: str) -> None:
+        """Raise CaseError for a brain that is larger than the box that was to hold every brain."""
+        brain = extent(self.mask)
+        if self.recipe.crop == "brain" and any(size > most for size, most in zip(brain, self.shape, strict=True)):
+            sizes = f"{' x '.join(map(str, brain[::-1]))} voxels, and the boxes of this store {' x '.join(map(str, self.shape[::-1]))}"
+            raise CaseError(f"{name}: its brain has {sizes}: make the cohort again in another store=")
 
     def standardise(self, file: str, channel: int, watch: Stopwatch) -> tuple[Volume, Statistics]:
         """A contrast without its bias field, in the box around the brain, and its statistics. Raises CaseError naming the file."""
@@ -118,17 +166,43 @@ class Placed:
         return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
 
 
-def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.NDArray[Any], npt.NDArray[np.uint8]]:
+def origin(case: Case) -> dict[str, dict[str, str]]:
+    """By kind the name of its file, its sha256 and, of a 4-D file, the number of the volume."""
+    digests = {path: file_digest(path) for path in case.files.values()}
+    volume = {kind: {"volume": str(number)} for kind, (number, _) in case.channels.items()}
+    return {kind: {"file": p.name, "sha256": digests[p], **volume.get(kind, {})} for kind, p in case.files.items()}
+
+
+def brain_extent(case: Case, recipe: Recipe, checks: Checks, require: Sequence[str]) -> list[int]:
+    """(z, y, x) voxels of the brain on the grid that the recipe stores; empty for a case that cannot be used."""
+    try:
+        case.check(require)
+        scans = read(case, recipe.reading(checks))
+        tiny = replace(recipe, box=[1, 1, 1])  # none is cropped here
+        return extent(Placed(case.name, scans, tiny, recipe.spacing).mask) if recipe.spacing else extent(scans.mask)
+    except CaseError:
+        return []
+
+
+def box_of(extents: Sequence[Sequence[int]]) -> list[int]:
+    """The smallest box (x, y, z), in multiples of 16 voxels, that holds brains of these (z, y, x) extents."""
+    return [-(-int(most) // MULTIPLE) * MULTIPLE for most in np.max(extents, axis=0)[::-1]]
+
+
+def process(
+    case: Case, recipe: Recipe, watch: Stopwatch, checks: Checks = "refuse"
+) -> tuple[Record, npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """The record, image (modality, z, y, x) and labels (z, y, x) of a case. Raises CaseError if its files cannot be used."""
     with watch.stage("read"):
-        scans = read(case, recipe.resample, not recipe.coregister)
-        source = {kind: {"file": path.name, "sha256": file_digest(path)} for kind, path in case.files.items()}
+        scans = read(case, recipe.reading(checks))
+        source = origin(case)
         for modality, movement in scans.moved.items():
             source[modality]["moved"] = movement
-        checks = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}
+        measured = {m: quality(volume, scans.mask) for m, volume in zip(scans.modalities, scans.volumes, strict=True)}
         counts = {str(label): int((scans.labels == label).sum()) for label in present(scans.labels)}
     with watch.stage("resample"):
         placed = Placed(case.name, scans, recipe, recipe.spacing)
+        placed.refuse_larger(case.name)
     lesions = placed.labels[placed.box]
     stored, intensity, shares = [], {}, {}
     for channel, modality in enumerate(scans.modalities):
@@ -146,6 +220,6 @@ def process(case: Case, recipe: Recipe, watch: Stopwatch) -> tuple[Record, npt.N
         spacing=list(placed.spacing), affine=(placed.affine @ step).tolist(), source=source, dtypes=scans.dtypes,
         scaling=scans.scaling, content=content, canonical_shape=list(placed.mask.shape), crop_offset=list(placed.offset),
         brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=int(placed.mask.sum()) - kept, intensity=intensity,
-        quality=checks, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, **scans.original,
+        quality=measured, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, noted=scans.noted, **scans.original,
     )  # fmt: skip
     return record, np.stack(stored), crop(placed.labels, placed.offset, placed.shape, 0)

@@ -23,6 +23,7 @@ from preprocess.geometry import Place, uncrop
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_atomically, write_json
 from preprocess.shared.settings import command, parse, required, setting
+from preprocess.source.grids import same_grid
 from preprocess.source.images import Image
 from preprocess.source.layouts import MODALITIES
 
@@ -126,10 +127,18 @@ def nifti(array: Array, record: Record) -> Any:
     import nibabel as nib
 
     image = nib.Nifti1Image(array, np.array(record.original_affine), dtype=array.dtype)
-    for set_affine in (image.set_sform, image.set_qform):
-        set_affine(image.affine, 1)
-    image.header.set_xyzt_units("mm")
+    place(image)
     return image
+
+
+def place(image: Any) -> None:
+    """Write an image's affine into its header: as sform, and as qform where a quaternion can hold it, which has no shear."""
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    shape = image.shape[:3]
+    if not same_grid(shape, image.get_qform(), shape, image.affine):
+        image.set_qform(None, 0)
+    image.header.set_xyzt_units("mm")
 
 
 GEOMETRY = (
@@ -146,9 +155,7 @@ def like(volume: Array, scan: Image, description: str) -> Any:
     kind = nib.Nifti2Image if isinstance(scan.header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(volume, scan.affine, dtype=volume.dtype)
     if scan.header is None:
-        for set_affine in (image.set_sform, image.set_qform):
-            set_affine(scan.affine, 1)
-        image.header.set_xyzt_units("mm")
+        place(image)
     else:
         for field in GEOMETRY:
             image.header[field] = scan.header[field]

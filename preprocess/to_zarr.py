@@ -2,52 +2,63 @@
 
     python -m preprocess.to_zarr source=MICCAI_BraTS_2018 store=data/brats.zarr
 
-If it is killed, the same command continues where it stopped. A case that cannot be used is set aside with the reason.
-Exit status: 0 if every case is in the cohort, 1 if some were set aside, 2 if nothing could be done.
+If it is killed, the same command continues where it stopped. A case that cannot be used is set aside with the reason. Without source= and store=
+it makes the cohort of the demo's made-up patients in data/phantom.
+Exit status: 0 if every case is in the cohort, 1 if some were set aside or scans were left out, 2 if nothing could be done.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeVar
 
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.cohort.files import record_path
+from preprocess.cohort.files import naming_of, read_json, record_path
 from preprocess.cohort.summary import summarise
-from preprocess.recipe import Recipe, Stopwatch, process
+from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.shared.settings import command, parse, setting
-from preprocess.source.brats import Case, discover
+from preprocess.source.brats import Case, Discovery
 from preprocess.source.layouts import MODALITIES
+from preprocess.source.naming import LAYOUT, BidsSettings, Naming
 from preprocess.splits import Fold, Member, SplitSettings, split
 
-ALIASES = {"split": "split.file", "resample": "recipe.resample", "coregister": "recipe.coregister"}
+T = TypeVar("T")
+PHANTOM = "data/phantom"  # where preprocess.phantom puts the demo's patients
+MADE_UP = "made-up patients; yours: source=PATH store=PATH"
+ALIASES = {"split": "split.file"} | {name: f"recipe.{name}" for name in ("resample", "coregister", "orientation", "labels")}
 
 
 @dataclass
 class Settings:
     POSITIONAL: ClassVar = ("source", "store")
-    source: str = setting("data/phantom", "the folder that holds the BRATS cases")
-    layout: str = setting("auto", "how the files are named: brats2015, brats2018, brats2023, bids, pattern, or auto")
+    source: str = setting("", "the folder that holds the BRATS cases")
+    layout: str = setting("", LAYOUT)
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")
     names: dict[str, str] = setting(
         dict, "layout=pattern: your words for t1, t1c, t2, flair, seg and mask, e.g. names.T1post=t1c"
     )
+    bids: BidsSettings = setting(BidsSettings, "choices among a BIDS dataset's files")
     require: list[str] = setting(list(MODALITIES), "the contrasts that a case must have")
-    store: str = setting("data/phantom.zarr", "the cohort to make or to continue")
+    store: str = setting("", "the cohort to make or to continue")
     recipe: Recipe = setting(Recipe, "the preprocessing")
     split: SplitSettings = setting(SplitSettings, "the split by patient")
+    checks: Literal["refuse", "warn"] = setting(
+        "refuse", "refuse: cases that are known to be wrong are set aside; warn: they are taken as they are, with a warning"
+    )
     workers: int = setting(0, "processes, each with one thread and about 0.7 GB at 240x240x155 (0: one per core)")
     part: str = setting(
         "", "K/N: only the K-th of N parts, which can run at the same time on many nodes; finish: write the manifest after them"
@@ -73,13 +84,24 @@ class Outcome:
 
 
 def main(words: Sequence[str]) -> int:
-    settings = parse(Settings, [aliased(word) for word in words])
-    cases, writer = plan(settings)
+    settings, demo = settings_of(words)
+    if demo:
+        print(MADE_UP)
+    status = make(settings)
+    if demo:
+        print(MADE_UP)
+    return status
+
+
+def make(settings: Settings) -> int:
+    """Make or continue the cohort; returns the exit status."""
+    discovery, writer = plan(settings)
+    cases = discovery.cases
     part = settings.part.replace("/", "-of-") if settings.part != "finish" else ""
     try:
         with writer.lock(part):
             done = writer.committed()
-            refuse_strangers(settings, cases, done)
+            refuse_strangers(settings, writer, cases)
             mine = share(cases, settings.part)
             todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
@@ -96,22 +118,73 @@ def main(words: Sequence[str]) -> int:
         written = len(mine) - len(rejected)
         print(f"part {settings.part}: {written} of {len(mine)} cases are in {settings.store}; part=finish completes it")
         return 1 if rejected else 0
-    return summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
+    status = summarise(Cohort.open(settings.store), len(done), [outcome.seconds for outcome in outcomes], rejected)
+    return max(status, report_left_out(discovery))
 
 
-def plan(settings: Settings) -> tuple[list[Case], CohortWriter]:
-    """The cases of the source and the writer of the store; prints the layout. Raises UserError for settings that cannot work."""
-    discovery = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+def report_left_out(discovery: Discovery) -> int:
+    """Print again, at the end, what the source holds and the cohort does not; returns the exit status."""
+    for line in discovery.left_out:
+        print(line)
+    return 1 if discovery.left_out else 0
+
+
+def settings_of(words: Sequence[str]) -> tuple[Settings, bool]:
+    """The settings, and whether they are the demo's: neither a source nor a store is given. Raises SettingError if only one is."""
+    settings = parse(Settings, [aliased(word) for word in words])
+    if settings.source and settings.store:
+        return settings, False
+    if settings.source:
+        raise SettingError(
+            f"store= is missing: give store=PATH, the cohort to make of source={settings.source}, e.g. store=data/mine.zarr"
+        )
+    if settings.store:
+        raise SettingError(f"source= is missing: give source=PATH, the folder of scans of which to make store={settings.store}")
+    if not Path(PHANTOM).is_dir():
+        raise SettingError("source= is missing: give source=PATH, a folder of scans, and store=PATH, the cohort to make of them")
+    settings.source, settings.store = PHANTOM, f"{PHANTOM}.zarr"
+    return settings, True
+
+
+def plan(settings: Settings) -> tuple[Discovery, CohortWriter]:
+    """The cases of the source and the writer of the store; prints the layouts. Raises UserError for settings that cannot work."""
+    remembered = naming_of(Path(settings.store))
+    naming = Naming.given(settings, remembered)
+    if remembered and naming.stored() == remembered:
+        print(f"as store={settings.store} remembers: {naming}")
+    discovery = naming.discover(Path(settings.source))
     print(discovery.message)
     split(members(discovery.cases), settings.split)
-    return discovery.cases, CohortWriter(settings.store, settings.recipe.stored(), MODALITIES)
+    if settings.recipe.crop == "brain" and not settings.recipe.box:
+        settings.recipe.box = stored_box(Path(settings.store)) or measured_box(discovery.cases, settings)
+    return discovery, CohortWriter(settings.store, settings.recipe.stored(), MODALITIES, naming.stored())
 
 
-def refuse_strangers(settings: Settings, cases: Sequence[Case], done: set[str]) -> None:
-    """Raise StoreError if the store holds subjects of another source."""
-    if others := sorted(done - {case.name for case in cases}):
+def stored_box(store: Path) -> list[int]:
+    """The box that an earlier call with recipe.crop=brain found for the store; empty if there was none."""
+    if not (store / "zarr.json").is_file():
+        return []
+    recipe = read_json(store / "zarr.json").get("attributes", {}).get("recipe", {})
+    return list(recipe.get("box", [])) if recipe.get("crop") == "brain" else []
+
+
+def measured_box(cases: Sequence[Case], settings: Settings) -> list[int]:
+    """The box that holds the brain of every case. Raises UserError if no case can be used."""
+    measure = partial(brain_extent, recipe=settings.recipe, checks=settings.checks, require=settings.require)
+    if not (extents := [extent for extent in pooled(measure, cases, settings.workers, "brains") if extent]):
+        raise UserError(f"no case of {settings.source} can be used: run without recipe.crop=brain to see why")
+    box = box_of(extents)
+    print(f"recipe.crop=brain: every brain fits into {' x '.join(map(str, box))} voxels")
+    return box
+
+
+def refuse_strangers(settings: Settings, writer: CohortWriter, cases: Sequence[Case]) -> None:
+    """Raise StoreError if the store holds subjects of another source, or that this naming does not give."""
+    if others := sorted(writer.committed() - {case.name for case in cases}):
         what = f"store={settings.store} holds {others[0]}, which source={settings.source} does not"
-        raise StoreError(f"{what}: give another store=")
+        before = naming_of(writer.path)
+        differs = f" with these names (before: {shlex.join(f'{k}={v}' for k, v in before.items()) or 'layout=auto'})"
+        raise StoreError(f"{what}{differs * (before != writer.naming)}: give another store=")
 
 
 def aliased(word: str) -> str:
@@ -139,12 +212,17 @@ def left_over(cases: Sequence[Case], done: set[str], rejected: dict[str, str]) -
 
 
 def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iterator[Outcome]:
-    """Take every case through the recipe, in a pool of processes, with a progress bar."""
+    """Take every case through the recipe."""
+    return pooled(partial(one, settings=settings, writer=writer), cases, settings.workers, "subjects")
+
+
+def pooled(task: Callable[[Case], T], cases: Sequence[Case], workers: int, title: str) -> Iterator[T]:
+    """The task's result for every case, in any order, from a pool of processes with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    workers = max(1, min(settings.workers or len(os.sched_getaffinity(0)), len(cases)))
+    workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(cases)))
     if workers == 1:
-        yield from (one(case, settings, writer) for case in cases)
+        yield from map(task, cases)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = get_context("forkserver")
@@ -154,12 +232,12 @@ def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iter
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
     try:
         with Progress(*columns) as progress:
-            task = progress.add_task("subjects", total=len(cases))
+            bar = progress.add_task(title, total=len(cases))
             with user_signal_blocked():
-                waiting = [pool.submit(one, case, settings, writer) for case in cases]
+                waiting = [pool.submit(task, case) for case in cases]
             for future in as_completed(waiting):
                 yield future.result()
-                progress.advance(task)
+                progress.advance(bar)
     except BrokenProcessPool as error:
         what = "a worker process died, probably for lack of memory"
         raise UserError(f"{what}: run again with fewer workers=, and it continues where it stopped") from error
@@ -196,7 +274,7 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
     try:
         case.check(settings.require)
         record_path(writer.path, case.name)  # refuses an impossible name before the work, not after it
-        record, image, labels = process(case, settings.recipe, watch)
+        record, image, labels = process(case, settings.recipe, watch, settings.checks)
         with watch.stage("write"):
             writer.write(record, image, labels)
     except CaseError as error:
@@ -216,6 +294,7 @@ def finish(cases: Sequence[Case], settings: Settings, writer: CohortWriter, reje
     committed = writer.committed()
     if not committed:
         raise UserError(f"no case of {settings.source} could be used; the first: {next(iter(rejected.values()))}")
+    writer.remember()
     writer.finish(folds_of(cases, committed, settings.split), rejected)
 
 

@@ -16,7 +16,6 @@ from preprocess import to_zarr
 from preprocess.cohort import Cohort
 from preprocess.cohort.summary import summarise
 from preprocess.shared.errors import UserError
-from preprocess.shared.settings import parse
 from slurm.cluster import ClusterSettings, submit
 from slurm.job import PartJob
 from slurm.parts import absolute, array_id, failure_of, part_jobs, refuse_part, watch
@@ -26,25 +25,32 @@ MODULE = "preprocess.to_zarr"
 
 def launch_preprocessing(cluster: ClusterSettings, words: Sequence[str], logs: Path, poll_seconds: float, dry_run: bool) -> int:
     """Submit the parts and the last step, and watch them; returns the exit status. Raises UserError before anything is submitted."""
-    settings = parse(to_zarr.Settings, [to_zarr.aliased(word) for word in words])
+    settings, demo = to_zarr.settings_of(words)
     refuse_part(settings.part)
     if cluster.resolved == "local" and not dry_run:
         return to_zarr.main(words)
-    cases, writer = to_zarr.plan(settings)
+    if demo:
+        print(to_zarr.MADE_UP)
+    discovery, writer = to_zarr.plan(settings)
+    cases = discovery.cases
     if dry_run:
         writer.check()
-        to_zarr.refuse_strangers(settings, cases, writer.committed())
+        to_zarr.refuse_strangers(settings, writer, cases)
         print(f"{len(cases)} cases in {cluster.array} parts on {cluster.resolved}, {cluster.cpus} workers each")
+        print(f"{to_zarr.MADE_UP}\n" * demo, end="")
         return 0
     with writer.lock("launch"):  # checks the recipe and the source before anything is queued
-        to_zarr.refuse_strangers(settings, cases, writer.committed())
+        to_zarr.refuse_strangers(settings, writer, cases)
     here = absolute(settings, "source", "store")
     last = submit_all(dataclasses.replace(cluster, nodes=1, ranks=1, gpus=0), [*words, *here], logs)
     watch(last.job_id, "subjects", len(cases), lambda: len(writer.committed()), poll_seconds)
     if failure := failure_of(last):
         raise UserError(f"the manifest was not written: {failure} (see {logs}); the same command continues")
     cohort = Cohort.open(settings.store)
-    return summarise(cohort, 0, [], cohort.rejected)
+    status = max(summarise(cohort, 0, [], cohort.rejected), to_zarr.report_left_out(discovery))
+    if demo:
+        print(to_zarr.MADE_UP)
+    return status
 
 
 def submit_all(cluster: ClusterSettings, words: Sequence[str], logs: Path) -> Any:

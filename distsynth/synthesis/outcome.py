@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from distsynth.modalities import Modality
 from preprocess.shared.errors import SettingError
+from preprocess.source.doubts import Checks
 from preprocess.source.layouts import MODALITIES
 
 
@@ -21,6 +22,7 @@ class Options:
     flip: bool = False
     continued: bool = False
     threads: int = 0
+    checks: Checks = "refuse"
 
 
 @dataclass

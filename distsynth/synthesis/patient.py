@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,14 +19,13 @@ from preprocess.geometry import Place, spacing_of, uncrop
 from preprocess.intensity import BACKGROUND, Statistics
 from preprocess.recipe import Placed, Recipe, Stopwatch
 from preprocess.restore import intensities
-from preprocess.shared.errors import CaseError
+from preprocess.source.doubts import Checks
 from preprocess.source.images import Image
 from preprocess.source.layouts import MODALITIES
 from preprocess.source.scans import Scans, assemble
 
 Volume = npt.NDArray[np.float32]
 SAME = 0.02  # relative difference of voxel sizes that are not resampled
-LEAST = 0.5  # of the brain that all scans must cover
 
 
 class Patient:
@@ -39,6 +39,7 @@ class Patient:
         spacing: Sequence[float],
         resample: str = "",
         coregister: bool = False,
+        checks: Checks = "refuse",
     ) -> None:
         """`images` by kind, contrasts and perhaps a `mask`; `spacing` (z, y, x) mm of the training's voxels, to which others are resampled.
 
@@ -47,12 +48,9 @@ class Patient:
         self.name, self.recipe = name, recipe
         first = next(kind for kind in MODALITIES if kind in images)
         wanted = resample or (recipe.resample if recipe.resample in images else first if recipe.resample else "")
-        self.scans: Scans = assemble(name, images, wanted, not (coregister or recipe.coregister))
+        reading = replace(recipe.reading(checks), resample=wanted, registered=not (coregister or recipe.coregister))
+        self.scans: Scans = assemble(name, images, reading)
         self.grid = wanted or first
-        if self.scans.covered < LEAST:
-            raise CaseError(
-                f"{name}: the scans share only {self.scans.covered:.0%} of the brain: leave out the one that covers a part"
-            )
         self.image = images[self.grid]
         self.files = {kind: image.file for kind, image in images.items()}
         scanned = spacing_of(self.scans.affine)
@@ -128,11 +126,7 @@ class Patient:
         if self.coarser:
             size = " x ".join(f"{mm:.3g}" for mm in reversed(self.spacing))
             yield f"the model was trained on voxels of {size} mm: finer detail is not made"
-        if self.scans.covered < 0.99:
-            yield f"the scans share only {self.scans.covered:.0%} of the brain: the rest is left out"
-        header = self.image.header
-        if header is not None and not header["qform_code"] and not header["sform_code"]:
-            yield f"the header of {self.image.file} gives no orientation (qform and sform codes are 0): left and right are assumed"
+        yield from (sentence for _, sentence in self.scans.noted)
 
     def seen_by(self, trained_on: TrainedOn, files: Mapping[str, str], modalities: Sequence[str]) -> bool:
         """Whether the training saw one of these contrasts, by the sha256 of its file or of its z-scores."""

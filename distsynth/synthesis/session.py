@@ -25,7 +25,8 @@ from preprocess.restore import like, write_nifti
 from preprocess.shared.errors import CaseError, StoreError, UserError
 from preprocess.shared.files import write_json
 from preprocess.source.brats import Case
-from preprocess.source.images import is_synthetic, load
+from preprocess.source.contents import refuse_absent
+from preprocess.source.images import is_synthetic, load_all
 from preprocess.source.layouts import MODALITIES
 
 LONGEST = 240  # bytes of a file's name
@@ -68,11 +69,12 @@ class Session:
         if not plan:
             return Outcome(case.name, "nothing missing")
         hashes = {kind: digest_of(case.name, path) for kind, path in case.files.items()}
-        if twice := [kind for kind in case.files if list(hashes.values()).count(hashes[kind]) > 1]:
+        images_of = {kind: (hashes[kind], case.channels.get(kind)) for kind in case.files}
+        if twice := [kind for kind in case.files if list(images_of.values()).count(images_of[kind]) > 1]:
             raise CaseError(f"{case.name}: {' and '.join(twice)} are the same file: give each contrast its own")
         if self.done(case, plan, hashes):
             return Outcome(case.name, "kept", paths)
-        images = {kind: load(case.name, path) for kind, path in case.files.items()}
+        images = load_all(case.name, case.files, case.channels)
         patients: dict[str, Patient] = {}
         made: dict[str, tuple[Synthesiser, Patient, Made]] = {}
         notes: list[str] = []
@@ -81,7 +83,9 @@ class Session:
             model = self.models.loaded(chosen)
             as_trained = f"{model.recipe} {model.trained_on.spacing}"  # runs of one cohort share what it makes of the scans
             if as_trained not in patients:
-                patients[as_trained] = model.patient(case.name, images, self.options.resample, self.options.coregister)
+                patients[as_trained] = model.patient(
+                    case.name, images, self.options.resample, self.options.coregister, self.options.checks
+                )
             patient = patients[as_trained]
             of_model = model.make(patient, outputs, self.options.flip)
             made |= {output: (model, patient, each) for output, each in of_model.items()}
@@ -212,10 +216,7 @@ class Session:
 
 def digest_of(name: str, path: Path) -> str:
     """The sha256 of a scan. Raises CaseError if it cannot be read."""
-    if not path.is_file():
-        raise CaseError(
-            f"{name}: {path.name} is {'not a plain file' if path.exists() else 'a link to nothing'}: copy the scan there"
-        )
+    refuse_absent(name, path)
     try:
         return file_digest(path)
     except OSError as error:

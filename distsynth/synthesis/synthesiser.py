@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from preprocess.recipe import Recipe
 from preprocess.restore import like, median_of
 from preprocess.shared.errors import CaseError, SettingError
 from preprocess.source import images as source
+from preprocess.source.doubts import Checks
 from preprocess.source.images import Image, load
 from preprocess.source.layouts import MODALITIES
 
@@ -88,9 +90,11 @@ class Synthesiser:
         known = self.trained_on.units[output]
         return {"mean": known["mean"], "std": known["std"], "source": f"{median_of(known['subjects'])}, not this patient"}
 
-    def patient(self, name: str, images: Mapping[str, Image], resample: str = "", coregister: bool = False) -> Patient:
+    def patient(
+        self, name: str, images: Mapping[str, Image], resample: str = "", coregister: bool = False, checks: Checks = "refuse"
+    ) -> Patient:
         """A patient as this model's training would have seen it. Raises CaseError."""
-        return Patient(name, images, self.recipe, self.trained_on.spacing, resample, coregister)
+        return Patient(name, images, self.recipe, self.trained_on.spacing, resample, coregister, checks)
 
     def synthesise(
         self,
@@ -100,13 +104,15 @@ class Synthesiser:
         coregister: bool = False,
         resample: str = "",
         flip: bool = False,
+        checks: Checks = "refuse",
         **scans: Any,
     ) -> dict[str, Any]:
         """The missing contrasts of one patient, or `outputs="all"` or a list of them, by contrast: `model.synthesise(t1="t1.nii.gz", t2=image)`.
 
         Scans are paths, nibabel images, or (x, y, z) arrays with their `affine` (voxels to mm, RAS); `mask=` gives a brain mask, which scans
         with a skull need. Returns nibabel images on the grid of the first scan, or of the contrast `resample`; arrays where all scans are arrays.
-        `coregister` brings the scans onto each other first; `flip` also averages over the mirrored brain.
+        `coregister` brings the scans onto each other first; `flip` also averages over the mirrored brain; `checks="warn"`
+        uses scans that are known to be wrong all the same. What is odd about the scans is a warning.
 
         Raises SettingError for an unknown contrast or too few of them, CaseError for a scan that cannot be used.
         """
@@ -125,7 +131,9 @@ class Synthesiser:
         if self.tasks.task(there, wanted) is None:
             raise SettingError(self.tasks.needs(there, wanted))
         images = {kind: as_image(kind, scan, affine) for kind, scan in given.items()}
-        patient = self.patient(NAME, images, resample, coregister)
+        patient = self.patient(NAME, images, resample, coregister, checks)
+        for note in patient.notes:
+            warnings.warn(note, stacklevel=2)
         made = self.make(patient, wanted, flip)
         if all(isinstance(scan, np.ndarray) for scan in given.values()):
             return {output: each.volume for output, each in made.items()}

@@ -36,11 +36,12 @@ def phantoms(out: Path, voxel: float, count: int, seed: int = 0) -> list[Case]:
 @contextmanager
 def folder_of_cases(settings: CasesSettings) -> Iterator[Path]:
     """A folder of links to the cases."""
-    own = discover(Path(settings.source)).cases[: settings.subjects] if settings.source else None
-    cases = own or phantoms(Path(settings.phantoms), settings.voxel, settings.subjects)
+    source = Path(settings.source or settings.phantoms)
+    own = discover(source).cases[: settings.subjects] if settings.source else None
+    cases = own or phantoms(source, settings.voxel, settings.subjects)
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases:
-            (Path(folder) / case.name).mkdir()
-            for path in case.files.values():
-                (Path(folder) / case.name / path.name).symlink_to(path.resolve())
+        for path in {path for case in cases for path in case.files.values()}:
+            link = Path(folder) / source.resolve().name / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
         yield Path(folder)

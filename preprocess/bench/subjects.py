@@ -64,7 +64,8 @@ def in_a_fresh_process(source: Path, store: Path) -> tuple[list[Counter[str]], f
 
 def work(source: Path, store: Path) -> tuple[list[Counter[str]], float, str]:
     settings = parse(to_zarr.Settings, [f"source={source}", f"store={store}"])
-    cases, writer = to_zarr.plan(settings)
+    discovery, writer = to_zarr.plan(settings)
+    cases = discovery.cases
     with writer.lock():
         outcomes = [to_zarr.one(case, settings, writer) for case in cases]
         if refused := [outcome.reason for outcome in outcomes if outcome.reason]:

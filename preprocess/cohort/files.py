@@ -56,6 +56,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def naming_of(store: Path) -> dict[str, Any]:
+    """The settings that say how the files were named of which a store was made, where they are not the defaults; empty for a store without subjects.
+
+    Raises StoreError if its zarr.json cannot be read."""
+    if not (store / "zarr.json").is_file() or not any((store / "records").glob("*.json")):
+        return {}
+    naming = read_json(store / "zarr.json").get("attributes", {}).get("naming", {})
+    return dict(naming)
+
+
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object atomically, its keys sorted, with the sha256 of the rest as one of its entries."""
     write_json(path, {**value, "sha256": json_digest(value)}, sort_keys=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from preprocess.cohort.files import REMEDY, record_path
 from preprocess.shared.errors import StoreError
@@ -42,6 +43,11 @@ class Record:
     clip_share: dict[str, dict[str, float]]  # by modality and label
     label_voxels: dict[str, int]  # by label, before the crop
     has_labels: bool
+    noted: list[tuple[str, str]] = field(default_factory=list)  # what is odd: kind of file, or empty for all, and a sentence
+
+    def stored(self) -> dict[str, Any]:
+        """The record as JSON holds it; without an empty `noted`, which version 0.1 lacked."""
+        return {name: value for name, value in asdict(self).items() if name != "noted" or value}
 
     @property
     def brain_share_lost(self) -> float:

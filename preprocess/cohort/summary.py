@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from preprocess.cohort.reader import Cohort
 from preprocess.cohort.verify import same_images
+from preprocess.source.labels import label_name
 from preprocess.splits import SPLITS
 
 GRADES = ("HGG", "LGG", "unknown")
+MUCH = 0.3  # share of a label that the clip flattens, on average over the subjects
 LOST = 0.01  # share of the brain, or of the tumour, outside the crop that is worth a warning
 
 
@@ -28,12 +30,13 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
     worst = max(lost, key=lambda subject: lost[subject])
     console.print(f"brain outside the crop: mean {np.mean(list(lost.values())):.2%}, most {lost[worst]:.2%} ({escape(worst)})")
     if cut := sum(share > LOST for share in lost.values()):
-        console.print(
-            f"[yellow]warning[/yellow] {cut} subjects lose over {100 * LOST:g} % of their brain: a larger recipe.crop= keeps it"
-        )
+        keeps = "recipe.crop=brain in another store= keeps every brain whole"
+        console.print(f"[yellow]warning[/yellow] {cut} subjects lose over {100 * LOST:g} % of their brain to the crop: {keeps}")
     for (first, modality), (second, its) in same_images(cohort):
         both = f"{escape(first)}'s {modality} and {escape(second)}'s {its}"
         console.print(f"[yellow]warning[/yellow] {both} are the same image: is this one scan under two names?")
+    for line in noted(cohort):
+        console.print(f"[yellow]warning[/yellow] {escape(line)}")
     print_seconds(seconds)
     if kept:
         console.print(f"{kept} subjects were kept from an earlier run")
@@ -44,6 +47,18 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
         where = cohort.path / "rejected.json"
         print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}")
     return 1 if rejected else 0
+
+
+def noted(cohort: Cohort, most: int = 20) -> Iterator[str]:
+    """A line for everything odd that was noted of the subjects; one for all subjects of which the same was noted."""
+    subjects: dict[str, list[str]] = {}
+    for subject, record in cohort.records.items():
+        for _, sentence in record.noted:
+            subjects.setdefault(sentence, []).append(subject)
+    for sentence, named in list(subjects.items())[:most]:
+        yield f"{named[0]}{f' and {len(named) - 1} more' * (len(named) > 1)}: {sentence}"
+    if len(subjects) > most:
+        yield f"{len(subjects) - most} more of this kind: {shlex.join(['python', '-m', 'preprocess.explore', str(cohort.path)])} lists all"
 
 
 def print_splits(cohort: Cohort) -> None:
@@ -69,7 +84,7 @@ def by_split(cohort: Cohort, fold: Mapping[str, Sequence[str]]) -> dict[str, Seq
 
 
 def print_clip_share(cohort: Cohort) -> None:
-    """A table of the share of each label that the clip changes: mean over the subjects, and largest."""
+    """A table of the share of each label that the clip changes: mean over the subjects, and largest; and what that means."""
     from rich.console import Console
     from rich.table import Table
 
@@ -80,16 +95,24 @@ def print_clip_share(cohort: Cohort) -> None:
     for label, by_modality in shares.items():
         table.add_row(label, *(f"{np.mean(each):.0%} ({max(each):.0%})" if each else "" for each in by_modality.values()))
     Console().print(table)
+    if any(np.mean(each) > MUCH for by_modality in shares.values() for each in by_modality.values() if each):
+        print(
+            "Training sees these voxels at the clip's bound, so all equally bright or dark: where their shades matter, train with "
+            "data.clip=false (the store itself is not clipped)."
+        )
 
 
 def clip_shares(cohort: Cohort) -> dict[str, dict[str, list[float]]]:
-    """By label and modality, the share of the label's voxels beyond the clip bounds: a number for each subject that has both."""
-    records = cohort.records.values()
-    labels = sorted({label for record in records for label in record.label_voxels}, key=int)
-    return {
-        label: {m: [r.clip_share[m][label] for r in records if label in r.clip_share.get(m, {})] for m in cohort.modalities}
-        for label in labels
-    }
+    """By the label's name and modality, the share of the label's voxels beyond the clip bounds: a number for each subject that has both.
+    Enhancing tumour is 4 until 2022 and 3 from 2023 on."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    labels = sorted({label for record in cohort.records.values() for label in record.label_voxels}, key=int)
+    for label in labels:
+        by_modality = shares.setdefault(label_name(label), {m: [] for m in cohort.modalities})
+        for record in cohort.records.values():
+            for m, each in record.clip_share.items():
+                by_modality[m] += [each[label]] if label in each else []
+    return shares
 
 
 def print_seconds(seconds: Sequence[Mapping[str, float]]) -> None:

@@ -93,6 +93,7 @@ def same_images(cohort: Cohort) -> list[tuple[tuple[str, str], tuple[str, str]]]
     names: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
     for subject, record in cohort.records.items():
         for modality in record.modalities:
-            for digest in (record.content[modality], record.source[modality]["sha256"]):
+            source = record.source[modality]
+            for digest in (record.content[modality], source["sha256"] + source.get("volume", "")):
                 names[digest][subject, modality] = None
     return list({(first, other): None for first, *others in map(tuple, names.values()) for other in others})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +22,7 @@ from preprocess.cohort.files import (
     SEG,
     STORE_FILES,
     file_digest,
+    naming_of,
     read_json,
     read_sealed,
     record_path,
@@ -30,7 +31,7 @@ from preprocess.cohort.files import (
 )
 from preprocess.cohort.record import Record
 from preprocess.shared.errors import StoreError
-from preprocess.shared.files import write_json
+from preprocess.shared.files import write_atomically, write_json
 from preprocess.shared.locks import only_one
 from preprocess.shared.settings import differences
 
@@ -38,11 +39,14 @@ from preprocess.shared.settings import differences
 class CohortWriter:
     """Writes a cohort: `lock` it, `write` subjects from any process, then `finish`."""
 
-    def __init__(self, path: str | Path, recipe: dict[str, Any], modalities: Sequence[str]) -> None:
+    def __init__(
+        self, path: str | Path, recipe: dict[str, Any], modalities: Sequence[str], naming: Mapping[str, Any] | None = None
+    ) -> None:
+        """`naming`: the settings by which the source's files were named, where they are not the defaults (see `files.naming_of`)."""
         self.path = Path(path)
         if not self.path.name or self.path.is_file():
             raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
-        self.recipe, self.modalities = recipe, list(modalities)
+        self.recipe, self.modalities, self.naming = recipe, list(modalities), dict(naming or {})
         if self.path.is_symlink():
             self.path = self.path.resolve()  # every writer must lock the same file, and a rename needs one file system
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -53,24 +57,32 @@ class CohortWriter:
     def lock(self, part: str = "") -> Iterator[None]:
         """Be the only writer or, with the name of a `part`, the only writer of this part, beside those of other parts.
 
-        Removes what a killed writer left. Raises StoreError if another one is at work or the recipe differs.
+        Removes what a killed writer left, and at its end a store without a subject, which only a part leaves for `finish`. Raises StoreError
+        if another one is at work or the recipe differs.
         """
         busy = f"another to_zarr is writing {self.path}: wait for it, or give another store="
         self.staging = self.partial / "staged" / (part or "whole")
         mine = self.staging if part else self.staging.parent
         lock = self.path.with_name(self.path.name + ".lock")
+        if part and self._can_be_taken_over():
+            with suppress(StoreError), only_one(lock, busy):
+                self._take_over()
         with ExitStack() as held:
             held.enter_context(only_one(lock, busy, shared=bool(part)))
             if part:
                 held.enter_context(only_one(self.partial / "locks" / part, busy))
             shutil.rmtree(mine, ignore_errors=True)
             try:
+                if not part and self._can_be_taken_over():
+                    self._take_over()
                 self.staging.mkdir(parents=True)
                 self._create()
                 yield
             finally:  # above all on a full disk, nothing half-written may stay
                 shutil.rmtree(mine, ignore_errors=True)
                 if not part:
+                    if self._is_empty():
+                        shutil.rmtree(self.path, ignore_errors=True)
                     shutil.rmtree(self.partial / "locks", ignore_errors=True)
                     with suppress(OSError):
                         self.partial.rmdir()  # stays while it holds parts' reasons, until a manifest is written
@@ -81,6 +93,8 @@ class CohortWriter:
         import zarr
 
         expected = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities}
+        if self.naming:
+            expected["naming"] = self.naming
         if not self.path.is_dir() or not any(self.path.iterdir()):
             empty = self.staging / "empty"
             zarr.create_group(empty, attributes=expected).create_group("subjects")
@@ -107,6 +121,35 @@ class CohortWriter:
                 f"store={self.path} was made with another recipe ({settings}): give another store=, or the old settings"
             )
 
+    def _is_empty(self) -> bool:
+        """Whether the path holds a store of ours in which no subject was ever committed."""
+        return (
+            (self.path / "zarr.json").is_file()
+            and (self.path / "records").is_dir()
+            and not (self.path / "manifest.json").exists()
+            and not self.committed()
+        )
+
+    def _can_be_taken_over(self) -> bool:
+        """Whether an empty store has another recipe or naming: a first run that came to nothing, or was killed."""
+        if not self._is_empty():
+            return False
+        attributes = read_json(self.path / "zarr.json").get("attributes", {})
+        ours = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities, "naming": self.naming}
+        return bool(attributes.get("schema")) and {"naming": {}, **attributes} != ours
+
+    def _take_over(self) -> None:
+        shutil.rmtree(self.path)
+        shutil.rmtree(self.reasons, ignore_errors=True)
+
+    def remember(self) -> None:
+        """Store the naming of this call in place of an earlier one's. Its checksum is in the manifest, so call `finish` next."""
+        group = read_json(self.path / "zarr.json")
+        attributes = {name: value for name, value in group["attributes"].items() if name != "naming"}
+        if naming_of(self.path) != self.naming:
+            group["attributes"] = attributes | ({"naming": self.naming} if self.naming else {})
+            write_atomically(self.path / "zarr.json", json.dumps(group, indent=2))
+
     def committed(self) -> set[str]:
         """The names of the finished subjects."""
         return {path.stem for path in (self.path / "records").glob("*.json")}
@@ -125,7 +168,7 @@ class CohortWriter:
         target = subject_path(self.path, record.subject)
         shutil.rmtree(target, ignore_errors=True)  # left by a run that was killed between rename and commit
         staged.replace(target)
-        write_sealed(commit, {"record": dataclasses.asdict(record), "written": hashes})
+        write_sealed(commit, {"record": record.stored(), "written": hashes})
 
     def _stage(self, staged: Path, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> dict[str, str]:
         """Write a subject's groups and arrays and read them back. Returns the sha256 of each array and metadata file."""

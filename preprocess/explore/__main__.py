@@ -14,21 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.cohort import Cohort
+from preprocess.cohort.files import naming_of
 from preprocess.explore.flags import flags, print_flags
 from preprocess.explore.report import report
 from preprocess.explore.sample import Cases, chosen, largest, losses
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.settings import command, parse, required, setting
-from preprocess.source.brats import discover
+from preprocess.source.naming import BidsSettings, Naming
 
 
 @dataclass
 class Settings:
     store: str = required("the cohort to show; as the first word, its path is enough")
     source: str = setting("", "the folder that it was made from: also shows the scans themselves and each stage of the recipe")
-    layout: str = setting("auto", "how the source's files are named, as for to_zarr; also pattern= and names=")
+    layout: str = setting(
+        "", "how the source's files are named, as for to_zarr; also pattern= and names= (empty: as the store remembers)"
+    )
     pattern: str = setting("", "layout=pattern: as for to_zarr")
     names: dict[str, str] = setting(dict, "layout=pattern: as for to_zarr")
+    bids: BidsSettings = setting(BidsSettings, "as for to_zarr")
     subject: str = setting("", "the subject whose stages and augmentations are drawn (empty: the one with the largest tumour)")
     subjects: int = setting(
         40, "most subjects to read for histograms and pictures, evenly spread over the grades; all records are read", least=1
@@ -77,7 +81,7 @@ def files_of(settings: Settings, cohort: Cohort, subjects: set[str]) -> Cases:
     """The source's cases by name; none without a source. Raises StoreError if the source lacks a file of one of the subjects."""
     if not settings.source:
         return {}
-    discovery = discover(Path(settings.source), settings.layout, settings.pattern, settings.names)
+    discovery = Naming.given(settings, naming_of(cohort.path)).discover(Path(settings.source))
     cases = {case.name: case for case in discovery.cases}
     for subject in sorted(subjects):
         files = cases[subject].files if subject in cases else {}

@@ -17,16 +17,15 @@ from preprocess.explore.style import (
     FAINT,
     GRADES,
     INK,
-    LABEL_NAMES,
     LABELS,
     SPLIT_TITLES,
     TITLES,
     boxes,
-    label_name,
     panels,
     save,
     short,
 )
+from preprocess.source.labels import NAMES, label_name
 
 Row = tuple[int, str, Counter[str]]  # fold, split, subjects by grade
 
@@ -118,7 +117,7 @@ def draw_volumes(path: Path, cohort: Cohort) -> Path:
     """A panel for each label and one for the whole tumour: volume in ml by grade, a point per subject."""
     volumes = [(record.grade, label_ml(record)) for record in cohort.records.values()]
     present = {name for _, ml in volumes for name in ml}
-    known = [name for name in dict.fromkeys(LABEL_NAMES.values()) if name in present]
+    known = [name for name in dict.fromkeys(NAMES.values()) if name in present]
     names = [*known, *sorted(present - set(known))]
     names = [*names, *(["whole tumour"] if len(names) > 1 else [])]
     grades = [grade for grade in GRADES if any(each == grade and ml for each, ml in volumes)]
@@ -174,11 +173,12 @@ def draw_clip_shares(path: Path, cohort: Cohort) -> Path:
     labels = list(shares)
     modalities = [m for m in cohort.modalities if any(m in record.clip_share for record in cohort.records.values())]
     figure, axes = panels(1, len(modalities), (max(5.0, 2.2 * len(modalities)), 3.1), sharey=True)
-    colours = {**LABELS, "2": "#2a9d6f", "3": "#c99700", "4": "#c99700"}  # darker than those on black
+    darker = {"2": "#2a9d6f", "3": "#c99700", "4": "#c99700"}  # than those on black
+    colours = {label_name(label): colour for label, colour in {**LABELS, **darker}.items()}
     for axis, modality in zip(axes[0], modalities, strict=True):
         percent = [[100 * share for share in shares[label][modality]] for label in labels]
         boxes(axis, percent, [colours.get(label, FAINT) for label in labels])
-        names = [label_name(label).replace(" ", "\n") for label in labels]
+        names = [label.replace(" ", "\n") for label in labels]
         axis.set(xticks=range(len(labels)), xticklabels=names, title=TITLES[modality], ylim=(-2, 102))
         axis.tick_params(axis="x", length=0, labelcolor=INK)
     axes[0, 0].set_ylabel("% of the label's voxels clipped")

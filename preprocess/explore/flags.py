@@ -33,7 +33,7 @@ def flags(cohort: Cohort) -> list[Flag]:
     flagged = [*set_aside(cohort), *missing(cohort), *same_images(cohort)]
     for subject in track(cohort.subjects, "flags", transient=True):
         record = cohort.record(subject)
-        flagged += [*odd_intensities(record), *odd_crop(record), *odd_labels(cohort, record)]
+        flagged += [*noted(record), *odd_intensities(record), *odd_crop(record), *odd_labels(cohort, record)]
     return sorted(flagged, key=lambda flag: (flag.subject, flag.contrast))
 
 
@@ -58,6 +58,11 @@ def same_images(cohort: Cohort) -> Iterator[Flag]:
         yield Flag(other, its, what, "")
 
 
+def noted(record: Record) -> Iterator[Flag]:
+    """What to_zarr noted while it read the files."""
+    yield from (Flag(record.subject, kind, sentence, "") for kind, sentence in record.noted)
+
+
 def odd_intensities(record: Record) -> Iterator[Flag]:
     """Maxima, masks and slices that a scanner does not produce."""
     for modality in record.modalities:
@@ -69,7 +74,7 @@ def odd_intensities(record: Record) -> Iterator[Flag]:
         elif far > FAR:
             what = f"maximum of {maximum:.5g}, in standard deviations above the mean"
             yield Flag(record.subject, modality, what, f"{far:.0f}")
-        if quality["outside"] > OUTSIDE:
+        if quality["outside"] > OUTSIDE and not any("brain" in sentence and "apart" in sentence for _, sentence in record.noted):
             what = "share of the brain that is 0 here but not in other contrasts: the masks differ"
             yield Flag(record.subject, modality, what, f"{quality['outside']:.1%}")
         if quality["constant_slices"]:
@@ -103,7 +108,7 @@ def odd_labels(cohort: Cohort, record: Record) -> Iterator[Flag]:
         slices = np.flatnonzero(tumour.any(axis=(1, 2)))
         part = slice(int(slices[0]), int(slices[-1]) + 1)  # the other slices need not be read
         beside = tumour[part] & (cohort.lazy_image(record.subject)[0, part] == BACKGROUND)
-        if (share := beside.sum() / stored) > LOST:
+        if (share := beside.sum() / stored) > LOST and not any(kind == "seg" for kind, _ in record.noted):
             yield Flag(record.subject, "seg", "tumour outside the brain", f"{share:.1%}")
 
 

@@ -21,12 +21,12 @@ from preprocess.explore.style import (
     caption,
     contours,
     grey,
-    label_name,
     panels,
     row_name,
     save,
     short,
 )
+from preprocess.source.labels import label_name
 
 Slice = npt.NDArray[Any]
 TURNS = ("as stored", "rotated by 90°", "rotated by 180°")

@@ -154,8 +154,9 @@ def labelled(cohort: Cohort, out: Path) -> list[Section]:
 def crop(cohort: Cohort, out: Path) -> Section:
     worst = losses(cohort)
     path = charts.draw_losses(out / "crop.png", cohort, worst)
-    size = by(cohort.recipe["crop"])
-    caption = f"Brain outside the crop of {size} mm (x, y, z), which is centred on the brain; dashed: {100 * LOST:g} %."
+    box = cohort.recipe.get("box")
+    size = f"{by(box)} voxels" if box else f"{by(cohort.recipe['crop'])} mm"
+    caption = f"Brain outside the crop of {size} (x, y, z), which is centred on the brain; dashed: {100 * LOST:g} %."
     if not worst:
         return Section("Brain outside the crop", caption, path, lines=["All of the brain is inside the crop."])
     rows = [(s, f"{share:.2%}", *(f"{mm:.0f}" for mm in brain_mm(cohort.record(s)))) for s, share in worst]

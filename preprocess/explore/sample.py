@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
-from preprocess.explore.style import label_name
 from preprocess.recipe import Recipe
 from preprocess.source.brats import Case
+from preprocess.source.labels import label_name
 from preprocess.source.scans import read
 from preprocess.splits import take
 
@@ -90,7 +90,7 @@ def histograms(cohort: Cohort, subjects: Sequence[str], cases: Cases) -> dict[st
 
 def intensities_scanned(case: Case, recipe: Recipe) -> dict[str, npt.NDArray[Any]]:
     """The brain's intensities by contrast."""
-    scans = read(case, recipe.resample, not recipe.coregister)
+    scans = read(case, recipe.reading("warn"))
     return {modality: volume[scans.mask] for modality, volume in zip(scans.modalities, scans.volumes, strict=True)}
 
 

@@ -51,7 +51,7 @@ def repeated(cohort: Cohort, case: Case) -> Stages:
     """All stages, from the source files. Raises CaseError if they can no longer be used."""
     record = cohort.record(case.name)
     recipe = Recipe.of(cohort.recipe)
-    scans = read(case, recipe.resample, not recipe.coregister)
+    scans = read(case, recipe.reading("warn"))
     volumes, mask, affine = scans.volumes, scans.mask, scans.affine
     if recipe.spacing:
         volumes, mask, _, affine = resample(volumes, mask, scans.labels, affine, recipe.spacing)

@@ -14,9 +14,8 @@ DARK, PALE = "#000000", "#d5dbe1"  # behind images, and text on it
 TITLES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 CONTRASTS = {"t1": "#0072b2", "t1c": "#d55e00", "t2": "#009e73", "flair": "#b45f9b"}  # Okabe and Ito's, the last a little darker
 GRADES = {"HGG": "#b2453c", "LGG": "#3f7cac", "unknown": "#98a2ad"}
-# BRATS's red, green and yellow (Baid et al. 2021), which also differ in lightness. Enhancing is 4 until 2022 and 3 from 2023 on.
+# BRATS's red, green and yellow (Baid et al. 2021), which also differ in lightness.
 LABELS = {"1": "#e8483b", "2": "#3fc98f", "3": "#ffd84d", "4": "#ffd84d"}
-LABEL_NAMES = {"1": "necrotic core", "2": "oedema", "3": "enhancing", "4": "enhancing"}
 BOX = "#4cc3ff"  # mask and crop box over a grey image
 SPLIT_TITLES = {"segmentor": "segmentor", "gan": "GAN", "val": "val", "test": "test", "none": "in no split"}
 
@@ -83,10 +82,6 @@ def short(name: str, longest: int = 26) -> str:
     """A name short enough for a figure, shortened in the middle. `$` would start a formula."""
     cut = name if len(name) <= longest else f"{name[: longest // 2]}…{name[-(longest // 2) :]}"
     return cut.replace("$", r"\$")
-
-
-def label_name(label: str) -> str:
-    return LABEL_NAMES.get(label, f"label {label}")
 
 
 def boxes(axis: Any, groups: Sequence[Sequence[float]], colours: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ relaxation times by the signal equations, a bias field (stored in OUT/truth), Ri
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ def main(words: Sequence[str]) -> int:
             new = sum(track(made, "phantoms", total=settings.subjects))
     except OSError as error:
         raise UserError(f"cannot write to out={out}: {error.strerror}") from error
-    print(f"{out} holds {settings.subjects} phantoms ({new} made now); next: python -m preprocess.to_zarr source={out}")
+    words = [] if out == Path("data/phantom") else [f"source={out}", f"store={out}.zarr"]
+    command_after = shlex.join(["python", "-m", "preprocess.to_zarr", *words])
+    print(f"{out} holds {settings.subjects} phantoms ({new} made now); next: {command_after}")
     return 0
 
 

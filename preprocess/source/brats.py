@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from preprocess.shared.errors import CaseError, UserError
+from preprocess.source import leftovers
+from preprocess.source.choice import Choice, Named, choose, shown, without_tissues
+from preprocess.source.decathlon import contrasts
 from preprocess.source.grades import GRADES, grade_in, listed_grades
-from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, Layout, Match, candidates
+from preprocess.source.images import Volume
+from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, read
+from preprocess.source.patterns import candidates, syntax
+from preprocess.source.suggestions import diagnosis, selecting
 
 # Time points of a patient are numbered in the last part of a case's name, but in 2020 and 2021 the last number is the patient's.
 TIME_POINT = re.compile(
@@ -32,6 +40,9 @@ class Case:
     grade: str  # "HGG", "LGG" or "unknown"
     files: dict[str, Path]
     problem: str = ""  # one sentence, if the file names show that it cannot be used
+    channels: dict[str, Volume] = field(
+        default_factory=dict
+    )  # kinds that are volumes of a 4-D file: number, and how many it holds
 
     def check(self, require: Sequence[str] = MODALITIES) -> None:
         """Raise CaseError if a required modality is missing, or if the file names show that the case cannot be used."""
@@ -46,30 +57,46 @@ class Discovery:
     """The cases of a folder."""
 
     cases: list[Case]
-    layout: str  # the name of the layout
-    message: str  # a line or two for the user: the layout, the number of cases, and what was left out
+    layout: str  # the name of the layout; of several, bids only if it is the only one, else that with most cases
+    message: str  # for the user: each layout with its number of cases, and what was left out
+    left_out: list[str]  # of that, the sentences on what a user would want in the cohort
 
 
-def discover(source: Path, layout: str = "auto", pattern: str = "", names: Mapping[str, str] | None = None) -> Discovery:
+def discover(
+    source: Path,
+    layout: str = "auto",
+    pattern: str = "",
+    names: Mapping[str, str] | None = None,
+    run: str = "",
+    words: str = "names",
+) -> Discovery:
     """All cases below `source`, sorted by name; those that cannot be used are among them (see `Case.check`).
 
-    `auto` takes the one layout that matches the most images and never mixes two (a count of cases would mislead: BIDS's
-    sub-X_FLAIR.nii.gz also matches brats2018). Raises SettingError for settings that contradict each other, and UserError if the
-    folder is missing or holds no case.
+    `auto` takes every file that fits a layout, whichever; one that fits several belongs to the most specific (see `layouts.FIRST`). `run` is
+    `first` or `last` of BIDS's runs; `words` is what the command calls `names`. Raises SettingError for settings that contradict each other, and
+    UserError if the folder is missing or holds no case.
     """
-    allowed = candidates(layout, pattern, names or {})
+    allowed = candidates(layout, pattern, names or {}, words)
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder: give the folder that holds the BRATS cases")
     files, unlisted = files_below(source)
-    matches = {each.name: matched(each, source, files) for each in (*LAYOUTS, *allowed)}
-    best = max(allowed, key=lambda each: image_count(matches[each.name]))
-    taken = matches[best.name]
-    cases = gather(source, taken, listed_grades(files)) if image_count(taken) else []
-    others = left_out(taken, {each.name: matches[each.name] for each in LAYOUTS if each != best})
+    named, faults = expanded(without_tissues(matched(allowed, source, files), files))
+    grades, unread_tables = listed_grades(files)
+    by_name = gathered(named)
+    intended = {name: choose(source, name, each, run or "first", str) for name, each in by_name.items()}
+    suggest = cache(lambda: selecting(source, files, intended, words))
+    choices = {name: choose(source, name, each, run, suggest) for name, each in by_name.items()}
+    cases = [case_of(name, choice, grades, faults) for name, choice in choices.items()]
+    left = left_out(source, files, named, choices, allowed)
     if not cases:
-        raise UserError(no_case(source, allowed, files, others))
-    first = f"layout {best.name}: {len(cases)} cases in {len(taken)} files named like {best.like}"
-    return Discovery(cases, best.name, "\n".join([first, *others, *unlisted]))
+        raise UserError(no_case(source, allowed, files, left, words))
+    counts = lines_of_layouts(choices)
+    dropped = [path for choice in choices.values() for path in choice.dropped if path.match.kind in MODALITIES and run]
+    by_rule = [f"bids.run={run}: {len(dropped)} images of other runs are not read"] * bool(dropped)
+    taken = {next(iter(choice.files.values())).layout.name for choice in choices.values()}
+    main = counts[0][0] if len(taken) == 1 else next(name for name, _ in counts if name != "bids")
+    sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables]
+    return Discovery(cases, main, "\n".join(sentences), [*left, *unlisted])
 
 
 def files_below(source: Path) -> tuple[list[Path], list[str]]:
@@ -91,41 +118,55 @@ def files_below(source: Path) -> tuple[list[Path], list[str]]:
     return sorted(files), unlisted
 
 
-def matched(layout: Layout, source: Path, files: Sequence[Path]) -> dict[Path, Match]:
-    """The files whose names fit the layout."""
+def matched(layouts: Sequence[Layout], source: Path, files: Sequence[Path]) -> Iterator[Named]:
+    """The files that fit one of the layouts."""
     root = f"/{source.resolve().name}/"
-    matches = ((path, layout.match(root + path.relative_to(source).as_posix())) for path in files)
-    return {path: match for path, match in matches if match}
+    for path in files:
+        if fits := read(root + path.relative_to(source).as_posix(), layouts):
+            yield Named(path, *fits)
 
 
-def image_count(matches: Mapping[Path, Match]) -> int:
-    return sum(match.kind in MODALITIES for match in matches.values())
+def expanded(named: Sequence[Named]) -> tuple[list[Named], dict[Path, str]]:
+    """The files with each 4-D one as its volumes, and by file what is wrong with the list of them."""
+    every: list[Named] = []
+    faults: dict[Path, str] = {}
+    listed = cache(contrasts)
+    for each in named:
+        if each.match.kind != STACK:
+            every.append(each)
+            continue
+        try:
+            channels = listed(each.path.parent)
+        except ValueError as error:
+            faults[each.path] = str(error)
+            channels = {kind: (number, len(MODALITIES)) for number, kind in enumerate(MODALITIES)}
+        every += [replace(each, match=replace(each.match, kind=kind), volume=volume) for kind, volume in channels.items()]
+    return every, faults
 
 
-def gather(source: Path, matches: Mapping[Path, Match], grades: Mapping[str, str]) -> list[Case]:
-    """The files as cases, by name; labels or a mask without an image are not a case."""
-    by_name: dict[str, dict[Path, Match]] = {}
-    for path, match in matches.items():
-        numbered = match.patient and not match.case.startswith(
-            match.patient
-        )  # a pattern's cases may be numbered within a patient
-        by_name.setdefault(f"{match.patient}_{match.case}" if numbered else match.case, {})[path] = match
-    return [case_of(source, name, by_name[name], grades) for name in sorted(by_name) if image_count(by_name[name])]
+def gathered(named: Sequence[Named]) -> dict[str, list[Named]]:
+    """The files by the name of their case, sorted; labels or a mask without an image are not a case."""
+    by_name: dict[str, list[Named]] = defaultdict(list)
+    for each in named:
+        match = each.match
+        # a pattern's cases may be numbered within a patient
+        numbered = match.patient and not match.case.startswith(match.patient)
+        by_name[f"{match.patient}_{match.case}" if numbered else match.case].append(each)
+    return {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
 
 
-def case_of(source: Path, name: str, matches: dict[Path, Match], grades: Mapping[str, str]) -> Case:
-    """The files of one name as a case."""
-    first = {match.kind: (path, match) for path, match in reversed(list(matches.items()))}
-    files = {kind: first[kind][0] for kind in KINDS if kind in first}
+def case_of(name: str, choice: Choice, grades: Mapping[str, str], faults: Mapping[Path, str]) -> Case:
+    """The chosen files of one name as a case."""
+    files = {kind: choice.files[kind] for kind in KINDS if kind in choice.files}
+    first = next(iter(files.values()))
     problem = "" if is_safe(name) else f"{shown(name)}: a case cannot have this name: rename its files"
-    if second := [path for path, match in matches.items() if path != files[match.kind]]:
-        kind = matches[second[0]].kind
-        both = " and ".join(shown(path.relative_to(source)) for path in (files[kind], second[0]))
-        problem = problem or f"{shown(name)}: {both} are both its {kind}: keep one, or select one with pattern="
-    path, match = first[next(iter(files))]
-    patient = match.patient or patient_of(name)
-    grade = GRADES.get(match.grade.upper()) or grade_in(path) or grades.get(name) or grades.get(patient) or "unknown"
-    return Case(shown(name), shown(patient), grade, files, problem)
+    fault = f"{shown(name)}: {faults[first.path]}" if first.path in faults else ""
+    patient = first.match.patient or patient_of(name)
+    listed = grades.get(name) or grades.get(patient)
+    grade = GRADES.get(first.match.grade.upper()) or grade_in(first.path) or listed or "unknown"
+    channels = {kind: each.volume for kind, each in files.items() if each.volume}
+    paths = {kind: each.path for kind, each in files.items()}
+    return Case(shown(name), shown(patient), grade, paths, problem or fault or choice.problem, channels)
 
 
 def is_safe(name: str) -> bool:
@@ -139,30 +180,40 @@ def patient_of(name: str) -> str:
     return next(part for part in match.groups() if part) if match else name
 
 
-def shown(path: str | Path) -> str:
-    """A path as text that can be printed, even if its bytes are not UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
-
-
-def left_out(taken: Mapping[Path, Match], others: Mapping[str, Mapping[Path, Match]]) -> list[str]:
-    """A sentence for labels without images, and one for each other layout that matches images which the chosen one does not."""
-    cases = {match.case for match in taken.values() if match.kind in MODALITIES}
-    without_image = [path for path, match in taken.items() if match.case not in cases]
+def lines_of_layouts(choices: Mapping[str, Choice]) -> list[tuple[str, str]]:
+    """Each layout's name, and a line with the number of its cases and files; the layout with most cases first."""
+    layouts = {name: next(iter(choice.files.values())).layout for name, choice in choices.items()}
     lines = []
-    if without_image:
-        lines.append(f"left out: {len(without_image)} labels or masks without an image, such as {shown(without_image[0].name)}")
-    for name, matches in others.items():
-        images = [path for path in matches if path not in taken and matches[path].kind in MODALITIES]
-        if more := [path for path in images if "_desc-synth_" not in path.name]:
-            lines.append(
-                f"left out: {len(more)} images named as in {name}, such as {shown(more[0].name)}: layout={name} reads them"
-            )
+    for layout, count in Counter(layouts.values()).most_common():
+        paths = {
+            each.path for name in choices if layouts[name] is layout for left in choices[name].left.values() for each in left
+        }
+        lines.append((layout.name, f"layout {layout.name}: {count} cases in {len(paths)} files named like {layout.like}"))
     return lines
 
 
-def no_case(source: Path, expected: Sequence[Layout], files: Sequence[Path], others: Sequence[str]) -> str:
+def left_out(
+    source: Path, files: Sequence[Path], named: Sequence[Named], choices: Mapping[str, Choice], chosen: Sequence[Layout]
+) -> list[str]:
+    """A sentence for each sort of file that a user would want in the cohort and that no case has."""
+    cases = {name: set(choice.left) for name, choice in choices.items()}
+    taken = [each.path for choice in choices.values() for left in choice.left.values() for each in left]
+    rest = set(files).difference(each.path for each in named)
+    others = {} if len(chosen) > 1 else {
+        each.path: each.layout.name for each in matched(LAYOUTS, source, sorted(rest)) if each.match.kind in (*MODALITIES, STACK)
+    }  # fmt: skip
+    others = {path: name for path, name in others.items() if leftovers.is_lost(source, path, False, cases)}
+    unread = leftovers.unread(source, sorted(rest), taken, cases)
+    return leftovers.sentences(leftovers.without_image(named, cases), unread, chosen, others, source)
+
+
+def no_case(source: Path, expected: Sequence[Layout], files: Sequence[Path], left: Sequence[str], words: str) -> str:
     """The one sentence for a folder without cases."""
     like = "; ".join(f"{layout.like} ({layout.name})" for layout in expected)
     first = ", ".join(shown(path.relative_to(source)) for path in files[:3]) or "no file"
-    hint = "" if others else ": if these are scans, describe their names with pattern="
-    return f"source={source} holds no case: expected {like}; it holds {first}{hint}" + "".join(f"; {line}" for line in others)
+    pattern = expected[0].name == "pattern"
+    others = [line for line in left if "named as in" in line]
+    why = diagnosis(source, files, expected[0].like, words) if pattern else ""
+    hint = "" if others or not files else why or f"if these are scans, describe their names with pattern=: {syntax(words)}"
+    rest = f"; {why}" if why and others else f"; {hint}" if hint else ""
+    return f"source={source} holds no case: expected {like}; it holds {first}" + "".join(f"; {line}" for line in others) + rest

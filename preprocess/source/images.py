@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.shared.errors import CaseError
+from preprocess.source.contents import is_metaimage, is_packed, mistaken, opened, refuse_absent
 
 SUFFIXES = (".nii", ".nii.gz", ".mha")
 LARGEST = 1024  # voxels along an axis: more means a false header
@@ -23,6 +23,7 @@ SLACK = 2**20  # bytes that may follow the voxels
 LONGEST_HEADER = 2**24  # bytes before the voxels, extensions included
 SYNTHETIC = "SYNTHETIC"  # the first word of the header's description of a synthesised image
 NIFTI1_DESCRIP, NIFTI2_DESCRIP = 148, 240  # the bytes where the descriptions begin
+Volume = tuple[int, int]  # one of the volumes of a 4-D file: its number, and how many the file must hold
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's millimetres to NIfTI's
 
 
@@ -39,50 +40,62 @@ class Image:
 
 
 def load(case: str, path: Path) -> Image:
-    """The image of a .nii, .nii.gz or .mha file. Raises CaseError naming the file and what is wrong with it."""
+    """The image of a NIfTI file, packed or not, or of a MetaImage in one file; its content says which. Raises CaseError naming the file and
+    what is wrong with it."""
+    return volumes(case, path)[0]
+
+
+def load_all(case: str, files: Mapping[str, Path], channels: Mapping[str, Volume]) -> dict[str, Image]:
+    """A case's images by kind; `channels` are the kinds that are volumes of a 4-D file, which is read once. Raises CaseError."""
+    stacks = {files[kind]: count for kind, (_, count) in channels.items() if kind in files}
+    read = {path: volumes(case, path, count) for path, count in stacks.items()}
+    return {kind: read[path][channels[kind][0]] if path in read else load(case, path) for kind, path in files.items()}
+
+
+def volumes(case: str, path: Path, count: int = 1) -> list[Image]:
+    """The volumes of a file that must hold `count` of them. Raises CaseError naming the file and what is wrong with it."""
     if not path.name.lower().endswith(SUFFIXES):
         raise CaseError(f"{case}: {path.name} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: convert it")
-    if not path.is_file():  # a pipe would be waited for
-        raise CaseError(
-            f"{case}: {path.name} is {'not a plain file' if path.exists() else 'a link to nothing'}: copy the scan there"
-        )
+    refuse_absent(case, path)
     try:
-        image = load_mha(path) if path.suffix.lower() == ".mha" else load_nifti(path)
+        images = [load_mha(path)] if is_metaimage(path) else load_nifti(path, count)
     except CaseError as error:
         raise CaseError(f"{case}: {path.name} {error}") from error
     except MemoryError:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        if reason.startswith("Not a gzipped file"):  # though it begins as one
+            reason = "bytes that are not gzip follow the packed ones"
         raise CaseError(f"{case}: {path.name} cannot be read ({reason}): copy it again") from error
-    image.file = path.name
-    check(case, image)
-    return image
+    if len(images) != count:
+        raise CaseError(f"{case}: {path.name} holds {len(images)} volume: expected {count}")
+    for image in images:
+        image.file = path.name
+        check(case, image)
+    return images
 
 
 def check(case: str, image: Image) -> None:
-    """Raise CaseError if intensities or affine cannot be used."""
-    if not np.isfinite(image.array).all():
-        raise CaseError(f"{case}: {image.file} holds NaN or infinite intensities: export it again")
+    """Raise CaseError if the affine cannot be used."""
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise CaseError(f"{case}: {image.file} has no usable affine in its header")
 
 
-def load_nifti(path: Path) -> Image:
-    """Decompresses the whole file, so that its checksum is checked."""
+def load_nifti(path: Path, count: int = 1) -> list[Image]:
+    """Its `count` volumes. Decompresses the whole file, so that its checksum is checked."""
     import nibabel as nib
 
-    packed = path.suffix.lower() == ".gz"
-    with gzip.open(path) if packed else path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(nib.Nifti2Header.sizeof_hdr)
         second = nib.Nifti2Header.sizeof_hdr in (int.from_bytes(head[:4], order) for order in ("little", "big"))
         kind = nib.Nifti2Image if second else nib.Nifti1Image
+        if head[344:347] != b"n+1" and head[4:7] != b"n+2":
+            raise CaseError(mistaken(head) or "is not a NIfTI file with header and voxels in one: convert it")
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
-        if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
-            raise CaseError("is not a NIfTI file with header and voxels in one: convert it")
         dtype, start = header.get_data_dtype(), int(header.get_data_offset())
-        shape = three_axes(header.get_data_shape())
-        size = start + bytes_of_voxels(shape, dtype, path.stat().st_size * (INFLATION if packed else 1), start)
+        shape = axes(header.get_data_shape(), count)
+        size = start + bytes_of_voxels(shape, dtype, path.stat().st_size * (INFLATION if is_packed(path) else 1), start)
         data = head + file.read(size - len(head) + SLACK + 1)
     if len(data) < size:
         raise CaseError(f"is cut off: it holds {len(data)} of {size} bytes: copy it again")
@@ -90,9 +103,10 @@ def load_nifti(path: Path) -> Image:
         raise CaseError(f"is longer than the {size} bytes that its header gives: export it again")
     file = kind.from_bytes(data)
     with np.errstate(over="ignore"):
-        array = np.asanyarray(file.dataobj).reshape(shape).astype(np.float32)
+        array = np.asanyarray(file.dataobj).reshape(*shape[:3], count).astype(np.float32)
     scaling = [float(file.dataobj.slope), float(file.dataobj.inter)]
-    return Image(array, file.affine.astype(np.float64), dtype.name, scaling, header=file.header)
+    affine = file.affine.astype(np.float64)
+    return [Image(array[..., n], affine, dtype.name, scaling, header=file.header) for n in range(count)]
 
 
 def is_synthetic(path: Path) -> bool:
@@ -100,7 +114,7 @@ def is_synthetic(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(NIFTI2_DESCRIP + 80)
     except (OSError, EOFError, zlib.error):
         return False
@@ -158,9 +172,24 @@ def check_stream(path: Path, start: int, size: int, packed_size: int) -> None:
         raise CaseError(f"is cut off: it holds {length} of {size} bytes: copy it again")
 
 
+def axes(shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """The shape of a file of `count` volumes: three axes, and a fourth if there are several. Raises CaseError if it is another."""
+    if count == 1:
+        return three_axes(shape)
+    held = shape[3] if len(shape) > 3 else 1
+    if len(shape) != 4 or held != count:
+        raise CaseError(f"has shape {tuple(shape)}: expected {count} volumes, one for each contrast of dataset.json")
+    if count * math.prod(three := three_axes(shape[:3])) > MOST:
+        raise CaseError(f"has shape {tuple(shape)}: expected at most {MOST // 10**6} million voxels in all")
+    return (*three, count)
+
+
 def three_axes(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape without trailing axes of 1. Raises CaseError unless three axes of a plausible size are left."""
     three = tuple(shape[:3]) if set(shape[3:]) <= {1} else tuple(shape)
+    if len(three) == 4 and max(three[:3]) <= LARGEST:
+        what = "layout=msd reads those of the Decathlon; else split it into a file for each contrast"
+        raise CaseError(f"holds {three[3]} volumes (shape {three}): {what}")
     if len(three) != 3 or max(three) > LARGEST or min(three) < 1 or math.prod(three) > MOST:
         limit = f"three axes of at most {LARGEST} voxels, {MOST // 10**6} million in all"
         raise CaseError(f"has shape {tuple(shape)}: expected {limit}")

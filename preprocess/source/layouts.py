@@ -4,23 +4,24 @@ brats2015   CASE/VSD.Brain.XX.O.MR_T1.NUMBER/VSD.Brain.XX.O.MR_T1.NUMBER.mha, MR
 brats2018   CASE_t1 _t1ce _t2 _flair _seg _mask  (.nii or .nii.gz; 2017 to 2021)
 brats2023   CASE-t1n -t1c -t2w -t2f -seg -mask   (2023 on)
 bids        sub-X[_ses-Y]*_T1w, *_ce-LABEL_T1w, *_T2w, *_FLAIR in anat/, labels and brain masks in derivatives/
-pattern     the user's own: a path below the source with {case} and {modality}
+msd         imagesTr/CASE.nii.gz or imagesTs/CASE.nii.gz, 4-D: all contrasts in one file; labelsTr/CASE.nii.gz
+pattern     the user's own: a path below the source with {case} and {modality} (see patterns.py)
 
-A kind is a modality, `seg` (the labels) or `mask` (the brain). Upper and lower case are equal.
+A file that fits several layouts belongs to the first of bids, brats2015, brats2023, brats2018, msd; and one that only BIDS would name so (below
+derivatives/, in anat/, or with an entity such as desc- or space-) to bids or to none.
+
+A kind is a modality, `seg` (the labels), `mask` (the brain) or `stack` (a 4-D file of contrasts). Upper and lower case are equal.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-from preprocess.shared.errors import SettingError
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 KINDS = (*MODALITIES, "seg", "mask")
-FIELDS = ("case", "modality", "patient", "grade")
-FIELD = r"(\{\w*\}|\*\*/|\*)"
+STACK = "stack"
 
 Rule = tuple[
     re.Pattern[str], Mapping[str, str]
@@ -35,9 +36,10 @@ class Match:
     kind: str
     patient: str = ""  # empty if the path does not tell
     grade: str = ""
+    home: str = field(default="", compare=False)  # the folder that holds the case, the words of contrasts in it as `*`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """A naming scheme; `like` is an example for the user."""
 
@@ -51,8 +53,16 @@ class Layout:
             if fits := regex.fullmatch(path):
                 groups = fits.groupdict()
                 kind = kinds[(groups.get("word") or "").lower()]
-                return Match(groups["case"], kind, groups.get("patient") or "", groups.get("grade") or "")
+                patient, grade = groups.get("patient") or "", groups.get("grade") or ""
+                return Match(groups["case"], kind, patient, grade, home(path, *fits.span("case")))
         return None
+
+
+def home(path: str, start: int, end: int) -> str:
+    """The folder in which a case lies whose name is path[start:end]: the one of this name, else the one that holds what begins with it. Folders
+    that differ only by the word of a contrast are the same home: T1/CASE_t1.nii.gz and T2/CASE_t2.nii.gz are one case."""
+    is_folder = path[start - 1] == "/" and path[end : end + 1] == "/"
+    return TOKEN.sub("*", path[:end] if is_folder else path[: path.rindex("/", 0, start)])
 
 
 def rule(regex: str, kinds: Mapping[str, str]) -> Rule:
@@ -69,19 +79,25 @@ BELOW = "(?:.*/)?"
 # On some mirrors CASE_t1.nii is a folder, and the file in it has another name: the folder's name counts.
 NIFTI = r"\.nii(?:\.gz)?(?:/[^/]+\.nii(?:\.gz)?)?"
 VSD = {"mr_t1": "t1", "mr_t1c": "t1c", "mr_t2": "t2", "mr_flair": "flair", "ot": "seg"}
-OF_2018 = {"t1": "t1", "t1ce": "t1c", "t2": "t2", "flair": "flair", "seg": "seg", "mask": "mask"}
+OF_2018 = {"t1": "t1", "t1ce": "t1c", "t1c": "t1c", "t1gd": "t1c", "t2": "t2", "flair": "flair", "seg": "seg", "mask": "mask"}
 OF_2023 = {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "seg", "mask": "mask"}
 
 # BIDS. Images below derivatives/ do not count as raw ones (give that folder as source to use them). Labels and masks count wherever they
-# lie, except those on a template's grid and the tissues and brain regions that fMRIPrep and FreeSurfer write.
+# lie, except those on a template's grid and the tissues and brain regions that fMRIPrep and FreeSurfer write. One of several inversions or
+# echoes is no T1w, T2w or FLAIR (BIDS gives such images suffixes of their own: MP2RAGE, MESE, MEGRE), nor is the phase of one.
 SUBJECT = r"(?P<case>sub-[^_/]+(?:_ses-[^_/]+)?)"
-ENTITIES = r"(?:_(?!ce-)[a-z0-9]+-[^_/]+)*"
+ENTITIES = r"(?:_(?!(?:ce|inv|echo)-|part-(?!mag_))[a-z0-9]+-[^_/]+)*"
 RAW = rf"{SOURCE}(?!{BELOW}derivatives/){BELOW}anat/{SUBJECT}{ENTITIES}"
 DERIVED = rf"{SOURCE}(?!{BELOW}derivatives/.*_space-(?!orig_|individual_|T1w_)){BELOW}{SUBJECT}(?:_[^/]+)?"
-NO_ANATOMY = r"(?!.*/(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/)(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF)_))"
+NO_ANATOMY = r"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/)(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF)_))"
 LESION = r"_(?:dseg|seg|(?:label-(?!brain)[^_/]+|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi))"
 BRAIN = r"_(?:desc|label)-brain(?:_[a-z0-9]+-[^_/]+)*_mask"
 FILE = r"\.nii(?:\.gz)?"
+ONLY_BIDS = re.compile(
+    r"/[^/]*/(?:.*/)?(?:derivatives/(?:.*/)?sub-[^/]*"
+    r"|sub-[^_/]+_(?:[^/]*_)?(?:acq|ce|desc|dir|echo|hemi|inv|label|part|rec|res|run|space|task)-[^/]*)",
+    re.IGNORECASE,
+)
 
 LAYOUTS = (
     Layout(
@@ -112,55 +128,41 @@ LAYOUTS = (
             rule(rf"{DERIVED}{BRAIN}{FILE}", {"": "mask"}),
         ),
     ),
+    Layout(
+        "msd",
+        "imagesTr/CASE.nii.gz, 4-D",
+        (
+            rule(rf"{ANYWHERE}imagesT[rs]/(?P<case>[^/]+?)(?<!_\d\d\d\d){FILE}", {"": STACK}),
+            rule(rf"{ANYWHERE}labelsT[rs]/(?P<case>[^/]+?){FILE}", {"": "seg"}),
+        ),
+    ),
 )
-NAMES = ("auto", *(layout.name for layout in LAYOUTS), "pattern")
+FIRST = ("pattern", "bids", "brats2015", "brats2023", "brats2018", "msd")
 
 
-def candidates(layout: str, pattern: str, names: Mapping[str, str]) -> tuple[Layout, ...]:
-    """The layouts that the settings allow. Raises SettingError for an unknown layout or settings that contradict each other."""
-    if layout not in NAMES:
-        raise SettingError(f"layout={layout} is not known: choose from {', '.join(NAMES)}")
-    if bool(pattern) != (layout == "pattern") and not (pattern and layout == "auto"):
-        raise SettingError(
-            f"layout={layout} and pattern={pattern or '(none)'} contradict each other: pattern= needs layout=pattern"
-        )
-    if names and not pattern:
-        raise SettingError("names= gives the words of a pattern: give pattern= too")
-    if pattern:
-        return (from_pattern(pattern, names),)
-    return tuple(each for each in LAYOUTS if layout in ("auto", each.name))
+def read(path: str, layouts: Iterable[Layout]) -> tuple[Layout, Match] | None:
+    """The first of the layouts that a path fits, and what it tells; None if it fits none."""
+    for layout in sorted(layouts, key=lambda each: FIRST.index(each.name)):
+        if match := layout.match(path):
+            return layout, match
+        if layout.name == "bids" and ONLY_BIDS.match(path):
+            return None
+    return None
 
 
-def from_pattern(pattern: str, names: Mapping[str, str]) -> Layout:
-    """The layout of a path template below the source. Raises SettingError.
-
-    It must contain {case} and {modality}, and may contain {patient} and {grade}. Each matches the shortest text without a slash that fits;
-    the same field twice matches the same text. `*` is any part of a name, `**/` any folders. `names` adds words for the kinds.
-    """
-    parts = re.split(FIELD, pattern.removeprefix("./"))
-    fields = [part[1:-1] for part in parts[1::2] if part.startswith("{")]
-    if unknown := [field for field in fields if field not in FIELDS]:
-        known = ", ".join(f"{{{field}}}" for field in FIELDS)
-        raise SettingError(f"pattern={pattern} has the unknown field {{{unknown[0]}}}: known are {known}")
-    if missing := [field for field in FIELDS[:2] if field not in fields]:
-        raise SettingError(f"pattern={pattern} lacks {{{missing[0]}}}: write for example {{case}}/*_{{modality}}.nii.gz")
-    if wrong := [word for word, kind in names.items() if kind not in KINDS or not word]:
-        raise SettingError(f"names.{wrong[0]}={names[wrong[0]]} must be one of {', '.join(KINDS)}")
-    kinds = {kind: kind for kind in KINDS} | {word.lower(): kind for word, kind in names.items()}
-    return Layout("pattern", pattern, (rule(SOURCE + "".join(pieces(parts)), kinds),))
+# The words with which people and tools mark the contrasts of files and folders.
+SPELLINGS = {
+    "t1": "t1", "t1w": "t1", "t1n": "t1", "mprage": "t1", "t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1post": "t1c", "t1km": "t1c",
+    "ct1": "t1c", "t2": "t2", "t2w": "t2", "flair": "flair", "t2f": "flair", "t2flair": "flair",
+}  # fmt: skip
+ENHANCED = {"gd", "gad", "gado", "ce", "post", "contrast", "gadolinium"}
+TOKEN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(SPELLINGS, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
 
 
-def pieces(parts: Sequence[str]) -> Iterator[str]:
-    """The pieces of a regular expression for a pattern that was split at its fields and stars."""
-    seen = set()
-    for number, part in enumerate(parts):
-        field = part[1:-1]
-        if number % 2 == 0:
-            yield re.escape(part)
-        elif part in seen:
-            yield f"(?P={'word' if field == 'modality' else field})"
-        elif field in FIELDS:
-            seen.add(part)
-            yield WORD if field == "modality" else f"(?P<{field}>[^/]+?)"
-        else:
-            yield "[^/]*" if part == "*" else BELOW
+def looks_like(name: str) -> str:
+    """The contrast that the words of a name suggest; empty if none."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    kinds = {SPELLINGS[word] for word in words if word in SPELLINGS}
+    if kinds == {"t1"} and ENHANCED.intersection(words):
+        return "t1c"
+    return next((kind for kind in ("t1c", "flair", "t2", "t1") if kind in kinds), "")

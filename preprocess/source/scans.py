@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,31 @@ import numpy.typing as npt
 from preprocess.coregister import coregister
 from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.shared.errors import CaseError
+from preprocess.source import grids
+from preprocess.source.background import zeroed
+from preprocess.source.brain import check_contrasts, check_intensities, check_size, given_mask
 from preprocess.source.brats import Case
-from preprocess.source.images import Image, is_synthetic, load
+from preprocess.source.doubts import Checks, Doubts
+from preprocess.source.images import Image, is_synthetic, load_all
+from preprocess.source.labels import check_tumour, counted, label_map
 from preprocess.source.layouts import KINDS, MODALITIES
 
-LARGEST_BRAIN = 3.5  # litres; an adult's brain has 1 to 2, a head 4 and more
-SAME = 1e-3  # mm by which affines of the same grid may differ
+COVERED, HARDLY_COVERED = 0.99, 0.5  # share of the brain that all contrasts show
+LOST = 0.05  # share of a brain or of labels that lies outside the grid that they are resampled to
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a case are read."""
+
+    resample: str = ""  # the contrast onto whose grid others are resampled
+    registered: bool = True  # whether the contrasts lie on each other
+    orientation: str = ""  # of files whose headers give none, e.g. LPS
+    labels: Sequence[int] = ()  # those that count as tumour; none: all above 0
+    checks: Checks = "refuse"
+
+
+AS_SCANNED = Reading()
 
 
 @dataclass
@@ -33,7 +52,7 @@ class Scans:
     dtypes: dict[str, str]  # by kind: numpy's name of the type that the file stores voxels in
     scaling: dict[str, list[float]]  # by kind: slope and intercept that turn stored voxels into intensities
     moved: dict[str, str]  # contrasts that were brought onto the grid's contrast: how far, for people
-    covered: float  # share of the brain that lies in every contrast's field of view
+    noted: list[tuple[str, str]]  # what is odd: kind of file, or empty for all, and a sentence
 
 
 @dataclass(eq=False)
@@ -47,37 +66,48 @@ class Canonical:
     dtype: str
     scaling: list[float]
 
+    @property
+    def step(self) -> float:
+        """The distance between two values that the file can hold; 0 for floating-point voxels."""
+        return abs(self.scaling[0]) if np.dtype(self.dtype).kind in "iu" else 0.0
 
-def read(case: Case, resample: str = "", registered: bool = True) -> Scans:
+
+def read(case: Case, reading: Reading = AS_SCANNED) -> Scans:
     """All files of a case on one grid (see `assemble`). Raises CaseError naming the file that is unreadable or does not fit."""
     if made := [path.name for path in case.files.values() if is_synthetic(path)]:
         raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
-    return assemble(case.name, {kind: load(case.name, path) for kind, path in case.files.items()}, resample, registered)
+    return assemble(case.name, load_all(case.name, case.files, case.channels), reading)
 
 
-def assemble(name: str, images: Mapping[str, Image], resample: str = "", registered: bool = True) -> Scans:
-    """The images of a case by kind on the grid of its first contrast, or of the contrast `resample`, to which the others are resampled. Unless
-    they are `registered`, each contrast is first brought onto the one that gives the grid (see `preprocess.coregister`).
+def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANNED) -> Scans:
+    """The images of a case by kind on the grid of its first contrast, or of the contrast `reading.resample`, to which the others are resampled.
+    Unless they are registered, each contrast is first brought onto the one that gives the grid (see `preprocess.coregister`). In the volumes
+    background is 0.
 
-    Raises CaseError naming the image that has values that are not finite, is on another grid, or cannot be brought onto the others.
+    Raises CaseError naming the image that is on another grid, cannot be brought onto the others, or cannot be what it is taken for.
     """
-    files = {kind: canonical(images[kind]) for kind in KINDS if kind in images}
-    if "seg" in files:
-        files["seg"].volume = label_map(name, files["seg"])
-    modalities = [kind for kind in MODALITIES if kind in files]
-    grid = resample or modalities[0]
-    if grid not in files:
+    doubts = Doubts(name, reading.checks)
+    images = {kind: grids.oriented(images[kind], reading.orientation) for kind in KINDS if kind in images}
+    grid = reading.resample or next(kind for kind in MODALITIES if kind in images)
+    if grid not in images:
         raise CaseError(f"{name}: no {grid} file, to whose grid resample={grid} brings the others")
-    moved = {} if registered else bring_together(name, files, grid)
-    seen = onto_one_grid(name, files, grid, bool(resample) or not registered)
+    grids.check_headers(images, grid, reading.registered, reading.orientation, doubts)
+    files = {kind: canonical(image) for kind, image in images.items()}
+    clean(files, doubts)
+    if seg := files.get("seg"):
+        seg.volume = counted(label_map(name, seg.file, seg.volume, seg.step), seg.file, reading.labels, doubts)
+    moved = {} if reading.registered else bring_together(name, files, grid)
+    seen = onto_one_grid(files, images, grid, bool(reading.resample) or not reading.registered, doubts)
+    modalities = [kind for kind in MODALITIES if kind in files]
     volumes = np.stack([files[kind].volume for kind in modalities])
-    brain = given_mask(name, files["mask"]) if "mask" in files else brain_mask(name, files, volumes, files[grid].affine)
-    mask = seen & brain
-    check_brain(name, files, volumes, mask)
-    covered = float(mask.sum() / brain.sum())
-    labels = files["seg"].volume if "seg" in files else np.zeros(mask.shape, np.uint8)
+    mask = brain_of(files, volumes, seen, files[grid].affine, doubts)
+    labels = seg.volume if seg else np.zeros(mask.shape, np.uint8)
+    if seg:
+        check_tumour(labels > 0, mask, seg.file, doubts)
     dtypes, scaling = {k: f.dtype for k, f in files.items()}, {k: f.scaling for k, f in files.items()}
-    return Scans(modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved, covered)
+    return Scans(
+        modalities, volumes, mask, labels, files[grid].affine, files[grid].original, dtypes, scaling, moved, doubts.noted
+    )
 
 
 def canonical(image: Image) -> Canonical:
@@ -86,6 +116,28 @@ def canonical(image: Image) -> Canonical:
         "original_shape": list(image.array.shape), "original_affine": image.affine.tolist(), "original_orientation": orientation,
     }  # fmt: skip
     return Canonical(image.file, volume, affine, original, image.dtype, image.scaling)
+
+
+def clean(files: Mapping[str, Canonical], doubts: Doubts) -> None:
+    """Set the background of each contrast to 0. Raises CaseError for one that has values in the brain that are not finite."""
+    others: dict[str, list[str]] = {}
+    for kind, file in files.items():
+        if kind not in MODALITIES:
+            continue
+        file.volume, constants, beyond = zeroed(file.volume, file.step)
+        if beyond:
+            finite = np.isfinite(file.volume)
+            mask = files["mask"].volume if "mask" in files and files["mask"].volume.shape == finite.shape else None
+            inside = int((~finite & (mask > 0)).sum()) if mask is not None else beyond
+            if inside:
+                raise CaseError(
+                    f"{doubts.case}: {file.file} holds {inside} NaN or infinite intensities in the brain: export it again"
+                )
+            file.volume = np.where(finite, file.volume, np.float32(0))
+        if constants != [0.0]:
+            others.setdefault(" and ".join(f"{constant:g}" for constant in sorted(constants)), []).append(kind)
+    for constant, kinds in others.items():
+        doubts.say("", f"the background of {', '.join(kinds)} is {constant}, not 0: it is taken as 0")
 
 
 def bring_together(name: str, files: Mapping[str, Canonical], grid: str) -> dict[str, str]:
@@ -114,13 +166,15 @@ def bring_together(name: str, files: Mapping[str, Canonical], grid: str) -> dict
 
 
 def same_grid(one: Canonical, other: Canonical) -> bool:
-    return one.volume.shape == other.volume.shape and bool(np.allclose(one.affine, other.affine, atol=SAME))
+    return grids.same_grid(one.volume.shape[::-1], one.affine, other.volume.shape[::-1], other.affine)
 
 
-def onto_one_grid(name: str, files: Mapping[str, Canonical], grid: str, resample: bool) -> npt.NDArray[np.bool_]:
+def onto_one_grid(
+    files: Mapping[str, Canonical], images: Mapping[str, Image], grid: str, resample: bool, doubts: Doubts
+) -> npt.NDArray[np.bool_]:
     """Resample the files to the grid of one of them. Returns the voxels inside every contrast's field of view.
 
-    Raises CaseError for the first file on another grid unless `resample`.
+    Raises CaseError for the first file on another grid unless `resample`, and for one that does not lie there.
     """
     target = files[grid]
     seen = np.ones(target.volume.shape, bool)
@@ -128,52 +182,57 @@ def onto_one_grid(name: str, files: Mapping[str, Canonical], grid: str, resample
         if same_grid(file, target):
             continue
         if not resample:
-            what = f"register them (coregister=true does), or if they show the same place set resample={grid}"
-            raise CaseError(f"{name}: {difference(file, target)}: {what}")
-        is_map = kind not in MODALITIES
-        file.volume, reached = onto(file.volume, file.affine, target.affine, target.volume.shape, is_map)
+            raise CaseError(grids.difference(doubts.case, images[kind], images[grid], grid))
+        is_map, before = kind not in MODALITIES, file.volume
+        file.volume, reached = onto(before, file.affine, target.affine, target.volume.shape, is_map)
         seen &= reached | is_map
+        outside = grids.outside(before != 0, file.affine, target.volume.shape, target.affine)
+        what = "brain" if kind in MODALITIES else "mask" if kind == "mask" else "labels"
+        if outside > LOST or (before.any() and not file.volume.any()):
+            sentence = f"{outside:.0%} of {file.file}'s {what} lie outside the grid of {target.file}: is its header right?"
+            (doubts.say if is_partial(kind, outside) else doubts.refuse)(kind, sentence)
+        elif kind == "seg" and (kept := volume_ratio(before, file.affine, file.volume, target.affine)) < 1 - LOST:
+            doubts.say(
+                kind, f"resampling keeps {kept:.0%} of {file.file}'s labels: they are small for the voxels of {target.file}"
+            )
     return seen
 
 
-def difference(one: Canonical, other: Canonical) -> str:
-    if one.volume.shape == other.volume.shape:
-        return f"{one.file} and {other.file} have different affines"
-    return f"{one.file} has shape {one.original['original_shape']} and {other.file} {other.original['original_shape']}"
+def is_partial(kind: str, outside: float) -> bool:
+    """Whether a file that lies partly outside the grid may still be used: a contrast of which the grid shows a part."""
+    return kind in MODALITIES and outside < HARDLY_COVERED
 
 
-def label_map(name: str, file: Canonical) -> npt.NDArray[np.uint8]:
-    """Raises CaseError if a label is not a whole number from 0 to 255."""
-    with np.errstate(invalid="ignore"):
-        labels = file.volume.astype(np.uint8)
-    if not np.array_equal(labels, file.volume):
-        raise CaseError(f"{name}: {file.file} holds values that are not labels: expected whole numbers from 0 to 255")
-    return labels
+def volume_ratio(before: npt.NDArray[Any], affine: npt.NDArray[Any], after: npt.NDArray[Any], target: npt.NDArray[Any]) -> float:
+    """The volume of what is not 0 after resampling, as a share of the volume before."""
+    return float((after != 0).sum() * np.prod(spacing_of(target)) / max(1e-9, (before != 0).sum() * np.prod(spacing_of(affine))))
 
 
-def given_mask(name: str, file: Canonical) -> npt.NDArray[np.bool_]:
-    """A mask file as a mask: values above half of its largest, be it 1, 255 or a probability. Raises CaseError for one that is none."""
-    mask: npt.NDArray[np.bool_] = file.volume > 0.5 * max(file.volume.max(), 1e-6)
-    litres = float(mask.sum() * np.prod(spacing_of(file.affine))) / 1e6
-    if file.volume.min() < 0 or litres > LARGEST_BRAIN:
-        what = f"marks {litres:.1f} litres" if litres > LARGEST_BRAIN else "holds negative values"
-        raise CaseError(f"{name}: {file.file} {what}, so it is no brain mask: expected 0 outside the brain and 1 inside")
-    return mask
-
-
-def brain_mask(
-    name: str, files: Mapping[str, Canonical], volumes: npt.NDArray[Any], affine: npt.NDArray[Any]
+def brain_of(
+    files: Mapping[str, Canonical],
+    volumes: npt.NDArray[Any],
+    seen: npt.NDArray[np.bool_],
+    affine: npt.NDArray[Any],
+    doubts: Doubts,
 ) -> npt.NDArray[np.bool_]:
-    """Where any contrast is not exactly 0; real brains have a few negative intensities.
+    """The brain that all contrasts show: the mask's or, without one, where any contrast is not background.
 
-    Raises CaseError if no voxel is background or the brain would be larger than any brain: then the skull is still there. Voxels on the
-    border are no sign of it (a crop of a brain has them), nor are a few zeros a sign of a brain (air has them by chance).
+    Raises CaseError if it is empty, cannot be a brain, or is not the same in all contrasts.
     """
-    mask: npt.NDArray[np.bool_] = (volumes != 0).any(axis=0)
-    litres = float(mask.sum() * np.prod(spacing_of(affine))) / 1e6
-    if mask.all() or litres > LARGEST_BRAIN:
-        what = "no voxel is 0" if mask.all() else f"{litres:.1f} litres are not 0"
-        raise CaseError(f"{name}: {what}, so this is more than a brain: {strip(name, files)}")
+    mask_file = files["mask"].file if "mask" in files else ""
+    brains = {kind: volume != 0 for kind, volume in zip((kind for kind in MODALITIES if kind in files), volumes, strict=True)}
+    brain = given_mask(mask_file, files["mask"].volume, doubts) if mask_file else np.logical_or.reduce(list(brains.values()))
+    mask: npt.NDArray[np.bool_] = seen & brain
+    if not mask.any():
+        what = mask_file or "every contrast"
+        raise CaseError(f"{doubts.case}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
+    check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts)
+    if (covered := float(mask.sum() / brain.sum())) < COVERED:
+        what = f"the contrasts share only {covered:.0%} of the brain: the rest is left out"
+        (doubts.refuse if covered < HARDLY_COVERED else doubts.say)("", what)
+    names = {kind: file.file for kind, file in files.items()}
+    check_intensities({kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}, names, doubts)
+    check_contrasts(brains, mask, names, bool(mask_file), doubts)
     return mask
 
 
@@ -186,13 +245,3 @@ def strip(name: str, files: Mapping[str, Canonical]) -> str:
         f"make a brain mask with `mri_synthstrip -i {scan} -m {mask}`, or with `hd-bet -i {scan} -o {brain}.nii.gz --save_bet_mask` and rename its "
         f"{brain}_bet.nii.gz to {mask}, and put it beside the scans"
     )
-
-
-def check_brain(name: str, files: Mapping[str, Canonical], volumes: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> None:
-    """Raise CaseError if the mask is empty or a contrast is constant in it."""
-    if not mask.any():
-        what = files["mask"].file if "mask" in files else "every contrast"
-        raise CaseError(f"{name}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
-    for modality, volume in zip((kind for kind in MODALITIES if kind in files), volumes, strict=True):
-        if np.ptp(volume[mask]) == 0:
-            raise CaseError(f"{name}: {files[modality].file} has the same intensity everywhere in the brain")

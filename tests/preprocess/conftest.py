@@ -33,7 +33,8 @@ CaseWriter = Callable[..., dict[str, Path]]
 
 @pytest.fixture(scope="session")
 def write_case() -> CaseWriter:
-    """write_case(folder, name) -> files by modality: a ball of a brain with a bright ball of a lesion, 4 mm voxels, LPS."""
+    """write_case(folder, name) -> files by modality: a ball of a brain with a bright ball of a lesion, LPS, in voxels of 4 mm or, on
+    fewer than 28 a side, larger ones: the brain keeps its size."""
 
     def write(
         folder: Path, name: str, seed: int = 0, size: int = 28, seg: bool = True, layout: str = "brats2018"
@@ -50,7 +51,8 @@ def write_case() -> CaseWriter:
             array = (2 * lesion).astype(np.uint8) if kind == "seg" else (brain * (100 + noise + 80 * lesion)).astype(np.float32)
             files[kind] = folder / template.format(name=name)
             files[kind].parent.mkdir(parents=True, exist_ok=True)
-            save(array, np.diag([-4.0, -4.0, 4.0, 1.0]), files[kind])
+            side = max(4.0, 112 / size)
+            save(array, np.diag([-side, -side, side, 1.0]), files[kind])
         return files
 
     return write

@@ -3,7 +3,8 @@
 import pytest
 
 from preprocess.shared.errors import SettingError
-from preprocess.source.layouts import LAYOUTS, Match, candidates, from_pattern
+from preprocess.source.layouts import LAYOUTS, Match
+from preprocess.source.patterns import candidates, from_pattern
 
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 IN_2015 = "HGG/brats_2013_pat0001_1/VSD.Brain"

@@ -1,0 +1,135 @@
+"""The brain of a case: a given mask, or where any contrast is not background; and whether it can be a brain, and is the same in all contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.shared.errors import CaseError
+from preprocess.source.doubts import Doubts
+
+Mask = npt.NDArray[np.bool_]
+
+SMALLEST, LARGEST = 0.5, 2.5  # litres; an adult's brain has 1 to 2, a newborn's 0.35, a head 3 and more
+NEWBORN = 0.3
+USUAL = 2.1  # litres; brains registered to the MNI template have 1.9
+NARROWEST, WIDEST = 80.0, 300.0  # mm, the sides of a brain's box
+CUT = 0.25  # of the largest section that a slice at the end of the grid shows where the scan covers a part of the brain
+APART, TOO_FAR_APART = 0.01, 0.1  # share of the brain by which contrasts' masks differ
+NEGATIVE = 0.05  # share of the brain; raw scans have up to 0.01 of it from interpolation
+EXAMPLES = 5
+
+
+def given_mask(file: str, volume: npt.NDArray[np.float32], doubts: Doubts) -> Mask:
+    """A mask file's (z, y, x) voxels as a mask: probabilities from 0.5 on, else the file's one value.
+
+    Raises CaseError for negative values and several labels.
+    """
+    volume = np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(volume.min()), float(volume.max())
+    if low < 0:
+        doubts.refuse("mask", f"{file} holds negative values, so it is no brain mask: expected 0 outside the brain and 1 inside")
+    values = np.unique(volume[volume > 0])
+    if high > 1.001 and 1 < len(values) <= 64 and np.allclose(values, values.round(), atol=1e-3):
+        shown = ", ".join(f"{value:g}" for value in values[:EXAMPLES])
+        doubts.refuse(
+            "mask",
+            f"{file} holds {len(values)} labels ({shown}), so it is no brain mask: expected 0 outside the brain and 1 inside",
+        )
+        return np.asarray(volume > 0)
+    return np.asarray(volume >= 0.5 * (1.0 if high <= 1.001 else high)) & (volume > 0)
+
+
+def check_size(mask: Mask, spacing: Sequence[float], given: str, skull: str, doubts: Doubts) -> None:
+    """Raise CaseError for a mask that cannot be a brain's: `given` is its file, or empty where the contrasts' background gives the mask; `skull` says
+    how to make one. A scan that covers a part of the brain, as a slab does, is measured only across."""
+    litres = float(mask.sum() * np.prod(spacing)) / 1e6
+    what = (
+        f"{given} marks {litres:.1f} litres, so it is no brain mask"
+        if given
+        else f"{litres:.1f} litres are not background, so this is more than a brain"
+    )
+    if mask.all() and not given:
+        what = "no voxel is background, so this is more than a brain"
+    if mask.all() or litres > LARGEST:
+        doubts.refuse("", f"{what}: {'expected 0 outside the brain and 1 inside' if given else skull}")
+        return
+    if litres > USUAL:
+        doubts.say("", f"a brain of {litres:.1f} litres is larger than most: was the skull removed?")
+    cut = [axis for axis in range(3) if is_cut(mask, axis)]
+    sides = sides_of(mask, spacing)
+    if any(not NARROWEST <= sides[axis] <= WIDEST for axis in range(3) if axis not in cut):
+        box = " x ".join(f"{side:.3g}" for side in reversed(sides))
+        voxel = " x ".join(f"{side:.3g}" for side in reversed(spacing))
+        asks = (
+            ": is this the segmentation?"
+            if given and litres < SMALLEST
+            else f": its header gives voxels of {voxel} mm: correct it"
+        )
+        doubts.refuse("", f"{given or 'the brain'} measures {box} mm{asks}")
+    elif cut:
+        axes = " and ".join("zyx"[axis] for axis in cut)
+        doubts.say("", f"the scan covers a part of the brain: it is cut off along {axes}")
+    elif given and litres < SMALLEST:
+        doubts.refuse("mask", f"{given} marks {litres:.2f} litres, less than a brain has: is this the segmentation?")
+    elif litres < NEWBORN:
+        doubts.say(
+            "",
+            f"a brain of {litres:.2f} litres is smaller than a newborn's: is it whole, and are its voxels {spacing[0]:.3g} mm?",
+        )
+
+
+def is_cut(mask: Mask, axis: int) -> bool:
+    """Whether the grid ends within the brain along an axis."""
+    sections = mask.sum(axis=tuple(other for other in range(3) if other != axis))
+    return bool(max(sections[0], sections[-1]) > CUT * sections.max())
+
+
+def sides_of(mask: Mask, spacing: Sequence[float]) -> list[float]:
+    """(z, y, x) sides in mm of the mask's box."""
+    spans = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return [float(span[-1] - span[0] + 1) * side for span, side in zip(spans, spacing, strict=True)]
+
+
+def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, str], given: bool, doubts: Doubts) -> None:
+    """Raise CaseError if the contrasts' own brains, masks by modality, are not the same brain: over 10 % apart; over 1 % is said.
+
+    Where the mask is `given`, they must fill it.
+    """
+    filled = {modality: int((brain & mask).sum()) for modality, brain in brains.items()}
+    whole = int(mask.sum())
+    odd = min(filled, key=lambda modality: filled[modality]) if given else furthest(filled)
+    common = filled[odd] if given else int(np.logical_and.reduce([mask, *brains.values()]).sum())
+    apart = 1 - common / whole
+    if apart <= APART:
+        return
+    shares = ", ".join(f"{modality} {count / whole:.1%}" for modality, count in filled.items())
+    if given:
+        what = f"{apart:.1%} of the brain mask is background in {files[odd]}: is it this patient's, and on this grid?"
+    else:
+        larger = filled[odd] > np.median(list(filled.values()))
+        why = "was its skull left, or was it interpolated after the skull was removed?" if larger else "is part of it missing?"
+        what = f"the contrasts' brains are {apart:.1%} apart, {files[odd]} most: {why} (they show {shares} of the brain)"
+    (doubts.refuse if apart > TOO_FAR_APART else doubts.say)(odd, what)
+
+
+def furthest(counts: Mapping[str, int]) -> str:
+    """The modality whose count is furthest from the median."""
+    middle = float(np.median(list(counts.values())))
+    return max(counts, key=lambda modality: abs(counts[modality] - middle))
+
+
+def check_intensities(brains: Mapping[str, npt.NDArray[np.float32]], files: Mapping[str, str], doubts: Doubts) -> None:
+    """Say if many of the brain's intensities, by modality, are negative. Raises CaseError if all of a modality's are equal."""
+    negative = {}
+    for modality, brain in brains.items():
+        if np.ptp(brain) == 0:
+            raise CaseError(f"{doubts.case}: {files[modality]} has the same intensity everywhere in the brain")
+        if (share := float((brain < 0).mean())) > NEGATIVE:
+            negative[modality] = share
+    if negative:
+        shares = ", ".join(f"{modality} {share:.0%}" for modality, share in negative.items())
+        what = f"many intensities in the brain are negative, as if already normalised ({shares}): bias correction cannot work on them"
+        doubts.say("", f"{what}; take the scans as they were, or recipe.n4.enabled=false")

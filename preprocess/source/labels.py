@@ -1,0 +1,77 @@
+"""A segmentation's labels: whole numbers, and which of them count as tumour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.shared.errors import CaseError
+from preprocess.source.doubts import Doubts
+
+NAMES = {
+    "1": "necrotic core",
+    "2": "oedema",
+    "3": "enhancing",
+    "4": "enhancing",
+}  # BRATS's; enhancing is 4 until 2022 and 3 from 2023 on
+WHOLE = 1e-3  # how far from a whole number a label may be, which storage as scaled integers causes
+EXAMPLES = 5
+MOST, TOO_MUCH = 0.3, 0.6  # share of the brain
+OUTSIDE, ASTRAY = 0.01, 0.5  # share of the labelled voxels that lie outside the brain
+
+
+def label_name(label: str) -> str:
+    return NAMES.get(label, f"label {label}")
+
+
+def label_map(name: str, file: str, volume: npt.NDArray[np.float32], step: float) -> npt.NDArray[np.uint8]:
+    """(z, y, x) labels; NaN is 0. `step` is the distance between two values that the file can hold. Raises CaseError unless they are whole numbers
+    from 0 to 255."""
+    volume = np.nan_to_num(volume, nan=0.0, posinf=-1.0, neginf=-1.0)
+    labels = np.rint(np.clip(volume, 0, 255))
+    if (wrong := np.abs(volume - labels) > max(WHOLE, 0.5 * step if step < 0.5 else 0)).any():
+        shown = ", ".join(f"{value:g}" for value in np.unique(volume[wrong])[:EXAMPLES])
+        raise CaseError(f"{name}: {file} holds values that are not labels ({shown}): expected whole numbers from 0 to 255")
+    return labels.astype(np.uint8)
+
+
+def counted(labels: npt.NDArray[np.uint8], file: str, wanted: Sequence[int], doubts: Doubts) -> npt.NDArray[np.uint8]:
+    """The labels that count as tumour: those `wanted`, or all above 0 if none is given; the others become 0, which is said.
+
+    Enhancing tumour is 4 in files named as until 2022 and 3 from 2023 on: one of the two among the wanted ones means the file's own.
+    """
+    if not wanted:
+        return labels
+    kept = enhancing(file, set(wanted))
+    here = {int(label) for label in np.unique(labels)} - {0}
+    if others := sorted(here - kept):
+        counts = ", ".join(f"{label} ({int((labels == label).sum())} voxels)" for label in others)
+        doubts.say("seg", f"{file}'s labels {counts} do not count as tumour, as labels= says")
+    return np.where(np.isin(labels, sorted(kept)), labels, 0).astype(np.uint8)
+
+
+def enhancing(file: str, wanted: set[int]) -> set[int]:
+    """The wanted labels in the numbers of a file."""
+    if {3, 4} <= wanted or not {3, 4} & wanted:
+        return wanted
+    if re.search(r"-seg\.", file, re.IGNORECASE):
+        return wanted - {4} | {3}
+    return wanted - {3} | {4} if re.search(r"_seg\.", file, re.IGNORECASE) else wanted
+
+
+def check_tumour(tumour: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_], file: str, doubts: Doubts) -> None:
+    """Raise CaseError if the tumour, (z, y, x) as the brain's `mask`, cannot be one: over 60 % of the brain, or most of it outside the brain."""
+    voxels, inside = int(tumour.sum()), int((tumour & mask).sum())
+    if not voxels:
+        return
+    if (outside := 1 - inside / voxels) > OUTSIDE:
+        what = f"{outside:.0%} of {file}'s labelled voxels lie outside the brain"
+        (doubts.refuse if outside > ASTRAY else doubts.say)("seg", f"{what}: is it on the scans' grid?")
+    if (share := inside / mask.sum()) > MOST:
+        what = (
+            f"{file} labels {share:.0%} of the brain as tumour: labels= names the labels that count, for example labels='[1,2,4]'"
+        )
+        (doubts.refuse if share > TOO_MUCH else doubts.say)("seg", what)

@@ -1,0 +1,92 @@
+"""What a folder holds that no case took, and that its owner would want to know of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from preprocess.source.choice import Named, shown
+from preprocess.source.images import is_synthetic
+from preprocess.source.layouts import ONLY_BIDS, STACK, Layout, looks_like
+
+SCANS = (".nii", ".nii.gz", ".mha")
+CONVERTIBLE = (".img", ".nrrd", ".mgz", ".mhd", ".mnc")  # count only if their names are those of contrasts
+RAW_BIDS = re.compile(r"sub-[^/]*_(T1w|T2w|FLAIR)\.nii(\.gz)?", re.IGNORECASE)
+NO_SCAN = re.compile(  # maps, masks and transforms that tools write
+    r"(?<![a-z])(masks?|segs?|dseg|segm(entation)?s?|labels?|roi|prob(seg|ability|abilities)?|pve|bias|fields?|warp|xfm|atlas|template|adc|fa|md"
+    r"|dwi|dti|bold|synth)(?![a-z])",
+    re.IGNORECASE,
+)
+Kinds = Mapping[str, set[str]]  # by case, those that it has
+
+
+def without_image(named: Sequence[Named], cases: Kinds) -> list[Named]:
+    """Labels and masks of no case.
+
+    Not those whose name begins with that of a case, or a case's with theirs: a mask that fMRIPrep made of all sessions, or a map on another grid.
+    """
+    known = {name[:end] for name in cases for end in (*cuts(name), len(name))}
+    lost = [each for each in named if each.match.kind != STACK and each.match.case not in cases]
+    return [n for n in lost if not owners(n.path.name, cases) and not (n.is_bids and n.match.case in known)]
+
+
+def unread(source: Path, files: Sequence[Path], taken: Sequence[Path], cases: Kinds) -> list[Path]:
+    """The images that look like scans and belong to no case.
+
+    In a folder from which files were taken, and for names that begin with that of a case: those that look like a contrast which the case lacks, or
+    like one of no case. So CASE_t1_bias beside CASE_t1 is nothing to speak of, and CASE_post beside them neither. In a folder from which nothing
+    was taken: every image whose name is not that of a mask, a map or a transform. Of BIDS's names: raw T1w, T2w and FLAIR that the case lacks.
+    Images that distsynth.synthesise wrote never count.
+    """
+    known, homes = set(taken), {path.parent for path in taken}
+    lost = [path for path in files if path not in known and is_lost(source, path, path.parent in homes, cases)]
+    return [path for path in lost if not is_synthetic(path)]
+
+
+def is_lost(source: Path, path: Path, beside: bool, cases: Kinds) -> bool:
+    name = path.name.lower()
+    looks = looks_like(name)
+    if not name.endswith(SCANS) and not (name.endswith(CONVERTIBLE) and looks):
+        return False
+    place = f"/source/{path.relative_to(source).as_posix()}"
+    if RAW_BIDS.fullmatch(path.name) or ONLY_BIDS.match(place):
+        raw = RAW_BIDS.fullmatch(path.name) and not re.search(r"/derivatives/|_desc-synth_", place)
+        enhanced = "_ce-" in name
+        if not raw or (enhanced and looks != "t1" and looks != "t1c"):
+            return False
+        looks = "t1c" if enhanced else looks
+    mine = owners(path.name, cases)
+    if mine or beside:
+        return bool(looks) and not any(looks in cases[case] for case in mine)
+    return bool(looks) and not NO_SCAN.search(name) if looks else not NO_SCAN.search(f"{path.parent.name}/{name}")
+
+
+def owners(name: str, cases: Kinds) -> list[str]:
+    """The cases with whose name, and then no letter or digit, a file's name begins."""
+    return [name[:end] for end in cuts(name) if name[:end] in cases]
+
+
+def cuts(name: str) -> Iterator[int]:
+    """Where a name could end: at each character that is no letter or digit."""
+    return (at for at, character in enumerate(name) if at and not character.isalnum())
+
+
+def sentences(
+    lost: Sequence[Named], unread: Sequence[Path], chosen: Sequence[Layout], others: Mapping[Path, str], source: Path
+) -> list[str]:
+    """What is left out, a sentence for each reason, with what to do. `others` are the layouts, by file, that were not `chosen`."""
+    lines = []
+    if lost:
+        lines.append(f"left out: {len(lost)} labels or masks without an image, such as {shown(lost[0].path.name)}")
+    for layout in sorted(set(others.values())):
+        of_it = [path for path, name in others.items() if name == layout]
+        what = "layout=auto reads them too"
+        if chosen[0].name == "pattern":
+            what = "a pattern reads only what it describes: name them so (links will do), or put them into a store of their own"
+        lines.append(f"left out: {len(of_it)} images named as in {layout}, such as {shown(of_it[0].name)}: {what}")
+    if rest := [path for path in unread if path not in others]:
+        like = "; ".join(layout.like for layout in chosen if layout.name in ("brats2018", "pattern")) or chosen[0].like
+        what = f"name them {like} (links will do), and the same command adds them"
+        lines.append(f"left out: {len(rest)} images that fit no layout, such as {shown(rest[0].relative_to(source))}: {what}")
+    return lines
