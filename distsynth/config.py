@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distsynth.methods import registry
 from distsynth.modalities import Variant
-from distsynth.run_directory import CONFIGS
+from distsynth.run_directory import CONFIGS, similar
 from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 from preprocess.shared.files import write_atomically
@@ -179,7 +179,8 @@ def load(path: Path) -> Config:
 def saved(path: Path) -> DictConfig:
     """The untyped tree of a run directory's config, with the names that its settings have today. Raises SettingError."""
     if not path.is_file():
-        raise SettingError(f"{path} is absent: a run directory holds the config.yaml that a launch or a training wrote")
+        hint = similar(path.parent.absolute(), "") or "a run directory holds the config.yaml that a launch or a training wrote"
+        raise SettingError(f"{path} is absent: {hint}")
     tree = read_yaml(path)
     for old, new in RENAMED.items():
         if (value := OmegaConf.select(tree, old)) is not None:

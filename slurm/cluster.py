@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import setting
-from slurm.controller import errors_to
 
 
 @dataclass
@@ -23,7 +23,7 @@ class ClusterSettings:
     ranks: int = setting(1, "ranks per node, one GPU each where gpus is 1")
     gpus: int = setting(0, "GPUs per rank: 0 or 1; a machine without any trains on its cores")
     cpus: int = setting(1, "CPU cores per rank")
-    memory: str = setting("16GB", "memory per node (Slurm)")
+    memory: str = setting("16GB", "memory per node (Slurm; empty: the site's default)")
     minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is requeued")
     requeues: int = setting(20, "how often a run may reach its time limit")
     warning: int = setting(120, "seconds before the time limit at which a run is signalled to write its checkpoint")
@@ -107,6 +107,21 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
     return submitted
 
 
+@contextmanager
+def errors_to(file: Path) -> Iterator[None]:
+    """submitit's controllers that are started in the block write their errors to a file: stopped, they end in a traceback, which says nothing of the runs."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    terminal = os.dup(2)
+    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(log)
+
+
 def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
     """The settings under submitit's names."""
     parameters: dict[str, Any] = {
@@ -114,7 +129,6 @@ def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
         "nodes": settings.nodes,
         "ntasks_per_node": settings.ranks,
         "cpus_per_task": settings.cpus,
-        "mem": settings.memory,
         "time": settings.minutes,
         "signal_delay_s": settings.warning,
         # Without it the other ranks would wait for a dead one until their time-out.
@@ -122,6 +136,8 @@ def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
         # Some sites do not requeue a job whose node fails.
         "additional_parameters": {"requeue": True} | settings.extra,
     }
+    if settings.memory:
+        parameters["mem"] = settings.memory
     if settings.gpus:
         parameters["gpus_per_node"] = settings.ranks
     if settings.parallel:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,21 +19,6 @@ class Controller:
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
-
-
-@contextmanager
-def errors_to(file: Path) -> Iterator[None]:
-    """Controllers that are started in the block write their errors to a file: stopped, they end in a traceback, which says nothing of the runs."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    terminal = os.dup(2)
-    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(log)
 
 
 def running(pid: int, logs: Path) -> Controller | None:

@@ -24,6 +24,10 @@ class SweepSettings:
     name: str = setting("single", "the sweep's name and its folder under runs")
     axes: dict[str, Any] = setting({}, "setting: list of values; nested keys join to a dotted one")
 
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SettingError("sweep.name= is empty: give the sweep a name, which is its folder under runs")
+
     @property
     def of_pairs(self) -> bool:
         """Whether it varies both method and variant."""

@@ -10,12 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distsynth import config as configuration
 from distsynth.config import Config
 from distsynth.methods.contract import Method
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import RunDirectory, similar
 from distsynth.settings import TrainSettings
 from distsynth.training import checkpoint
 from distsynth.training.model import trained_here
 from preprocess.cohort import Cohort
-from preprocess.shared.errors import SettingError
+from preprocess.shared.errors import SettingError, StoreError
 
 
 def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
@@ -32,7 +32,11 @@ def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
 def load_weights(method: Method, run: str, partial: bool) -> str:
     """Load those weights of a run's best checkpoint whose name and shape this method has. Raises SettingError if that is none of them or, unless
     `partial`, less than half: it is most likely the run of another method or width."""
-    given, own = checkpoint.load(RunDirectory(run).checkpoints / "best.pt")["method"], method.state_dict()
+    best = RunDirectory(run).checkpoints / "best.pt"
+    if not best.is_file():
+        hint = similar(Path(run).absolute(), "train.init_from=") or "give the folder of a run that has been validated once"
+        raise StoreError(f"train.init_from={run}: {best} is not a readable checkpoint, it does not exist: {hint}")
+    given, own = checkpoint.load(best)["method"], method.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise SettingError(f"train.init_from={run}: none of its {len(given)} weights has a name and shape of this method's")

@@ -99,7 +99,8 @@ def with_empty_texts(base: DictConfig, layer: DictConfig) -> DictConfig:
         if isinstance(node, StringNode) or (node is None and section is not None and section._metadata.element_type is str):
             OmegaConf.update(filled, key, "")
         elif default is not None:
-            shown = shlex.quote(f"{key}={OmegaConf.to_container(default) if OmegaConf.is_config(default) else default}")
+            example = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+            shown = shlex.quote(f"{key}={str(example).lower() if isinstance(example, bool) else example}")
             raise SettingError(f"{key}= is empty: give it a value, for example {shown}")
     return filled
 
