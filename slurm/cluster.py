@@ -109,7 +109,8 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
 
 @contextmanager
 def errors_to(file: Path) -> Iterator[None]:
-    """submitit's controllers that are started in the block write their errors to a file: stopped, they end in a traceback, which says nothing of the runs."""
+    """submitit's controllers that are started in the block write their errors to a file: stopped, they end in a traceback, which says nothing of
+    the runs."""
     file.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.dup(2)
     log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
