@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from distsynth.methods import registry
 from distsynth.modalities import Variant
-from distsynth.run_directory import CONFIGS
+from distsynth.run_directory import CONFIGS, similar
 from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 from preprocess.shared.files import write_atomically
-from preprocess.shared.settings import dotlist, finish, merge, required, setting
+from preprocess.shared.settings import complete, describe, finish, flatten, merge, required, setting, texts
+from preprocess.shared.words import dotlist
 
 GROUPS = ("variant", "method", "data")
 RENAMED = {"evaluate.floors": "evaluate.baselines", "train.insight": "train.timing"}  # since version 0.1, whose runs still load
@@ -43,19 +44,26 @@ class Config:
         registry.check(registry.method(self.method.name), self.variant)
 
 
+@dataclass
+class Run:
+    """What a training is given beside its settings."""
+
+    run: str = setting("", "the run's folder, to make or to resume (empty: runs/alone/VARIANT_METHOD); its path alone is enough")
+
+
 def compose(words: Sequence[str]) -> Config:
     """The checked config of one run from words such as `variant=simo method=tcmgan train.lr=1e-4`.
 
     Raises SettingError in one sentence for an unknown group member, an unknown key, an ill-typed or a missing value, and a
     method that does not serve the variant. Relative paths become absolute, so that the run repeats from anywhere.
     """
-    return with_absolute_paths(typed(layers(words, GROUPS)))
+    return with_absolute_paths(complete(typed(layers(words, GROUPS))))
 
 
 def with_absolute_paths(config: Config) -> Config:
     """The config that means the same in any working directory."""
     config.data.store = str(Path(config.data.store).absolute())
-    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items()}
+    config.data.external = {name: str(Path(path).absolute()) for name, path in config.data.external.items() if path}
     if config.train.init_from:
         config.train.init_from = str(Path(config.train.init_from).absolute())
     if config.evaluate.judge:
@@ -63,8 +71,8 @@ def with_absolute_paths(config: Config) -> Config:
     return config
 
 
-def layers(words: Sequence[str], groups: Sequence[str], ignore: Sequence[str] = ()) -> DictConfig:
-    """The untyped tree from `configs/train.yaml`, the chosen group files and the other words.
+def layers(words: Sequence[str], groups: Sequence[str], of: Any = None, ignore: Sequence[str] = ()) -> DictConfig:
+    """The untyped tree from `configs/train.yaml`, the chosen group files and the other words, which are settings of the dataclass `of`.
 
     Keys whose head is in `ignore` (the launcher's own groups) are left out. Raises SettingError.
     """
@@ -80,19 +88,20 @@ def layers(words: Sequence[str], groups: Sequence[str], ignore: Sequence[str] = 
         else:
             rest.append(word)
     del root["groups"]
-    tree = OmegaConf.merge(root, *(fragment(group, name) for group, name in chosen.items()), overrides(rest))
+    tree = OmegaConf.merge(root, *(fragment(group, name) for group, name in chosen.items()), overrides(rest, of))
     assert isinstance(tree, DictConfig)
     for head in ignore:
         tree.pop(head, None)
     return tree
 
 
-def overrides(words: Sequence[str]) -> DictConfig:
-    """The tree that `key=value` words set. Raises SettingError for a word that is none, or whose setting has another name today."""
+def overrides(words: Sequence[str], of: Any = None) -> DictConfig:
+    """The tree that `key=value` words set, settings of the dataclass `of`. Raises SettingError for a word that is none, or whose setting has
+    another name today."""
     for word in words:
         if (key := word.partition("=")[0]) in RENAMED:
             raise SettingError(f"{key} is called {RENAMED[key]} now: give {RENAMED[key]}= in its place")
-    return dotlist(words)
+    return dotlist(words, {"variant.name", *texts(of or Config)})
 
 
 def fragment(group: str, name: str) -> DictConfig:
@@ -111,6 +120,21 @@ def groups_help(groups: Sequence[str] = GROUPS) -> str:
     """The groups and their members, for `--help`."""
     lines = [f"  {group}={'|'.join(sorted(p.stem for p in (CONFIGS / group).glob('*.yaml')))}" for group in groups]
     return "\n\ngroups (configs/GROUP/NAME.yaml; a run's config.yaml holds every setting):\n" + "\n".join(lines)
+
+
+def settings_help(words: Sequence[str]) -> str:
+    """Every setting of a run with its default, for `--help`; with `method=NAME` among the words those of the method too, as its preset
+    configs/method/NAME.yaml has them. Raises SettingError for a method that is not known."""
+    chosen = [word for word in words if word.startswith("method=")]
+    if not chosen:
+        more = "method.*: see method=NAME --help; the presets configs/method/NAME.yaml change some of train.* too"
+        return "\n".join(["settings (key=default):", *describe(Run), *describe(Config), more])
+    tree = layers(chosen, GROUPS)
+    name = OmegaConf.select(tree, "method.name")
+    merged: Any = OmegaConf.to_container(merge(schema(name), tree))
+    values = dict(flatten(merged)) | {"variant": "", "method": chosen[-1].partition("=")[2]}
+    lines = [*describe(Run), *describe(Config, "", values), *describe(registry.method(name).Settings, "method.", values)]
+    return "\n".join([f"settings with {chosen[-1]} (key=default):", *lines])
 
 
 def typed(tree: DictConfig) -> Config:
@@ -155,7 +179,8 @@ def load(path: Path) -> Config:
 def saved(path: Path) -> DictConfig:
     """The untyped tree of a run directory's config, with the names that its settings have today. Raises SettingError."""
     if not path.is_file():
-        raise SettingError(f"{path} is absent: a run directory holds the config.yaml that a launch or a training wrote")
+        hint = similar(path.parent.absolute(), "") or "a run directory holds the config.yaml that a launch or a training wrote"
+        raise SettingError(f"{path} is absent: {hint}")
     tree = read_yaml(path)
     for old, new in RENAMED.items():
         if (value := OmegaConf.select(tree, old)) is not None:

@@ -1,21 +1,21 @@
 """Score a finished run's best checkpoint again, for example on another cohort.
 
-    python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002
+    python -m distsynth.evaluate runs/lr/simo_lr-0.0002
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 data.external.mine=data/mine.zarr
     python -m distsynth.evaluate run=runs/any variant=miso_t1c        a task that it was not trained for
     python -m distsynth.evaluate run=runs/any variant=every           every subset of its contrasts as inputs, the rest as outputs
     python -m distsynth.evaluate run=runs/lr/simo_lr-0.0002 evaluate.judge=runs/segmentor
 
 Training ends with the same evaluation; this repeats it with other settings of `data.external.*`, `data.store` (a cohort that has moved) or
-`evaluate.*`, and writes scores and figures into the run directory. A method that learns all tasks at once (mmgan, stargan, unified_gan) can also
-be scored on other variants of the contrasts that it was trained with: `variant=NAME`, or variant.name=, variant.inputs= and variant.outputs=.
-These scores and figures go into evaluation/VARIANT and figures/VARIANT.
+`evaluate.*`, and adds its scores and figures to those in the run directory; only those of another checkpoint are dropped. A method that learns all
+tasks at once (mmgan, stargan, unified_gan) can also be scored on other variants of the contrasts that it was trained with: `variant=NAME`, or
+variant.name=, variant.inputs= and variant.outputs=. These scores and figures go into evaluation/VARIANT and figures/VARIANT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -29,9 +29,28 @@ from distsynth.methods import registry
 from distsynth.modalities import Variant
 from distsynth.preflight import open_cohorts
 from distsynth.ranks.world import World, choose_device
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import RunDirectory, run_of
+from distsynth.settings import EvaluateSettings
 from preprocess.shared.errors import SettingError
-from preprocess.shared.settings import command, dotlist
+from preprocess.shared.settings import command, required, setting
+from preprocess.shared.words import dotlist
+
+
+@dataclass
+class DataChanges:
+    store: str = setting("", "the training cohort, where it has moved (empty: where it was)")
+    external: dict[str, str] = setting({}, "other cohorts, data.external.NAME=STORE: the run is scored on all of their subjects")
+
+
+@dataclass
+class Settings:
+    """What can change after training, for `--help`."""
+
+    run: str = required("the run's folder; its path alone is enough")
+    variant: str = setting("", "another task, also variant.name=, .inputs= and .outputs=, or every (empty: the run's own)")
+    data: DataChanges = setting(DataChanges, "")
+    evaluate: EvaluateSettings = setting(EvaluateSettings, "")
+
 
 CHANGEABLE = ("data.store", "data.external.", "evaluate.")
 TASK = ("variant=", "variant.")
@@ -39,17 +58,17 @@ EVERY = "variant=every"
 
 
 def main(words: Sequence[str]) -> int:
-    path = [word.partition("=")[2] for word in words if word.startswith("run=")]
-    task = [word for word in words if word.startswith(TASK)]
-    others = [word for word in words if not word.startswith(("run=", *TASK))]
-    if len(path) != 1:
-        raise SettingError("give the run directory once: run=runs/SWEEP/RUN")
+    path, settings = run_of(words)
+    task = [word for word in settings if word.startswith(TASK)]
+    others = [word for word in settings if not word.startswith(TASK) and word != "data.store="]
+    if not path:
+        raise SettingError("give the run's folder: run=runs/SWEEP/RUN")
     for word in others:
         if not word.startswith(CHANGEABLE):
             raise SettingError(
                 f"{word.partition('=')[0]} cannot change after training: only data.store, data.external.NAME, evaluate.* and variant can"
             )
-    run = RunDirectory(path[0])
+    run = RunDirectory(path)
     config = load_with(run, others)
     variants = list(every_task(config)) if task == [EVERY] else [variant_with(config, task)]
     with run.lock():
@@ -106,4 +125,4 @@ def every_task(config: Config) -> Iterator[Variant]:
 
 
 if __name__ == "__main__":
-    command(main, __doc__)
+    command(main, __doc__, Settings)

@@ -1,6 +1,6 @@
 """Export a trained model, so that it can be used where neither its run nor its cohort is.
 
-    python -m distsynth.export run=runs/first out=model.zip licence="CC BY 4.0"
+    python -m distsynth.export runs/first model.zip licence="CC BY 4.0"
     python -m distsynth.export run=runs/first out=model.onnx to=onnx
     python -m distsynth.export run=runs/first out=served to=mlflow
     python -m distsynth.export run=runs/lr/simo to=mlflow register=flair       into the run's MLflow run
@@ -16,10 +16,11 @@ image or a name of a training patient. Weights carry the terms of the training d
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from preprocess.shared.errors import SettingError, StoreError
 from preprocess.shared.settings import command, parse, required, setting
@@ -29,6 +30,7 @@ SUFFIX = {"bundle": ".zip", "onnx": ".onnx", "pt2": ".pt2"}
 
 @dataclass
 class Settings:
+    POSITIONAL: ClassVar = ("run", "out")
     run: str = required("a run's folder, or an exported model.zip")
     out: str = setting("", "the file to write, or for to=mlflow a folder (empty: the run's own MLflow run)")
     to: Literal["bundle", "onnx", "pt2", "mlflow"] = setting("bundle", "bundle, onnx, pt2 or mlflow")
@@ -71,7 +73,7 @@ def export(settings: Settings, out: Path) -> list[str]:
         bundle.write(made, out, settings.licence)
         return [
             f"{out}: {made.name}, digest {made.digest[:12]}",
-            f"use it: python -m distsynth.synthesise source=… out=… run={out}",
+            f"use it: python -m distsynth.synthesise source=FOLDER out=FOLDER {shlex.quote(f'run={out}')}",
         ]
     largest = forms.write(made, settings.to, out)
     return [f"{out}: its volumes differ by at most {largest:.2g} z-scores from the run's (allowed: {forms.TOLERANCE:g})"]

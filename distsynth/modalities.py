@@ -29,8 +29,8 @@ class Variant:
     """Which modalities are given and which are synthesised, e.g. `simo`: t2 -> t1, t1c, flair (the report's section on its four variants)."""
 
     name: str = required("the variant's name in tables and run names")
-    inputs: list[str] = required("modalities that are given, e.g. [t1,t2]")
-    outputs: list[str] = required("modalities to synthesise, e.g. [flair]")
+    inputs: list[str] = required("modalities that are given, e.g. '[t1,t2]'")
+    outputs: list[str] = required("modalities to synthesise, e.g. '[flair]'")
 
     def __post_init__(self) -> None:
         known = [m.value for m in Modality]

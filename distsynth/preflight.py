@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from distsynth.config import Config
 from distsynth.data.cohorts import Cohorts, Opened, external, left_out, trained_on
+from distsynth.data.recipes import refuse_other, spacings
 from distsynth.evaluation.judge import Judge
 from distsynth.methods import registry
 from distsynth.ranks.world import World
@@ -32,12 +33,15 @@ def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
     """Check many runs on so many ranks each; a cohort that several of them name is opened once.
 
     Raises UserError if a batch cannot be shared out evenly to the ranks, a cohort cannot be opened, none of its subjects has the variant's
-    modalities, or the judge of `evaluate.judge` does not fit.
+    modalities, an external one was made by another recipe, or the judge of `evaluate.judge` does not fit.
     """
     cohorts, judged, opened = Cohorts(), set(), []
     for config in configs:
         share_out(config, ranks)
         opened.append(open_cohorts(config, cohorts))
+        own = opened[-1].cohort
+        for name, (other, subjects) in opened[-1].externals.items():
+            refuse_other(f"data.external.{name}", other, subjects, own.recipe, spacings(own, own.subjects))
         question = (config.evaluate.judge, config.method.name, *config.variant.outputs, config.data.store, config.data.fold)
         if question not in judged:
             Judge.of(config, opened[-1].cohort)
@@ -60,8 +64,6 @@ def open_cohorts(config: Config, cohorts: Cohorts) -> Opened:
     """The run's cohort and its external ones. Raises StoreError if one cannot be opened, or has no subject for the variant."""
     kind, variant = registry.method(config.method.name), config.variant
     whole = cohorts.open(config.data.store, config.data.fold)
-    return Opened(
-        trained_on(whole, variant, kind.incomplete),
-        {name: external(cohorts.open(store), variant) for name, store in config.data.external.items()},
-        left_out(whole, variant, kind.incomplete, kind.tumours),
-    )
+    own = trained_on(whole, variant, kind.incomplete)
+    externals = {name: external(cohorts.open(store), variant) for name, store in config.data.external.items()}
+    return Opened(own, externals, left_out(whole, variant, kind.incomplete, kind.tumours))

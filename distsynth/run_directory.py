@@ -4,8 +4,8 @@ run.json        uid, name, sweep, code digest, git commit
 config.yaml     the resolved configuration
 journal.jsonl   what happened (see distsynth.tracking.journal)
 checkpoints/    see distsynth.training.checkpoint
-evaluation/     scores.json, and VARIANT/scores.json for other variants; until scores.json is written also finished-RANK.jsonl,
-                the patients already scored (see distsynth.evaluation.finished)
+evaluation/     scores.json and whose they are, made_of.json; VARIANT/ with both for other variants; until scores.json is written also
+                finished-RANK.jsonl, the patients already scored (see distsynth.evaluation.finished)
 figures/        a PNG per held-out patient, and VARIANT/ for other variants
 profile/        the trace written with train.profile
 job.json        the job that the launcher last submitted for the run; its output is in the sweep's folder logs/
@@ -13,18 +13,21 @@ job.json        the job that the launcher last submitted for the run; its output
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import subprocess
 import uuid
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from preprocess.shared.errors import UserError
+from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
+from preprocess.shared.words import positional, refuse_misspelt
 
 PROJECT = Path(__file__).parent.parent  # a checkout, or the site-packages that a wheel was installed into
 CONFIGS = Path(__file__).parent / "configs"  # in a checkout a link to the folder at its top
@@ -67,14 +70,49 @@ class RunDirectory:
         )
 
     def read_identity(self) -> dict[str, Any]:
-        """The content of run.json. Raises UserError if this is not a run directory."""
+        """The content of run.json. Raises UserError if this is not a run directory, naming a similar one."""
         if not self.identity.is_file():
-            raise UserError(f"{self.path} is not a run directory: it has no run.json")
+            what = "is not a run directory, it has no run.json" if self.path.exists() else "does not exist"
+            raise UserError(f"run={shown(self.path)} {what}: {similar(self.path) or 'give the folder of a run'}")
         try:
             identity: dict[str, Any] = json.loads(self.identity.read_text())
             return {**identity, "uid": identity["uid"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.identity} is damaged: restore it, or use another run") from error
+
+
+def run_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of `run=`, or a bare path, empty if it is not among the words; and the other words. Raises SettingError if it is empty or given
+    twice."""
+    words = positional(words, "run")
+    refuse_misspelt(words)
+    given = [word.partition("=")[2] for word in words if word.startswith("run=")]
+    if len(given) > 1:
+        raise SettingError(f"run={given[0]} and run={given[1]} are both given: give the run directory once")
+    if given == [""]:
+        raise SettingError("run= is empty: give the run's folder, for example run=runs/first")
+    return "".join(given), [word for word in words if not word.startswith("run=")]
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder holds a sweep's runs."""
+    return path.is_dir() and not (path / "run.json").is_file() and any(path.glob("*/run.json"))
+
+
+def similar(path: Path, key: str = "run=") -> str:
+    """`did you mean run=…?` for a path that is no run: one of the runs in it, or near it the one with the most similar name; or nothing."""
+    if is_sweep(path):
+        return f"give one of its runs, for example {key}{shown(min(path.glob('*/run.json')).parent)}"
+    folder = path.parent if path.parent.is_dir() else path.parent.parent
+    runs = {str(each.parent.relative_to(folder)) for pattern in ("*/run.json", "*/*/run.json") for each in folder.glob(pattern)}
+    runs |= {name.rpartition("/")[0] for name in runs} - {""}  # the sweeps
+    near = difflib.get_close_matches(str(path.relative_to(folder)), sorted(runs), n=1)
+    return f"did you mean {key}{shown(folder / near[0])}?" if near else ""
+
+
+def shown(path: Path) -> str:
+    """The path as one would type it: relative where it is below the current folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @cache

@@ -91,6 +91,7 @@ class TrainSettings:
     )
     channels_last: bool = setting(False, "store images channels last: faster for tensor cores, slower for instance norms; try it")
     init_from: str = setting("", "a run whose best checkpoint gives the initial weights, where names and shapes match")
+    init_partial: bool = setting(False, "let init_from give less than half of the weights; the others start new")
     freeze: list[str] = setting([], "weights that are not trained: names or prefixes, e.g. generator.down")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU if there is one")
     log_every: int = setting(10, "updates between two lines of losses in the journal", least=1)

@@ -29,6 +29,7 @@ from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
 from preprocess.shared.settings import command, parse, required, setting
+from preprocess.shared.words import undashed
 from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
 from preprocess.source.naming import BidsSettings
@@ -54,7 +55,7 @@ class Settings:
     bids: BidsSettings = setting(BidsSettings, "see to_zarr")
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {case}/*_{modality}.nii.gz (see to_zarr)")
     words: dict[str, str] = setting(dict, "layout=pattern: your words for t1, t1c, t2, flair and mask, e.g. words.T1post=t1c")
-    outputs: Any = setting("missing", "missing: what a patient lacks; all: what it has too; or a list, e.g. [t1c]")
+    outputs: Any = setting("missing", "missing: what a patient lacks; all: what it has too; or a list, e.g. '[t1c]'")
     names: Literal["synth", "plain"] = setting(
         "synth", "synth: NAME_flair_synth, or BIDS derivatives; plain: NAME/NAME_flair, as segmenters expect"
     )
@@ -86,8 +87,7 @@ class Settings:
 
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, spelled(words))
-    if settings.threads > (cores := len(os.sched_getaffinity(0))):
-        raise SettingError(f"threads={settings.threads}: this process may use {cores} cores; give at most {cores}")
+    check_threads(settings)
     cases, layout, dataset = patients(settings)
     session = opened(settings, layout, dataset, settings.device)
     root = session.naming.root
@@ -101,6 +101,12 @@ def main(words: Sequence[str]) -> int:
     return conclude(outcomes, root / name)
 
 
+def check_threads(settings: Settings) -> None:
+    """Raise SettingError for more threads than this process may use."""
+    if settings.threads > (cores := len(os.sched_getaffinity(0))):
+        raise SettingError(f"threads={settings.threads}: this process may use {cores} cores; give at most {cores}")
+
+
 def spelled(words: Sequence[str]) -> list[str]:
     """The words as settings: `-i X -o Y --device cpu`, as other tools have them, and `continue=true`. Raises SettingError for another flag."""
     spelled, rest = [], iter(words)
@@ -108,7 +114,10 @@ def spelled(words: Sequence[str]) -> list[str]:
         if word.startswith("-"):
             flag, equals, value = word.partition("=")
             if flag not in FLAGS:
-                raise SettingError(f"{flag} is not known: settings are key=value words; {', '.join(FLAGS)} are also understood")
+                right = undashed(word, next(rest, ""))
+                raise SettingError(
+                    f"{flag} is not known: write key=value without dashes, {right}; {', '.join(FLAGS)} are also understood"
+                )
             spelled.append(f"{FLAGS[flag]}={value if equals else next(rest, '')}")
         else:
             if word.startswith("names."):  # as to_zarr calls the words of a pattern

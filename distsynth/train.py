@@ -2,16 +2,17 @@
 
     python -m distsynth.train variant=simo method=tcmgan data.store=data/brats.zarr run=runs/mine
     torchrun --nproc-per-node=2 -m distsynth.train variant=mimo data.store=data/brats.zarr run=runs/mine2
-    python -m distsynth.train run=runs/mine                        resume a run that was killed
+    python -m distsynth.train runs/mine                            resume a run that was killed
+    python -m distsynth.train method=unet --help                   the settings of a method
 
 The run directory holds everything (see distsynth.run_directory). Killed and started again, a run resumes from its newest checkpoint.
 """
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from distsynth import config as configuration
 from distsynth.config import Config, compose
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import RunDirectory, run_of, shown, similar
 from distsynth.tracking.journal import write_end
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.settings import command
+from preprocess.shared.signals import number_of, sentence_of
 
 if TYPE_CHECKING:  # torch is only loaded with the first use: --help stays instant
     from distsynth.data.cohorts import Opened
@@ -38,37 +40,61 @@ class RunLost(UserError):
 def main(words: Sequence[str]) -> int:
     from distsynth.ranks.world import world as join
 
-    run, settings = run_of(words)
+    run, settings = directory_of(words)
     begun = run.config.is_file()
     config = configuration.load(run.config) if begun else compose(settings)
     if begun and settings and compose(settings) != config:
         raise SettingError(f"run={run.path} holds another configuration: give another run=, or only run= to resume it")
-    with join(config.train.device, config.train.limits) as world:
+    with ended_by_signal(run), join(config.train.device, config.train.limits) as world:
         config, begun = world.from_first((config, begun))  # another node may see an older folder
-        if not begun and not settings and any(word.startswith("run=") for word in words):
-            raise SettingError(no_such_run(run))
+        if not begun:
+            check_new(run, words, settings)
         opened = None if begun else begin(config, run, world)
         with locked(run, world):
             train_and_evaluate(config, run, world, opened)
+    if world.leads:
+        from distsynth.evaluation.ending import ending
+
+        print(ending(run))
     return 0
 
 
-def run_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
+@contextmanager
+def ended_by_signal(run: RunDirectory) -> Iterator[None]:
+    """Turn a signal's end into one sentence, of rank 0, and its exit status."""
+    from distsynth.ranks.preemption import Stopped
+
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.number if isinstance(stop, Stopped) else number_of(stop)
+        again = f"; resume it with python -m distsynth.train {shlex.quote(shown(run.path))}" if run.config.is_file() else ""
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{stop if isinstance(stop, Stopped) else sentence_of(number)}{again}", file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+
+def directory_of(words: Sequence[str]) -> tuple[RunDirectory, list[str]]:
     """The run directory (`run=DIR`, or runs/alone/VARIANT_METHOD), and the words that are settings."""
-    given = [word.partition("=")[2] for word in words if word.startswith("run=")]
-    settings = [word for word in words if not word.startswith("run=")]
+    given, settings = run_of(words)
     if given:
-        return RunDirectory(given[-1]), settings
+        return RunDirectory(given), settings
     config = compose(settings)
     return RunDirectory(Path("runs") / "alone" / f"{config.variant.name}_{config.method.name}"), settings
 
 
-def no_such_run(run: RunDirectory) -> str:
-    """One sentence for `run=` alone that names no run: most likely a slip, which must not start a training with all defaults."""
-    others = [str(path.parent) for path in sorted(run.path.parent.glob("*/config.yaml"))]
-    near = difflib.get_close_matches(str(run.path), others, n=1)
-    hint = f"did you mean run={near[0]}? " if near else ""
-    return f"run={run.path} is not there to be resumed: {hint}a new run needs its settings too, for example data.store="
+def check_new(run: RunDirectory, words: Sequence[str], settings: Sequence[str]) -> None:
+    """Raise SettingError for a new run without a cohort. Where only `run=` is given it is most likely misspelt: names the most similar run."""
+    if not settings and words:
+        near = similar(run.path)
+        hint = f"{near} A" if near else "a"
+        raise SettingError(
+            f"run={shown(run.path)} is not there to be resumed: {hint} new run needs its settings too, for example data.store="
+        )
+    if not any(word.startswith(("data.store=", "data=")) for word in settings):
+        raise SettingError(
+            "a new run needs data.store=PATH, the cohort to train on, which python -m preprocess.to_zarr source=… store=PATH makes"
+        )
 
 
 def begin(config: Config, run: RunDirectory, world: World) -> Opened:
@@ -215,7 +241,7 @@ def end(run: RunDirectory, status: str, why: str, world: World, retry: bool = Fa
 
 def entry() -> None:
     """The command `distsynth-train`."""
-    command(main, (__doc__ or "").strip() + configuration.groups_help(), Config)
+    command(main, (__doc__ or "").strip() + configuration.groups_help(), explain=configuration.settings_help)
 
 
 if __name__ == "__main__":

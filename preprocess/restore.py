@@ -13,7 +13,7 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -166,6 +166,7 @@ def like(volume: Array, scan: Image, description: str) -> Any:
 
 @dataclass
 class Settings:
+    POSITIONAL: ClassVar = ("store",)
     store: str = required("the cohort")
     subject: str = required("the subject's name in the cohort")
     out: str = required("the folder to write to")

@@ -37,7 +37,7 @@ class SplitSettings:
     test: float = setting(0.2, "share of the patients for testing; 1 for a cohort used only for testing")
     segmentor: float = setting(0.5, "share of the rest for pre-training the segmentor")
     val: float = setting(0.1, "share of what is then left for choosing checkpoints and runs")
-    counts: list[int] = setting([], "patients for segmentor, GAN (with val) and test, in place of shares, e.g. [125,125,35]")
+    counts: list[int] = setting([], "patients for segmentor, GAN (with val) and test, in place of shares, e.g. '[125,125,35]'")
     folds: int = setting(1, "number of folds, each with other test patients; data.fold= chooses one in training")
     file: str = setting(
         "", "your own split: a CSV with the columns split and patient or subject; others are in no split (split=FILE)"
@@ -49,7 +49,9 @@ class SplitSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"split.{name}={getattr(self, name)} must lie between 0 and 1")
         if self.counts and (len(self.counts) != 3 or min(self.counts) < 0):
-            raise SettingError(f"split.counts={list(self.counts)} must be three numbers: segmentor, GAN, test, e.g. [125,125,35]")
+            raise SettingError(
+                f"split.counts={list(self.counts)} must be three numbers: segmentor, GAN, test, e.g. split.counts='[125,125,35]'"
+            )
         if self.folds < 1:
             raise SettingError(f"split.folds={self.folds} must be at least 1")
         if (self.folds > 1) + bool(self.counts) + bool(self.file) > 1:

@@ -23,7 +23,7 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import naming_of, read_json, record_path
@@ -44,6 +44,7 @@ ALIASES = {"split": "split.file"} | {name: f"recipe.{name}" for name in ("resamp
 
 @dataclass
 class Settings:
+    POSITIONAL: ClassVar = ("source", "store")
     source: str = setting("", "the folder that holds the BRATS cases")
     layout: str = setting("", LAYOUT)
     pattern: str = setting("", "layout=pattern: the path below source, e.g. {patient}/{case}/*_{modality}.nii.gz")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ class ClusterSettings:
     ranks: int = setting(1, "ranks per node, one GPU each where gpus is 1")
     gpus: int = setting(0, "GPUs per rank: 0 or 1; a machine without any trains on its cores")
     cpus: int = setting(1, "CPU cores per rank")
-    memory: str = setting("16GB", "memory per node (Slurm)")
+    memory: str = setting("16GB", "memory per node (Slurm; empty: the site's default)")
     minutes: int = setting(24 * 60, "time limit; a run that reaches it writes a checkpoint and is requeued")
     requeues: int = setting(20, "how often a run may reach its time limit")
     warning: int = setting(120, "seconds before the time limit at which a run is signalled to write its checkpoint")
@@ -49,6 +50,13 @@ class ClusterSettings:
             raise SettingError(f"cluster.gpus={self.gpus} must be 0 or 1: each rank drives one GPU; set cluster.ranks for more")
         if self.resolved == "local" and self.nodes > 1:
             raise SettingError(f"cluster.nodes={self.nodes} needs Slurm: on this machine use cluster.ranks")
+
+    def check(self) -> None:
+        """Raise SettingError where jobs cannot be submitted."""
+        if self.resolved == "slurm" and not shutil.which("sbatch"):
+            raise SettingError(
+                "cluster.kind=slurm needs Slurm's sbatch on the PATH: run this on a login node, or give cluster=local"
+            )
 
     @property
     def resolved(self) -> str:
@@ -86,9 +94,9 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
             signal_delay_s=settings.warning,
             gpus_per_node=settings.ranks * settings.gpus,
         )
-        return [executor.submit(job) for job in jobs]
-    if not shutil.which("sbatch"):
-        raise SettingError("cluster.kind=slurm needs Slurm's sbatch on the PATH: run this on a login node, or give cluster=local")
+        with errors_to(logs / "controllers.err"):
+            return [executor.submit(job) for job in jobs]
+    settings.check()
     slurm = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=settings.requeues)
     slurm.update_parameters(**slurm_parameters(settings, name))
     try:
@@ -99,6 +107,22 @@ def submit(settings: ClusterSettings, name: str, jobs: Sequence[Any], logs: Path
     return submitted
 
 
+@contextmanager
+def errors_to(file: Path) -> Iterator[None]:
+    """submitit's controllers that are started in the block write their errors to a file: stopped, they end in a traceback, which says nothing of
+    the runs."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    terminal = os.dup(2)
+    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(log)
+
+
 def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
     """The settings under submitit's names."""
     parameters: dict[str, Any] = {
@@ -106,7 +130,6 @@ def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
         "nodes": settings.nodes,
         "ntasks_per_node": settings.ranks,
         "cpus_per_task": settings.cpus,
-        "mem": settings.memory,
         "time": settings.minutes,
         "signal_delay_s": settings.warning,
         # Without it the other ranks would wait for a dead one until their time-out.
@@ -114,6 +137,8 @@ def slurm_parameters(settings: ClusterSettings, name: str) -> dict[str, Any]:
         # Some sites do not requeue a job whose node fails.
         "additional_parameters": {"requeue": True} | settings.extra,
     }
+    if settings.memory:
+        parameters["mem"] = settings.memory
     if settings.gpus:
         parameters["gpus_per_node"] = settings.ranks
     if settings.parallel:

@@ -33,10 +33,12 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 try:
     from distsynth import config as configuration
     from distsynth.tracking.sync import Sync, ui_lines
-    from preprocess.shared.errors import StoreError, UserError
+    from preprocess.shared.errors import SettingError, StoreError, UserError
     from preprocess.shared.files import write_json
     from preprocess.shared.locks import only_one
-    from preprocess.shared.settings import command, dotlist, finish, merge, setting
+    from preprocess.shared.settings import command, describe, finish, flatten, merge, setting
+    from preprocess.shared.signals import interrupt
+    from preprocess.shared.words import dotlist
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
     from slurm.preprocessing import launch_preprocessing
@@ -78,14 +80,36 @@ def main(words: Sequence[str]) -> int:
         logs = Path(launch.runs).absolute() / job / "logs"
         return IN_PARTS[job](launch.cluster, shared, logs, launch.poll_seconds, launch.dry_run)
     runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
+    made_up = made_up_patients(launch.sweep, shared, runs)
+    print(made_up, end="")
+    try:
+        return launch_runs(launch, runs)
+    finally:
+        print(made_up, end="")
+
+
+def made_up_patients(sweep: SweepSettings, words: Sequence[str], runs: Sequence[Run]) -> str:
+    """A line to print where no cohort is named and the runs train on the demo's. Raises SettingError if that is not there."""
+    if (
+        any(word.startswith(("data=", "data.store=")) for word in words)
+        or {"data", "data.store"} & dict(flatten(sweep.axes)).keys()
+    ):
+        return ""
+    store = runs[0].config.data.store
+    if not Path(store).is_dir():
+        raise SettingError(
+            "give data.store=PATH, the cohort to train on, which python -m preprocess.to_zarr source=… store=PATH makes "
+            f"(the made-up patients of make demo, {store}, are not there)"
+        )
+    return f"made-up patients ({store}); yours: data.store=PATH\n"
+
+
+def launch_runs(launch: Launch, runs: Sequence[Run]) -> int:
+    """Check the runs and, unless it is a dry run, carry them out; returns the exit status."""
     show_plan(launch, runs)
+    check(launch, runs)
     if launch.dry_run:
         return 0
-    from distsynth import preflight  # which loads torch: --help does not wait for it
-
-    opened = preflight.check_all([run.config for run in runs], launch.cluster.nodes * launch.cluster.ranks)
-    for sentence in sorted({each.left_out for each in opened} - {""}):
-        print(sentence)
     folder = Path(launch.runs).absolute() / launch.sweep.name
     prepare(launch, folder, runs)
     with only_one(
@@ -100,6 +124,21 @@ def main(words: Sequence[str]) -> int:
         with room_in(folder):
             carry_out(launch, states, dispatcher, sync)
             return conclude(states, sync)
+
+
+def check(launch: Launch, runs: Sequence[Run]) -> None:
+    """Everything that can be checked before a run starts. Raises UserError; a dry run need not be on a login node."""
+    from distsynth import preflight  # which loads torch: --help does not wait for it
+
+    opened = preflight.check_all([run.config for run in runs], launch.cluster.nodes * launch.cluster.ranks)
+    for sentence in sorted({each.left_out for each in opened} - {""}):
+        print(sentence)
+    try:
+        launch.cluster.check()
+    except SettingError as error:
+        if not launch.dry_run:
+            raise
+        print(f"warning: {error}")
 
 
 @contextmanager
@@ -117,11 +156,17 @@ def read_words(words: Sequence[str]) -> tuple[Launch, list[str]]:
     """The launcher's settings, and the words that are the runs' settings."""
     from omegaconf import OmegaConf
 
+    dotlist(words)  # refuses what is not key=value
     own = [word for word in words if word.partition("=")[0].split(".")[0] in OWN]
     shared = [word for word in words if word not in own]
-    dotlist(words)  # refuses what is not key=value
-    tree = configuration.layers(own, ("cluster", "sweep"), ignore=("seed",))
+    tree = configuration.layers(own, ("cluster", "sweep"), Launch, ignore=("seed",))
     return finish(merge(OmegaConf.structured(Launch), tree), Launch), shared
+
+
+def explain(words: Sequence[str]) -> str:
+    """The launcher's settings for `--help`; with `method=NAME` also those of its runs."""
+    runs = [configuration.settings_help(words)] if any(word.startswith("method=") for word in words) else []
+    return "\n\n".join(["\n".join(["the launcher's settings (key=default):", *describe(Launch)]), *runs])
 
 
 def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
@@ -191,7 +236,7 @@ def interrupted_afterwards() -> Iterator[None]:
 
     def hold(number: int, frame: FrameType | None) -> None:
         if held:
-            raise KeyboardInterrupt  # asked twice: a server may keep the block waiting
+            interrupt(number, frame)  # asked twice: a server may keep the block waiting
         held.append(number)
 
     before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -201,7 +246,7 @@ def interrupted_afterwards() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if held:
-            raise KeyboardInterrupt
+            interrupt(held[0], None)
 
 
 def conclude(states: Sequence[RunState], sync: Sync) -> int:
@@ -227,6 +272,7 @@ def conclude(states: Sequence[RunState], sync: Sync) -> int:
 if __name__ == "__main__":
     # A script's background job ignores SIGINT, and so would submitit's controllers, which are sent it to end a run.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's TERM ends the runs as Ctrl-C does
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    command(main, (__doc__ or "").strip() + configuration.groups_help((*configuration.GROUPS, "cluster", "sweep")), Launch)
+    command(
+        main, (__doc__ or "").strip() + configuration.groups_help((*configuration.GROUPS, "cluster", "sweep")), explain=explain
+    )

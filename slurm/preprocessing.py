@@ -34,7 +34,10 @@ def launch_preprocessing(cluster: ClusterSettings, words: Sequence[str], logs: P
     discovery, writer = to_zarr.plan(settings)
     cases = discovery.cases
     if dry_run:
+        writer.check()
+        to_zarr.refuse_strangers(settings, writer, cases)
         print(f"{len(cases)} cases in {cluster.array} parts on {cluster.resolved}, {cluster.cpus} workers each")
+        print(f"{to_zarr.MADE_UP}\n" * demo, end="")
         return 0
     with writer.lock("launch"):  # checks the recipe and the source before anything is queued
         to_zarr.refuse_strangers(settings, writer, cases)

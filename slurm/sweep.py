@@ -13,7 +13,8 @@ from distsynth.config import Config, compose
 from distsynth.methods.registry import UnservedVariant
 from distsynth.run_directory import RunDirectory
 from preprocess.shared.errors import SettingError
-from preprocess.shared.settings import differences, dotlist, flatten, setting
+from preprocess.shared.settings import differences, flatten, setting
+from preprocess.shared.words import dotlist
 
 
 @dataclass
@@ -22,6 +23,10 @@ class SweepSettings:
 
     name: str = setting("single", "the sweep's name and its folder under runs")
     axes: dict[str, Any] = setting({}, "setting: list of values; nested keys join to a dotted one")
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SettingError("sweep.name= is empty: give the sweep a name, which is its folder under runs")
 
     @property
     def of_pairs(self) -> bool:
@@ -85,7 +90,7 @@ def refuse_double(settings: SweepSettings, words: Sequence[str]) -> None:
     for word in words:
         key, _, value = word.partition("=")
         if key in axes:
-            raise SettingError(f"{key} is an axis of sweep {settings.name}: give sweep.axes.{key}=[{value}] in place of {word}")
+            raise SettingError(f"{key} is an axis of sweep {settings.name}: give sweep.axes.{key}='[{value}]' in place of {word}")
 
 
 def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -93,7 +98,7 @@ def product(axes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     flat = dict(flatten(axes))
     for key, values in flat.items():
         if not isinstance(values, list | tuple) or not values:
-            raise SettingError(f"sweep.axes.{key}={values} must be a list of values, for example [1e-4,2e-4]")
+            raise SettingError(f"sweep.axes.{key}={values} must be a list of values, for example sweep.axes.{key}='[1e-4,2e-4]'")
     for values in itertools.product(*flat.values()):
         yield {key: shown(value) for key, value in zip(flat, values, strict=True)}
 
@@ -119,8 +124,8 @@ def check_unchanged(run: Run) -> None:
         return
     from omegaconf import OmegaConf
 
-    trees = configuration.saved(run.directory.config), OmegaConf.create(configuration.to_yaml(run.config))
-    old, new = (OmegaConf.to_container(tree) for tree in trees)
+    before = configuration.load(run.directory.config)  # with the defaults of settings that are newer than the run
+    old, new = (OmegaConf.to_container(OmegaConf.create(configuration.to_yaml(each))) for each in (before, run.config))
     assert isinstance(old, dict)
     assert isinstance(new, dict)
     if differing := differences(old, new):  # type: ignore[arg-type]

@@ -41,12 +41,16 @@ def launch_synthesis(cluster: ClusterSettings, words: Sequence[str], logs: Path,
     settings = parse(Settings, synthesise.spelled(words))
     refuse_part(settings.part)
     local = cluster.resolved == "local"
+    if local:
+        synthesise.check_threads(settings)
     if local and not dry_run:
         return synthesise.main(words)
     cluster = cluster if local else resources(cluster, settings.device)
     call = Call.of(settings)
     parts = 1 if local else min(cluster.array, len(call.cases))
     call.show(f"{parts} part{'s' * (parts > 1)} on {cluster.resolved}, {cluster.size}")
+    synthesise.refuse_other(call.session.naming.root / "report.json")
+    call.session.check()
     if dry_run:
         return 0
     if not any(call.plans.values()):  # nothing to compute, only the report to write

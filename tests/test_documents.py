@@ -5,6 +5,7 @@ Three things differ from the page: SMALLER settings are appended, a small preset
 (`dry_run=true`; tests/slurm/test_launch.py trains sweeps).
 """
 
+import ast
 import re
 import shutil
 import subprocess
@@ -87,6 +88,24 @@ def test_modules_and_targets_that_are_named_exist(page: Page) -> None:
         assert module == "venv" or find_spec(module), module
     for target in re.findall(r"(?:^|`)make ([\w-]+)", page.text, re.M):
         assert target in targets, f"make {target}"
+
+
+UNQUOTED = re.compile(r"""(?<![\w.'"\[])[a-z_][\w.]*=[\[{][\w.]""")  # zsh takes the bracket for a pattern of file names
+
+
+def advised(path: Path) -> list[str]:
+    """The texts of a file that a reader may copy a setting from: of a module its strings, docstrings included."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return [text]
+    return [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_brackets_are_quoted_wherever_a_setting_is_advised() -> None:
+    files = [page.path for page in PAGES if page.name != "CHANGELOG.md"]
+    files += [path for top in ("configs", "preprocess", "distsynth", "slurm") for path in (ROOT / top).rglob("*.py")]
+    files += (ROOT / "configs").rglob("*.yaml")
+    assert [(path.name, found[0]) for path in files for text in advised(path) for found in UNQUOTED.finditer(text)] == []
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Started by `bench scaling` on every rank: times updates with and without communication, and all-reduces by themselves.
 
-torchrun --nproc-per-node=2 -m distsynth.bench.ranks out=measured.json slices=[4,2] updates=10 pixels=64 method=tcmgan_small
+torchrun --nproc-per-node=2 -m distsynth.bench.ranks out=measured.json slices='[4,2]' updates=10 pixels=64 method=tcmgan_small
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class ScalingSettings(PredictionSettings):
     def __post_init__(self) -> None:
         if self.ranks[:1] != [1] or any(n < 1 or self.batch % n for n in self.ranks):
             raise SettingError(
-                f"ranks={self.ranks} must begin with 1 and divide batch={self.batch}: for example ranks=[1,2,4] batch=8"
+                f"ranks={self.ranks} must begin with 1 and divide batch={self.batch}: for example ranks='[1,2,4]' batch=8"
             )
 
 

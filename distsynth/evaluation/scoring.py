@@ -14,7 +14,7 @@ makes no images (`segment`) there is only the model `segmentor` in the region `t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from distsynth import config as configuration
 from distsynth import metric_names
 from distsynth.config import Config
 from distsynth.data.cohorts import Opened, read_image, scored
-from distsynth.evaluation import baselines
+from distsynth.data.recipes import refuse_other, spacings
+from distsynth.evaluation import baselines, earlier
 from distsynth.evaluation.finished import Finished, Row
 from distsynth.evaluation.judge import Judge
 from distsynth.evaluation.metrics import CARD, score, summarise
@@ -41,7 +42,6 @@ from distsynth.training.validation import scores_of
 from preprocess.cohort import BACKGROUND, Cohort
 from preprocess.cohort.files import json_digest
 from preprocess.shared.errors import SettingError, StoreError
-from preprocess.shared.files import write_json
 
 Task = tuple[str, Cohort, str]  # the cohort's name in the tables, the cohort, the subject
 
@@ -57,16 +57,14 @@ def evaluate(
     """Score, write scores and figures, and return the scores; every rank takes part. `variant` is given to score another one than the run's own,
     for which `opened` then is. Raises Stopped when asked to stop.
 
+    What an earlier evaluation of the same checkpoint has written stays in the files, beside what this one has scored and returns.
+
     Raises StoreError if there is no best checkpoint, a cohort is damaged, or an external one does not fit; SettingError if the run was not
     trained on the cohort as it is split, its method does not serve the variant, or the judge does not fit (see `Judge.of`).
     """
     allow_tf32(False)  # the same scores whether or not this process has trained
     state = checkpoint.load(run.checkpoints / "best.pt")
-    if not trained_here(opened.cohort, config, state):
-        raise SettingError(
-            f"{run.path} was not trained on data.store={config.data.store} as it is split now, and may have seen its test patients: restore the "
-            "cohort's split, or score this cohort with data.external.NAME="
-        )
+    refuse_unfit(config, opened, run, state)
     model = restore(config, state).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
@@ -96,10 +94,33 @@ def evaluate(
     by_patient = {patient: rows for part in world.gather(finished.rows) for patient, rows in part.items()}
     all_rows = [row for name, _, subject in tasks for row in by_patient[name, subject]]
     scores = collect(config, opened.cohort, tasks, all_rows, fitted) | {"images": model.method.images}
+    scores |= {"made_of": weights_of(config, state)} | ({"judge": config.evaluate.judge} if judge else {})
     if world.leads:
-        write_json(run.scores, scores)
+        all_scores, note = earlier.added(earlier.read(run), scores)
+        print(note, end="\n" if note else "", flush=True)
+        earlier.write(run, all_scores)
         finished.clear()
     return scores
+
+
+def weights_of(config: Config, state: dict[str, Any]) -> str:
+    """What scores must have in common to stand beside each other: the checkpoint, the task, the clip and the metrics."""
+    return json_digest([asdict(config.variant), config.data.clip, config.seed, state["made_from"], state["position"], CARD])
+
+
+def refuse_unfit(config: Config, opened: Opened, run: RunDirectory, state: dict[str, Any]) -> None:
+    """Raise SettingError if the run was not trained on the cohort as it is split, StoreError if this or an external one was made by another
+    recipe than the training's."""
+    own, recipe = opened.cohort, state["made_from"].get("recipe", opened.cohort.recipe)
+    if not trained_here(own, config, state):
+        known = state.get("trained_on", {}).get("spacing")  # absent in a checkpoint of version 0.1
+        refuse_other("data.store", own, own.subjects, recipe, [known] if known else [])
+        raise SettingError(
+            f"{run.path} was not trained on data.store={config.data.store} as it is split now, and may have seen its test patients: restore the "
+            "cohort's split, or score this cohort with data.external.NAME="
+        )
+    for name, (other, subjects) in opened.externals.items():
+        refuse_other(f"data.external.{name}", other, subjects, recipe, spacings(own, own.subjects))
 
 
 def fit_baselines(config: Config, cohort: Cohort, model: Model, world: World) -> baselines.Baselines | None:
@@ -193,7 +214,9 @@ def collect(
     cohorts = {}
     for name in dict.fromkeys(name for name, _, _ in tasks):
         subjects = [subject for at, _, subject in tasks if at == name]
-        cohorts[name] = {"subjects": subjects, "scores": summarise([row for row in rows if row["cohort"] == name])}
+        digest = next(where.digest for at, where, _ in tasks if at == name)
+        summary = summarise([row for row in rows if row["cohort"] == name])
+        cohorts[name] = {"subjects": subjects, "digest": digest, "scores": summary}
     return {
         "cards": CARD,
         "copied": fitted.copied if fitted else {},

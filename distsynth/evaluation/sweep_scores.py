@@ -57,16 +57,16 @@ class Scored:
         return value
 
     @cached_property
-    def cost(self) -> dict[str, str]:
+    def cost(self) -> dict[str, int]:
         """Updates, seconds of training (mean over the runs) and parameters, as far as the runs' files still show them."""
         journals = [read(run.journal)[0] for run in self.directories]
         updates = max((line["step"] for line in journals[0] if line["kind"] == "metrics"), default=0)
         time = mean(map(seconds, journals))
         count = parameters(self.directories[0].checkpoints / "best.pt")
-        known = {
-            "updates": str(updates) if updates else "",
-            "seconds": f"{time:.0f}" if time else "",
-            "parameters": f"{count / 1e6:.2f} M" if count else "",
+        known: dict[str, int] = {
+            "updates": updates,
+            "seconds": round(time),
+            "parameters": count,
         }
         return {name: value for name, value in known.items() if value}
 
@@ -83,9 +83,14 @@ def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
             continue
         config = configuration.load(run.config)
         settings = configuration.to_yaml(replace(config, seed=0, data=replace(config.data, fold=0)))
-        scores = json.loads(run.scores.read_text())
-        alike.setdefault(settings, []).append(Scored(run.path.name, config.method.name, config.variant, scores, (run,)))
+        alike.setdefault(settings, []).append(read_run(run, config))
     return [together(runs) for runs in alike.values()], without
+
+
+def read_run(run: RunDirectory, config: configuration.Config | None = None) -> Scored:
+    """A run that has scores."""
+    config = config or configuration.load(run.config)
+    return Scored(run.path.name, config.method.name, config.variant, json.loads(run.scores.read_text()), (run,))
 
 
 def together(runs: Sequence[Scored]) -> Scored:
@@ -95,10 +100,12 @@ def together(runs: Sequence[Scored]) -> Scored:
     rows = [row for run in runs for row in run.scores["rows"]]
     cohorts = {
         name: {
-            "subjects": sorted({subject for run in runs for subject in run.scores["cohorts"][name]["subjects"]}),
+            "subjects": sorted({s for run in runs for s in run.scores["cohorts"].get(name, {"subjects": []})["subjects"]}),
             "scores": summarise([row for row in rows if row["cohort"] == name]),
         }
-        for name in runs[0].scores["cohorts"]
+        for name in dict.fromkeys(
+            name for run in runs for name in run.scores["cohorts"]
+        )  # each may be scored on others afterwards
     }
     shared = "_".join(parts[0] for parts in zip(*(run.name.split("_") for run in runs), strict=False) if len(set(parts)) == 1)
     return replace(

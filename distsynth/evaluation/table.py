@@ -3,20 +3,26 @@ one for runs that make no images (`segment`), by Dice."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from distsynth.evaluation.captions import captions, others
+from distsynth.evaluation.numbers import as_csv, row_of
 from distsynth.evaluation.scoring import best_baseline
-from distsynth.evaluation.sweep_scores import Scored, read_runs
+from distsynth.evaluation.sweep_scores import Scored, read_run, read_runs
 from distsynth.modalities import Modality
+from distsynth.run_directory import RunDirectory
+
+Row = dict[str, str]
 
 FOR_PAPERS = {"tumour, unclipped", "volume*"}
 MARGINS = {"of each", "SSIM beyond", "NMAE beyond", "over the copy"}
 COSTS = {"updates", "seconds", "parameters"}
 FILES_ONLY = FOR_PAPERS | MARGINS | COSTS  # columns that the terminal has no room for
 
+FIGURES_NOTE = (
+    "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint."
+)
 VOLUME_NOTE = "* the full volume, background included: only for comparison with papers."
 MARGINS_NOTE = (
     "Inside the test patients' brains: SSIM beyond, above the baseline with the best SSIM; NMAE beyond, the share by which it is below the "
@@ -28,17 +34,33 @@ EACH_NOTE = "Of each: dB of each run above the best baseline, in the order of th
 def write_table(sweep: Path) -> str:
     """Write table.md and table.csv into the sweep's folder; returns a narrower table for the terminal, with only the PSNR."""
     runs, without = read_runs(sweep)
+    rows, notes = rows_of(runs, without)
+    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *both(*rows), "", *notes, ""]))
+    (sweep / "table.csv").write_text(as_csv([row_of(run, output) for run, output in chosen(runs)]))
+    return "\n".join([*on_terminal(runs, rows, notes), f"All columns: {sweep / 'table.md'}, as numbers in table.csv", ""])
+
+
+def table_of_run(run: RunDirectory) -> str:
+    """The same table for the terminal, of one run that has scores."""
+    rows, notes = rows_of(runs := [read_run(run)], [])
+    return "\n".join(on_terminal(runs, rows, notes))
+
+
+def rows_of(runs: list[Scored], without: list[str]) -> tuple[tuple[list[Row], list[Row]], list[str]]:
+    """The rows of the runs that make images and of those that do not, and the notes below them."""
     images = list(image_rows([run for run in runs if run.images]))
-    tumours = list(segmentor_rows([run for run in runs if not run.images]))
-    notes = footnotes(runs, [*images, *tumours], without)
-    (sweep / "table.md").write_text("\n".join([f"# Sweep {sweep.name}", "", *both(images, tumours), "", *notes, ""]))
-    (sweep / "table.csv").write_text(as_csv([*images, *tumours]))
-    shown = [note for note in notes if note not in (VOLUME_NOTE, MARGINS_NOTE, EACH_NOTE)]
-    tables = both([narrow(row) for row in images], [narrow(row) for row in tumours])
-    return "\n".join(["", *tables, "", *shown, f"All columns: {sweep / 'table.md'}", ""])
+    tumours = [segmentor_row(*each) for each in best_segmentors([run for run in runs if not run.images])]
+    return (images, tumours), footnotes(runs, [*images, *tumours], without)
 
 
-def both(images: list[dict[str, str]], tumours: list[dict[str, str]]) -> list[str]:
+def on_terminal(runs: list[Scored], rows: tuple[list[Row], list[Row]], notes: list[str]) -> list[str]:
+    """Captions, the narrow tables, and those notes that are on columns of theirs."""
+    images, tumours = ([narrow(row) for row in part] for part in rows)
+    notes = [note for note in notes if note not in (FIGURES_NOTE, VOLUME_NOTE, MARGINS_NOTE, EACH_NOTE)]
+    return ["", *captions(runs), *both(images, tumours), "", *notes]
+
+
+def both(images: list[Row], tumours: list[Row]) -> list[str]:
     """The two tables' lines."""
     return [*markdown(images), *([""] if images and tumours else []), *markdown(tumours)]
 
@@ -48,19 +70,28 @@ def by_variant(runs: list[Scored]) -> Iterator[list[Scored]]:
         yield [run for run in runs if run.variant.name == variant]
 
 
-def image_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
-    """One row per variant, output and method: the run that is best on val."""
-    several = len({run.method for run in runs}) > 1
+def chosen(runs: list[Scored]) -> Iterator[tuple[Scored, str]]:
+    """The run and the output of every row, in the order of the tables."""
+    yield from best_images([run for run in runs if run.images])
+    yield from best_segmentors([run for run in runs if not run.images])
+
+
+def best_images(runs: list[Scored]) -> Iterator[tuple[Scored, str]]:
+    """Per variant, output and method the run that is best on val."""
     for group in by_variant(runs):
         for output in group[0].variant.outputs:
             for method in sorted({run.method for run in group}):
-                best = max((run for run in group if run.method == method), key=lambda run: on_val(run, output))
-                yield image_row(best, output, {"method": method} if several else {})
+                yield max((run for run in group if run.method == method), key=lambda run: on_val(run, output)), output
 
 
-def image_row(run: Scored, output: str, method: dict[str, str]) -> dict[str, str]:
+def image_rows(runs: list[Scored]) -> Iterator[Row]:
+    several = len({run.method for run in runs}) > 1
+    for best, output in best_images(runs):
+        yield image_row(best, output, {"method": best.method} if several else {})
+
+
+def image_row(run: Scored, output: str, method: Row) -> Row:
     """A run's test figures and baselines, its in-brain figures on other cohorts, and what it has cost."""
-    others = [name for name in run.scores["cohorts"] if name not in ("val", "test")]
     return {
         "variant": run.variant.name,
         "output": Modality(output).title,
@@ -73,27 +104,36 @@ def image_row(run: Scored, output: str, method: dict[str, str]) -> dict[str, str
         "tumour, unclipped": cell(run, "test", output, "tumour_raw"),
         "volume*": cell(run, "test", output, "volume"),
         **judged(run, output),
-        **{key: value for name in others for key, value in external(run, name, output).items()},
+        **{key: value for name in others(run) for key, value in external(run, name, output).items()},
         **margins(run, output),
-        **run.cost,
+        **costs(run),
     }
 
 
-def segmentor_rows(runs: list[Scored]) -> Iterator[dict[str, str]]:
-    """One row per modality: the segmentor that is best on val, its Dice there, on test and on other cohorts."""
+def best_segmentors(runs: list[Scored]) -> Iterator[tuple[Scored, str]]:
+    """Per modality the segmentor that is best on val."""
     for group in by_variant(runs):
         for output in group[0].variant.outputs:
-            best = max(group, key=lambda run: run.dice("val", output) or 0.0)
-            yield {
-                "variant": best.variant.name,
-                "tumour in": Modality(output).title,
-                "best run": best.name,
-                **{f"{name}: Dice": number(best.dice(name, output)) for name in best.scores["cohorts"]},
-                **best.cost,
-            }
+            yield max(group, key=lambda run: run.dice("val", output) or 0.0), output
 
 
-def judged(run: Scored, output: str) -> dict[str, str]:
+def segmentor_row(run: Scored, output: str) -> Row:
+    """A segmentor's Dice on val, on test and on other cohorts."""
+    return {
+        "variant": run.variant.name,
+        "tumour in": Modality(output).title,
+        "best run": run.name,
+        **{f"{name}: Dice": number(run.dice(name, output)) for name in run.scores["cohorts"]},
+        **costs(run),
+    }
+
+
+def costs(run: Scored) -> Row:
+    """What a setting has cost."""
+    return {name: f"{value / 1e6:.2f} M" if name == "parameters" else str(value) for name, value in run.cost.items()}
+
+
+def judged(run: Scored, output: str) -> Row:
     """The frozen judge's Dice on the synthesised and on the real image, where there is a judge."""
     made, real = (run.dice("test", output, model, "judge_dice") for model in ("synthesised", "real"))
     return {} if made is None else {"tumour found": f"{number(made)} (real: {number(real)})"}
@@ -103,7 +143,7 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def beside_baseline(run: Scored, cohort: str, output: str) -> dict[str, str]:
+def beside_baseline(run: Scored, cohort: str, output: str) -> Row:
     best = best_baseline(run.in_brain(cohort, output), run.scores["beaten_against"])
     if best is None:
         return {"best baseline": "-", "beats it": "-"}
@@ -113,7 +153,7 @@ def beside_baseline(run: Scored, cohort: str, output: str) -> dict[str, str]:
     return {"best baseline": f"{psnr:.2f} ({title})", "beats it": f"{'yes' if gain > 0 else 'NO'}, {gain:+.2f}"}
 
 
-def margins(run: Scored, output: str) -> dict[str, str]:
+def margins(run: Scored, output: str) -> Row:
     """More of the distance to the baselines, inside the brain of the test patients: of each of several runs in PSNR, and in SSIM and NMAE, each
     beside the baseline that is best in it. Empty where there are no baselines."""
     models = run.in_brain("test", output)
@@ -138,7 +178,7 @@ def margin_of(run: Scored, output: str, baseline: str) -> str:
     return f"{run.psnr('test', output) - run.psnr('test', output, baseline):+.2f}"
 
 
-def external(run: Scored, cohort: str, output: str) -> dict[str, str]:
+def external(run: Scored, cohort: str, output: str) -> Row:
     """Another cohort's in-brain figures, with its own baseline."""
     baseline = beside_baseline(run, cohort, output)
     return {
@@ -163,7 +203,7 @@ def on_val(run: Scored, output: str) -> float:
     return run.psnr("val", output) if run.regions("val", output) else 0.0
 
 
-def footnotes(runs: list[Scored], rows: list[dict[str, str]], without: list[str]) -> list[str]:
+def footnotes(runs: list[Scored], rows: list[Row], without: list[str]) -> list[str]:
     notes = []
     columns = columns_of(rows)
     if runs:
@@ -171,7 +211,7 @@ def footnotes(runs: list[Scored], rows: list[dict[str, str]], without: list[str]
         patients = f"Patients: {counts}."
         if any(run.images for run in runs):
             notes = [
-                "PSNR (dB) / SSIM / NMAE of whole volumes in a region, mean over patients; val: in the brain, which chose run and checkpoint.",
+                FIGURES_NOTE,
                 f"{patients} Range: the clipped truth's own inside the brain. Baselines are made from the training patients only.",
                 VOLUME_NOTE,
             ]
@@ -187,12 +227,12 @@ def footnotes(runs: list[Scored], rows: list[dict[str, str]], without: list[str]
     return notes + ([f"Without scores: {', '.join(without)}."] if without else [])
 
 
-def narrow(row: dict[str, str]) -> dict[str, str]:
+def narrow(row: Row) -> Row:
     """A row for the terminal: without the columns of the files, and of each figure the PSNR."""
     return {key: value.split(" / ")[0] for key, value in row.items() if key not in FILES_ONLY}
 
 
-def markdown(rows: list[dict[str, str]]) -> list[str]:
+def markdown(rows: list[Row]) -> list[str]:
     """Rows as a Markdown table, padded so that it also reads in a terminal."""
     if not rows:
         return []
@@ -206,15 +246,6 @@ def markdown(rows: list[dict[str, str]]) -> list[str]:
     return head + [line([row.get(c, "-").ljust(widths[c]) for c in columns]) for row in rows]
 
 
-def columns_of(rows: list[dict[str, str]]) -> list[str]:
+def columns_of(rows: list[Row]) -> list[str]:
     """The columns of all rows, in the order of their first use: not every run has every cohort, or a judge."""
     return list(dict.fromkeys(column for row in rows for column in row))
-
-
-def as_csv(rows: list[dict[str, str]]) -> str:
-    out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, columns_of(rows), restval="-")
-        writer.writeheader()
-        writer.writerows(rows)
-    return out.getvalue()

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from distsynth.ranks.world import World
+from preprocess.shared.signals import interrupt
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 T = TypeVar("T")
@@ -71,7 +72,8 @@ def restore(handlers: dict[int, Handler]) -> None:
 
 
 def call(handler: Handler, number: int) -> None:
-    """Call the previous handler. If it is no function (the system's default action), the exit status tells the caller instead."""
+    """Call the previous handler. If it is no function (the system's default action), or a command's own, the exit status tells the caller
+    instead."""
     sys.stdout.flush()
-    if callable(handler):
+    if callable(handler) and handler is not interrupt:
         handler(number, None)

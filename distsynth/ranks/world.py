@@ -106,11 +106,10 @@ class World:
 def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iterator[World]:
     """Join the other ranks, as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; without these there is one rank.
 
-    Raises SettingError if a GPU is requested and there is none for this rank, UserError if a rank does not join in time.
+    Raises SettingError if these contradict each other, or a GPU is requested and there is none for this rank; UserError if a rank does not join
+    in time.
     """
-    rank, size, local = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    rank, size, local = place()
     chosen = choose_device(device, local)
     if size > 1:
         # On GPUs only the gradients go through NCCL: other numbers are on the CPU, and would wait for all work queued on the GPU.
@@ -125,6 +124,24 @@ def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iter
             gc.collect()  # DDP's reference cycles hold the group: freed only when the interpreter exits, they sometimes abort it
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+def place() -> tuple[int, int, int]:
+    """RANK, WORLD_SIZE and LOCAL_RANK. Raises SettingError if only some of torchrun's variables are there, or one is no number."""
+    start = "start the ranks with torchrun --nproc-per-node=N -m distsynth.train …"
+    numbers = {}
+    for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_PORT", "0")):
+        value = os.environ.get(name, default)
+        if not value.isdecimal():
+            raise SettingError(f"the environment variable {name}={value} must be a whole number: {start}, or unset it")
+        numbers[name] = int(value)
+    rank, size = numbers["RANK"], numbers["WORLD_SIZE"]
+    lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if size > 1 and lacking:
+        raise SettingError(f"WORLD_SIZE={size} is set without {', '.join(lacking)}: {start}, or unset WORLD_SIZE for one process")
+    if rank >= size:
+        raise SettingError(f"RANK={rank} must be below WORLD_SIZE={size}: {start}, or unset both for one process")
+    return rank, size, numbers["LOCAL_RANK"]
 
 
 def fetched(value: Tensor) -> Tensor:
@@ -164,6 +181,11 @@ def meet(rank: int, size: int, seconds: float) -> Store:
         store = connect(rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", seconds)
     except dist.DistError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if "address already in use" in str(error).lower():
+            raise UserError(
+                f"port {os.environ['MASTER_PORT']} is taken on {socket.gethostname()}, perhaps by another run: set another MASTER_PORT, "
+                "or start the ranks with torchrun --standalone"
+            ) from error
         raise UserError(f"rank {rank} could not reach rank 0 at {where} within {seconds:g} s (train.limits.start)") from error
     joined = [f"joined/{other}" for other in range(size)]
     store.set(joined[rank], "")

@@ -18,7 +18,7 @@ from distsynth.evaluation.metrics import CARD
 from distsynth.evaluation.scoring import best_baseline
 from distsynth.evaluation.sweep_scores import Scored, read_runs
 from distsynth.methods import registry
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import RunDirectory, is_sweep, similar
 from distsynth.synthesis import bundle
 from distsynth.synthesis.synthesiser import Synthesiser
 from distsynth.synthesis.tasks import Tasks
@@ -50,9 +50,10 @@ def opened(path: str | Path, device: str) -> Synthesiser:
     where = Path(path) if isinstance(path, str | PathLike) else Path("/dev/null")
     if not where.exists() or (not where.is_dir() and where.suffix != ".zip"):
         what = "does not exist" if not where.exists() else "is no folder and no .zip"
-        raise SettingError(f"run={path} {what}: give a run's folder, a sweep's, or a model.zip")
+        hint = "" if where.exists() else similar(where.absolute())
+        raise SettingError(f"run={path} {what}: {hint or 'give a folder of a run or of a sweep, or a model.zip'}")
     if is_sweep(where):
-        raise SettingError(f"{path} is a sweep: give one of its runs, for example {first_run(where)}")
+        raise SettingError(f"run={path} is a sweep: {similar(where.absolute())}")
     made = of_run(RunDirectory(where)) if (where / "run.json").is_file() else bundle.read(where)
     return made.to(choose(str(device)))
 
@@ -131,15 +132,6 @@ def choose(device: str) -> Any:
             f"device={device}: this machine has {there} GPUs that torch can use: give device=cpu or another number"
         )
     return torch.device(device)
-
-
-def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep's runs."""
-    return path.is_dir() and not (path / "run.json").is_file() and any(path.glob("*/run.json"))
-
-
-def first_run(sweep: Path) -> Path:
-    return sorted(sweep.glob("*/run.json"))[0].parent
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,6 @@ def listed_outputs(given: Any) -> str | list[str]:
     if not names or (wrong := [name for name in names if name not in MODALITIES]):
         what = wrong[0] if names else given
         raise SettingError(
-            f"outputs={what} must be missing, all, or contrasts among {', '.join(MODALITIES)}, e.g. outputs=[t1c,flair]"
+            f"outputs={what} must be missing, all, or contrasts among {', '.join(MODALITIES)}, e.g. outputs='[t1c,flair]'"
         )
     return list(dict.fromkeys(names))

@@ -100,13 +100,18 @@ class Session:
 
     def begin(self) -> None:
         """Write what belongs to all patients. Raises StoreError if it is that of another dataset, OSError if it cannot be written."""
-        description, content = self.naming.root / "dataset_description.json", self.naming.dataset_description(self.dataset)
-        if not self.naming.bids:
-            return
-        if not description.exists():
+        self.check()
+        description = self.naming.root / "dataset_description.json"
+        if self.naming.bids and not description.exists():
             with suppress(FileNotFoundError):  # another part was faster
-                write_json(description, content)
-        elif read_json(description).get("DatasetLinks") != content["DatasetLinks"]:
+                write_json(description, self.naming.dataset_description(self.dataset))
+
+    def check(self) -> None:
+        """Raise StoreError if the folder to write to is that of another dataset."""
+        description, links = self.naming.root / "dataset_description.json", "DatasetLinks"
+        if not (self.naming.bids and description.exists()):
+            return
+        if read_json(description).get(links) != self.naming.dataset_description(self.dataset)[links]:
             raise StoreError(f"{description} is of images from another dataset: give another out=")
 
     # -- what is to be made ----------------------------------------------------------------------------------------------

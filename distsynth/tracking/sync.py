@@ -1,11 +1,13 @@
 """Replay journals into MLflow; nothing else connects to it.
 
-    python -m distsynth.tracking.sync sweep=runs/lr [tracking_uri=…]
+    python -m distsynth.tracking.sync runs/lr [tracking_uri=…]       a sweep
+    python -m distsynth.tracking.sync runs/first                     a run that distsynth.train has made
 
-A sweep is a parent run and each of its runs is a child. They are identified by a uid tag, so a replay may be killed, repeated, or sent to an
-empty database. Only lines that a checkpoint or an end follows are sent, and of each curve only the steps after its last one in MLflow: a run
-that resumes from a checkpoint writes some steps a second time, with other times, and MLflow would keep both as separate points.
-The store is MLFLOW_TRACKING_URI, or else SQLite in mlflow.db beside the sweeps.
+A sweep is a parent run and each of its runs is a child; a run outside any sweep has no parent. They are identified by a uid tag, so a replay may
+be killed, repeated, or sent to an empty database. Only lines that a checkpoint or an end follows are sent, and of each curve only the steps after
+its last one in MLflow: a run that resumes from a checkpoint writes some steps a second time, with other times, and MLflow would keep both as
+separate points.
+The store is MLFLOW_TRACKING_URI, or else SQLite in mlflow.db beside the sweeps and lone runs.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import RunDirectory, shown, similar
 from distsynth.tracking.journal import Line, covered, read
-from preprocess.shared.errors import UserError
-from preprocess.shared.settings import command, flatten, parse, required, setting
+from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.settings import command, flatten, parse, setting
 
 EXPERIMENT = "distsynth"
 UID = "distsynth.uid"
@@ -33,33 +35,50 @@ STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 
 @dataclass
 class Settings:
-    sweep: str = required("the sweep's folder, e.g. runs/lr")
-    tracking_uri: str = setting("", "MLflow's store (empty: MLFLOW_TRACKING_URI, or else mlflow.db beside the sweep)")
+    POSITIONAL: ClassVar = ("run",)
+    run: str = setting("", "a run's folder, e.g. runs/first, or a sweep's; its path alone is enough")
+    sweep: str = setting("", "the sweep's folder, e.g. runs/lr")
+    tracking_uri: str = setting("", "MLflow's store (empty: MLFLOW_TRACKING_URI, or else mlflow.db beside the sweep or run)")
+
+    def __post_init__(self) -> None:
+        if bool(self.run) == bool(self.sweep):
+            raise SettingError("give the folder of a run or of a sweep, for example run=runs/first or sweep=runs/lr")
 
 
 def main(words: Sequence[str]) -> int:
     settings = parse(Settings, words)
-    sync = Sync(Path(settings.sweep).absolute(), settings.tracking_uri)
+    sync = Sync(place_of(settings), settings.tracking_uri)
     sync.finish()
     print("\n".join(ui_lines(sync)))
     return 0
 
 
-class Sync:
-    """Sends one sweep to MLflow. Remembers how much of each curve is sent, so that replaying again sends only new points."""
+def place_of(settings: Settings) -> Path:
+    """The sweep's or the run's folder. Raises UserError if it is neither, naming a similar one."""
+    place = Path(settings.run or settings.sweep).absolute()
+    if not place.is_dir():
+        key = "run=" if settings.run else "sweep="
+        raise UserError(f"{key}{shown(place)} does not exist: {similar(place, key) or 'give the folder of a run or of a sweep'}")
+    if settings.run and not (place / "sweep.json").is_file():
+        RunDirectory(place).read_identity()
+    return place
 
-    def __init__(self, sweep: Path, tracking_uri: str = "") -> None:
-        """Raises UserError if `sweep` is not a sweep's folder or the store cannot be opened."""
-        self.sweep = sweep
-        if not (sweep / "sweep.json").is_file():
-            raise UserError(f"sweep={sweep} is not a sweep, it has no sweep.json: give the folder of one, for example runs/lr")
-        self.identity = json.loads((sweep / "sweep.json").read_text())
-        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.parent / 'mlflow.db'}"
+
+class Sync:
+    """Sends one sweep, or one run outside any, to MLflow. Remembers how much of each curve is sent, so that replaying again sends only new points."""
+
+    def __init__(self, folder: Path, tracking_uri: str = "") -> None:
+        """Of a sweep's folder; of a run's, with all its sweep if it is in one. Raises UserError if it is neither or the store cannot be opened."""
+        self.sweep = folder.parent if (folder / "run.json").is_file() else folder
+        in_sweep = (self.sweep / "sweep.json").is_file()
+        if not in_sweep and self.sweep == folder:
+            raise UserError(f"sweep={folder} is not a sweep, it has no sweep.json: give the folder of one, for example runs/lr")
+        self.lone = None if in_sweep else RunDirectory(folder)
+        self.top = self.sweep.parent if in_sweep or self.sweep.name == "alone" else self.sweep
+        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.top / 'mlflow.db'}"
         self.client = connect(self.uri)
         self.experiment = self.open_experiment()
-        self.parent = self.find_or_create(
-            self.identity["uid"], f"sweep {sweep.name}", {"distsynth.axes": ", ".join(self.identity["axes"])}
-        )
+        self.parent = self.open_parent() if in_sweep else ""
         self.runs: dict[Path, str] = {}
         self.replayed: dict[Path, Line] = {}  # the last line that was replayed
         self.sent: dict[tuple[str, str], tuple[int, float]] = {}  # MLflow run and curve: step and value of its last point
@@ -67,12 +86,16 @@ class Sync:
     def replay(self) -> None:
         """Send what is new in the journals. Raises UserError if MLflow fails; the next call sends the rest."""
         with mlflow_errors(self.uri):
-            for path in sorted(self.sweep.glob("*/run.json")):
-                self.replay_run(RunDirectory(path.parent))
+            for run in (
+                [self.lone] if self.lone else [RunDirectory(path.parent) for path in sorted(self.sweep.glob("*/run.json"))]
+            ):
+                self.replay_run(run)
 
     def finish(self) -> None:
         """Send everything, including artifacts, the parent's table and its final status. Raises UserError if MLflow fails."""
         self.replay()
+        if not self.parent:
+            return
         with mlflow_errors(self.uri):
             self.finish_parent()
 
@@ -132,7 +155,7 @@ class Sync:
         """The run's id in MLflow; a new run is created with its parameters, tags and start (milliseconds since 1970)."""
         identity = run.read_identity()
         tags = {
-            "mlflow.parentRunId": self.parent,
+            **({"mlflow.parentRunId": self.parent} if self.parent else {"mlflow.source.name": "distsynth.train"}),
             "distsynth.path": str(run.path),
             "distsynth.code": identity["code"],
             "distsynth.commit": identity["commit"],
@@ -149,6 +172,11 @@ class Sync:
             self.sent[mlflow_run, key] = (last.step, last.value)
         return mlflow_run
 
+    def open_parent(self) -> str:
+        """The sweep's id in MLflow."""
+        identity = json.loads((self.sweep / "sweep.json").read_text())
+        return self.find_or_create(identity["uid"], f"sweep {self.sweep.name}", {"distsynth.axes": ", ".join(identity["axes"])})
+
     def find_or_create(self, uid: str, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
         runs = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
         if runs:
@@ -163,7 +191,7 @@ class Sync:
         if experiment is not None:
             return str(experiment.experiment_id)
         # With SQLite, MLflow's default is an absolute path under the current directory; a server has its own location for artifacts.
-        local = (self.sweep.parent / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        local = (self.top / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         return str(self.client.create_experiment(EXPERIMENT, local))
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distsynth import config as configuration
 from distsynth.config import Config
 from distsynth.methods.contract import Method
-from distsynth.run_directory import RunDirectory
+from distsynth.run_directory import RunDirectory, similar
 from distsynth.settings import TrainSettings
 from distsynth.training import checkpoint
 from distsynth.training.model import trained_here
 from preprocess.cohort import Cohort
-from preprocess.shared.errors import SettingError
+from preprocess.shared.errors import SettingError, StoreError
 
 
 def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
@@ -22,20 +23,31 @@ def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
     objective would have nothing left to train, or the weights may have seen the test patients; StoreError if the run has no best checkpoint."""
     report = []
     if config.train.init_from:
-        report = [load_weights(method, config.train.init_from), *refuse_known(config, cohort)]
+        report = [load_weights(method, config.train.init_from, config.train.init_partial), *refuse_known(config, cohort)]
     if config.train.freeze:
         report.append(freeze(method, config.train))
     return "; ".join(report)
 
 
-def load_weights(method: Method, run: str) -> str:
-    """Load those weights of a run's best checkpoint whose name and shape this method has."""
-    given, own = checkpoint.load(RunDirectory(run).checkpoints / "best.pt")["method"], method.state_dict()
+def load_weights(method: Method, run: str, partial: bool = False) -> str:
+    """Load those weights of a run's best checkpoint whose name and shape this method has. Raises SettingError if that is none of them or, unless
+    `partial`, less than half: it is most likely the run of another method or width."""
+    best = RunDirectory(run).checkpoints / "best.pt"
+    if not best.is_file():
+        hint = similar(Path(run).absolute(), "train.init_from=") or "give the folder of a run that has been validated once"
+        raise StoreError(f"train.init_from={run}: {best} is not a readable checkpoint, it does not exist: {hint}")
+    given, own = checkpoint.load(best)["method"], method.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise SettingError(f"train.init_from={run}: none of its {len(given)} weights has a name and shape of this method's")
-    method.load_state_dict(fitting, strict=False)
     others = sorted({name.split(".")[0] for name in own.keys() - fitting.keys()})
+    taken, wanted = (sum(value.numel() for value in weights.values() if torch.is_tensor(value)) for weights in (fitting, own))
+    if 2 * taken < wanted and not partial:
+        raise SettingError(
+            f"train.init_from={run} gives only {taken:,} of this method's {wanted:,} weights, and none or not all of {', '.join(others)}: "
+            "give a run of the same method and widths, or train.init_partial=true to start the others new"
+        )
+    method.load_state_dict(fitting, strict=False)
     rest = f", the others, of {', '.join(others)}, start from new weights" if others else ""
     return f"{len(fitting)} of {len(own)} weights from {run}{rest}"
 

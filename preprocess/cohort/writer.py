@@ -104,6 +104,12 @@ class CohortWriter:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another part was first
                     raise
+        self.check()
+
+    def check(self) -> None:
+        """Raise StoreError if the store exists and is no cohort of this recipe. Writes nothing."""
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
         if not (self.path / "zarr.json").is_file():
             raise StoreError(f"store={self.path} exists and is not a cohort: give another path")
         attributes = read_json(self.path / "zarr.json").get("attributes", {})

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from preprocess.cohort import Cohort
 from preprocess.cohort.files import naming_of
@@ -25,7 +26,8 @@ from preprocess.source.naming import BidsSettings, Naming
 
 @dataclass
 class Settings:
-    store: str = required("the cohort to show; as the first word, its path is enough")
+    POSITIONAL: ClassVar = ("store",)
+    store: str = required("the cohort to show; its path alone is enough")
     source: str = setting("", "the folder that it was made from: also shows the scans themselves and each stage of the recipe")
     layout: str = setting(
         "", "how the source's files are named, as for to_zarr; also pattern= and names= (empty: as the store remembers)"
@@ -41,7 +43,7 @@ class Settings:
 
 
 def main(words: Sequence[str]) -> int:
-    settings = parse(Settings, with_store(words))
+    settings = parse(Settings, words)
     cohort = Cohort.open(settings.store)
     out = folder(settings)
     sample = chosen(cohort, settings.subjects)
@@ -59,13 +61,6 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"cannot write to out={out}: {error.strerror}") from error
     print(f"{page} shows {len(sample)} of {len(cohort.subjects)} subjects and the records of all")
     return 0
-
-
-def with_store(words: Sequence[str]) -> Sequence[str]:
-    """The words, with a first word that is only a path as `store=`."""
-    if words and ("=" not in words[0] or Path(words[0]).is_dir()):
-        return [f"store={words[0]}", *words[1:]]
-    return words
 
 
 def folder(settings: Settings) -> Path:

@@ -11,15 +11,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import operator
-import re
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from preprocess.shared import signals
 from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.signals import listen
+from preprocess.shared.words import dotlist, positional
 
 T = TypeVar("T")
 
@@ -51,11 +56,12 @@ def required(doc: str) -> Any:
 
 
 def parse(schema: type[T], words: Sequence[str]) -> T:
-    """The dataclass `schema` with its defaults overridden by `key=value` words.
+    """The dataclass `schema` with its defaults overridden by `key=value` words, or by bare paths for those that `schema.POSITIONAL` names.
 
     Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
-    return finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema)
+    words = positional(words, *getattr(schema, "POSITIONAL", ()))
+    return complete(finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema))
 
 
 def texts(schema: Any, prefix: str = "") -> Iterator[str]:
@@ -67,38 +73,36 @@ def texts(schema: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
-def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
-    """`["a.b=1", "c=[x,y]"]` as a nested config. The value of a key among `texts`, or one that is not valid YAML, such as `{case}/*.nii`, is
-    taken as text: `name=1_2` is not the number 12."""
-    config = OmegaConf.create()
-    for word in words:
-        if "=" not in word or word.startswith("="):
-            raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
-        try:
-            key, _, value = word.partition("=")
-            # A case may be named 007, which YAML would read as an octal number.
-            if (key in texts and value and "${" not in value) or re.fullmatch(r"0\d+", value):
-                OmegaConf.update(config, key, value)
-            else:
-                config.merge_with_dotlist([word])
-        except OmegaConfBaseException as error:
-            raise SettingError(f"cannot read the setting {word}: {first_line(error)}") from error
-        except Exception:  # YAML's
-            OmegaConf.update(config, *word.split("=", 1))
-    return config
-
-
 def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
     """The typed config `base` with the `over` configs on top. Raises SettingError naming the key that does not fit, and what would."""
     merged = base
     for layer in over:
         refuse_unknown_keys(base, layer)
         try:
-            merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
+            merged = OmegaConf.merge(merged, with_empty_texts(base, layer))  # type: ignore[assignment]
         except OmegaConfBaseException as error:
             where = error.full_key or "of " + ", ".join(map(str, layer))
             raise SettingError(f"setting {where}: {first_line(error)}") from error
     return merged
+
+
+def with_empty_texts(base: DictConfig, layer: DictConfig) -> DictConfig:
+    """The layer in which `key=`, which YAML reads as null, is the empty text where the setting is text. Raises SettingError for another."""
+    filled = deepcopy(layer)
+    for key in keys(layer):
+        if OmegaConf.is_missing(layer, key) or OmegaConf.select(layer, key) is not None:
+            continue
+        head, _, name = key.rpartition(".")
+        section = OmegaConf.select(base, head) if head else base
+        node = section._get_node(name) if isinstance(section, DictConfig) else None
+        default = OmegaConf.select(base, key)
+        if isinstance(node, StringNode) or (node is None and section is not None and section._metadata.element_type is str):
+            OmegaConf.update(filled, key, "")
+        elif default is not None:
+            example = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+            shown = shlex.quote(f"{key}={str(example).lower() if isinstance(example, bool) else example}")
+            raise SettingError(f"{key}= is empty: give it a value, for example {shown}")
+    return filled
 
 
 def finish(config: DictConfig, schema: type[T]) -> T:
@@ -112,6 +116,17 @@ def finish(config: DictConfig, schema: type[T]) -> T:
         raise SettingError(f"setting {error.full_key}: {first_line(error)}") from error
     assert isinstance(settings, schema)
     check_bounds(settings)
+    return settings
+
+
+def complete(settings: T, head: str = "") -> T:
+    """The settings, if none that must be given is the empty text. Raises SettingError."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            complete(value, f"{head}{field.name}.")
+        elif value == "" and field.default == MISSING:
+            raise SettingError(f"{head}{field.name}= is empty: give {head}{field.name}=… ({field.metadata['doc']})")
     return settings
 
 
@@ -178,15 +193,17 @@ def documentation(schema: Any, key: str) -> str:
     return ""
 
 
-def describe(schema: Any, prefix: str = "") -> Iterator[str]:
-    """One line per setting, `key=default  doc`, for `--help`."""
+def describe(schema: Any, prefix: str = "", values: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """One line per setting, `key=default  doc`, for `--help`; `values` are defaults by dotted key that take the place of the schema's."""
+    values = values or {}
     for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(field.default_factory):
-            yield from describe(field.default_factory, f"{prefix}{field.name}.")
+            yield from describe(field.default_factory, f"{prefix}{field.name}.", values)
             continue
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
+        default = values.get(prefix + field.name, default)
         shown = "" if default == MISSING else str(default)
         name = prefix + field.name.removesuffix("_")  # a word of Python's, such as continue
         yield f"  {f'{name}={shown}':<42} {field.metadata.get('doc', '')}"
@@ -215,19 +232,38 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def command(main: Callable[[list[str]], int], doc: str | None, schema: Any = None) -> None:
-    """Run `main(words)` as a command: `--help` prints `doc` and the settings; a UserError is printed as one sentence, with exit status 2."""
+def command(
+    main: Callable[[list[str]], int],
+    doc: str | None,
+    schema: Any = None,
+    explain: Callable[[list[str]], str] | None = None,
+) -> None:
+    """Run `main(words)` as a command.
+
+    `--help` prints `doc` and the settings, those of `schema` or what `explain(words)` returns. A UserError is printed as one sentence, with exit
+    status 2; Ctrl-C and SIGTERM end in one too, with 130 and 143.
+    """
     words = sys.argv[1:]
-    if any(word in ("-h", "--help", "help") for word in words):
-        print((doc or "").strip())
-        if schema is not None:
-            print("\nsettings (key=default):\n" + "\n".join(describe(schema)))
-        raise SystemExit(0)
+    listen()
     try:
+        if any(word in ("-h", "--help", "help") for word in words):
+            print("\n\n".join([(doc or "").strip(), *helped(words, schema, explain)]))
+            raise SystemExit(0)
         raise SystemExit(main(words))
-    except UserError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or signals.received:
+            number = signals.received[0] if signals.received else signal.SIGINT
+            print(signals.sentence_of(number), file=sys.stderr)
+            raise SystemExit(128 + number) from None
+        if not isinstance(error, UserError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+
+
+def helped(words: Sequence[str], schema: Any, explain: Callable[[list[str]], str] | None) -> Iterator[str]:
+    """The settings, for `--help`."""
+    if explain is not None:
+        yield explain([word for word in words if word not in ("-h", "--help", "help")])
+    elif schema is not None:
+        yield "\n".join(["settings (key=default):", *describe(schema)])

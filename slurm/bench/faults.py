@@ -1,10 +1,10 @@
 """The fault table: what happens to a run, how soon that is noticed, how much work is repeated, and whether the result is the same.
 
     python -m slurm.bench.faults store=data/phantom.zarr                       every fault, on this machine
-    python -m slurm.bench.faults store=data/phantom.zarr only=[rank_killed]    some of them
+    python -m slurm.bench.faults store=data/phantom.zarr only='[rank_killed]'    some of them
     python -m slurm.bench.faults store=data/phantom.zarr cluster=slurm         those on Slurm that need only a user's rights
     tests/slurm/lab.sh up && SLURM_CONF=/tmp/distsynth-slurm/slurm.conf python -m slurm.bench.faults store=data/phantom.zarr cluster=slurm \
-        partitions=[low,high] node_down='tests/slurm/lab.sh kill' node_up='tests/slurm/lab.sh start'      all, on the Slurm of the tests
+        partitions='[low,high]' node_down='tests/slurm/lab.sh kill' node_up='tests/slurm/lab.sh start'      all, on the Slurm of the tests
 
 Each fault is done to real processes: a small run of two ranks that the launcher started. The result is the same if all weights and every loss
 equal those of an undisturbed run, bit for bit.

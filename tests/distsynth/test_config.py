@@ -110,3 +110,33 @@ def test_an_own_variant_needs_no_file() -> None:
 def test_a_renamed_setting_is_refused_with_its_new_name(word: str, name: str) -> None:
     with pytest.raises(SettingError, match=f"is called {name} now"):
         compose([word])
+
+
+def test_a_key_without_a_value_is_the_empty_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = compose(["train.init_from=", "evaluate.judge=", "data.store=s.zarr", "data.external.real=", "data.external.b=b.zarr"])
+    assert (made.train.init_from, made.evaluate.judge, made.data.external) == ("", "", {"b": str(tmp_path / "b.zarr")})
+    assert compose(["train.init_from=1_2"]).train.init_from == str(tmp_path / "1_2")
+    for word, sentence in (
+        ("data.store=", "data.store= is empty: give data.store=…"),
+        ("train.epochs=", "train.epochs= is empty: give it a value, for example train.epochs=200"),
+        ("train.freeze=", "train.freeze= is empty: give it a value, for example 'train.freeze="),
+        ("train.schedule.name=", "train.schedule.name= is empty: give it a value, for example train.schedule.name=constant"),
+        ("method=", "method= is not known: choose from"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            compose([word])
+        assert str(caught.value).startswith(sentence)
+
+
+def test_the_help_lists_the_settings_of_a_method_as_its_preset_has_them() -> None:
+    general, own = configuration.settings_help([]), configuration.settings_help(["method=unet_small"])
+    assert "  run= " in general
+    assert "  train.init_from= " in general
+    assert "method.width" not in general
+    for line in ("  run= ", "  method.width=16 ", "  train.epochs=", "  method.norm=instance "):
+        assert line in own
+    preset = compose(["method=unet_small"])
+    assert f"  train.lr={preset.train.lr} " in own
+    with pytest.raises(SettingError, match=r"method=pix3pix is not known: did you mean pix2pix\?"):
+        configuration.settings_help(["method=pix3pix"])

@@ -73,6 +73,25 @@ def test_another_shape_begins_anew(unet: tuple[Path, dict[str, torch.Tensor]], s
     assert anew == {name for name, value in given.items() if value.shape != before[name].shape} != set()
 
 
+def test_less_than_half_of_the_weights_is_refused_unless_it_is_wanted(
+    unet: tuple[Path, dict[str, torch.Tensor]], store: Path
+) -> None:
+    """The run of a narrower network gives only the last biases, and the training would start from scratch without a word."""
+    wide = ["method=unet", "method.width=8", "method.depth=3", f"train.init_from={unet[0]}", f"data.store={store}"]
+    method, config = make(*wide)
+    before = deepcopy(method.state_dict())
+    with pytest.raises(SettingError) as caught:
+        begin_from(method, config, Cohort.open(store))
+    everything = sum(value.numel() for value in before.values())
+    assert str(caught.value) == (
+        f"train.init_from={unet[0]} gives only 3 of this method's {everything:,} weights, and none or not all of generator: "
+        "give a run of the same method and widths, or train.init_partial=true to start the others new"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    method, config = make(*wide, "train.init_partial=true")
+    assert begin_from(method, config, Cohort.open(store)).startswith("1 of ")
+
+
 def test_a_run_that_fits_nothing_or_has_no_weights_is_refused(
     unet: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, store: Path
 ) -> None:

@@ -52,7 +52,9 @@ def gappy(phantoms: Path, names: list[str], tmp_path_factory: pytest.TempPathFac
     return cohort_without(LACKING, phantoms, names, tmp_path_factory.mktemp("gappy"))
 
 
-def cohort_without(lacking: dict[int, tuple[str, ...]], phantoms: Path, names: list[str], place: Path) -> Path:
+def cohort_without(
+    lacking: dict[int, tuple[str, ...]], phantoms: Path, names: list[str], place: Path, n4: str = "enabled=false"
+) -> Path:
     for case in phantoms.glob("?GG/*"):
         folder = place / "source" / case.parent.name / case.name
         folder.mkdir(parents=True)
@@ -62,7 +64,7 @@ def cohort_without(lacking: dict[int, tuple[str, ...]], phantoms: Path, names: l
                 (folder / path.name).symlink_to(path)
     rows = [f"{split},{name}" for split, name in zip(SPLITS, names, strict=True)]
     (place / "split.csv").write_text("\n".join(["split,subject", *rows]))
-    words = ["recipe.n4.enabled=false", "workers=1", "require=[t1]", f"split.file={place / 'split.csv'}"]
+    words = [f"recipe.n4.{n4}", "workers=1", "require=[t1]", f"split.file={place / 'split.csv'}"]
     assert to_zarr.main([f"source={place / 'source'}", f"store={place / 'c.zarr'}", *words]) == 0
     return place / "c.zarr"
 
@@ -178,9 +180,9 @@ def test_validation_without_a_patient_that_can_be_scored_is_refused(phantoms: Pa
 
 @pytest.fixture(scope="module")
 def disjoint(phantoms: Path, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cohorts in one: every other patient has T1 and T2, the rest T1, T1c and FLAIR."""
+    """Two cohorts in one, of the recipe of `store`: every other patient has T1 and T2, the rest T1, T1c and FLAIR."""
     lacking = {place: ("t2",) if place % 2 else ("t1c", "flair") for place in range(10)}
-    return cohort_without(lacking, phantoms, names, tmp_path_factory.mktemp("disjoint"))
+    return cohort_without(lacking, phantoms, names, tmp_path_factory.mktemp("disjoint"), "iterations=[5]")
 
 
 @pytest.mark.parametrize("kind", ["stargan", "mmgan"])

@@ -53,4 +53,4 @@ def test_a_run_whose_files_are_gone_has_no_cost(tmp_path: Path) -> None:
     run.checkpoints.mkdir()
     (run.checkpoints / "best.pt").write_bytes(b"damaged")
     Journal(run.journal).write("metrics", step=12, values={})
-    assert Scored("name", "unet", scored.variant, {}, (run,)).cost == {"updates": "12"}
+    assert Scored("name", "unet", scored.variant, {}, (run,)).cost == {"updates": 12}

@@ -66,11 +66,49 @@ def test_the_best_run_per_variant_and_output_is_chosen_on_val(rows: list[dict[st
     ]
 
 
-def test_it_says_plainly_where_a_baseline_was_not_beaten(rows: list[dict[str, str]]) -> None:
-    assert rows[0]["beats it"] == "yes, +6.00"
-    assert rows[2]["beats it"] == "NO, -1.00"
-    assert rows[2]["best baseline"] == "20.00 (voxelwise)"
-    assert rows[2]["real: beats it"] == "NO, -0.50"
+def shown(text: str) -> list[dict[str, str]]:
+    """The rows of the tables in a text."""
+    rows: list[dict[str, str]] = []
+    head: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if cells and cells[0] == "variant":
+            head = cells
+        elif cells and not set(cells[0]) <= {"-"}:
+            rows.append(dict(zip(head, cells, strict=True)))
+    return rows
+
+
+def test_it_says_plainly_where_a_baseline_was_not_beaten(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    for text in (write_table(tmp_path / "lr"), (tmp_path / "lr" / "table.md").read_text()):
+        table = shown(text)
+        assert table[0]["beats it"] == "yes, +6.00"
+        assert table[2]["beats it"] == "NO, -1.00"
+        assert table[2]["best baseline"] == "20.00 (voxelwise)"
+        assert table[2]["real: beats it"] == "NO, -0.50"
+
+
+def test_the_csv_holds_one_number_a_column(rows: list[dict[str, str]]) -> None:
+    words = {"variant", "output", "method", "best run", "val best baseline", "test best baseline", "real best baseline"}
+    for row in rows:
+        assert words <= row.keys()
+        for name, value in row.items():
+            assert name in words or value == "" or float(value) is not None, (name, value)
+    third = rows[2]
+    assert [third[f"test brain psnr {what}"] for what in ("mean", "sd", "n")] == ["19", "0.0", "2"]
+    assert (third["test best baseline"], third["test best baseline psnr mean"]) == ("voxelwise", "20.0")
+    assert (third["test psnr above best baseline"], third["real psnr above best baseline"]) == ("-1.0", "-0.5")
+    assert {f"{cohort} {region} {metric} {what}" for cohort in ("val", "test", "real") for region in ("brain", "tumour")
+            for metric in ("psnr", "ssim", "nmae") for what in ("mean", "sd", "n")} <= third.keys()  # fmt: skip
+
+
+def test_the_terminal_names_what_is_shown(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    lines = write_table(tmp_path / "lr").splitlines()
+    assert lines[1] == (
+        "PSNR in dB, higher is better, mean over 2 test patients, in their brain and in their tumour; val: in the brain of 2 val patients, by "
+        "which runs and checkpoints were chosen; real: in the brain of 2 patients of data.external.real."
+    )
+    assert lines[2].startswith("| variant")
 
 
 def test_both_texts_name_the_runs_without_scores(tmp_path: Path, rows: list[dict[str, str]]) -> None:
@@ -110,8 +148,9 @@ def test_runs_that_make_no_images_have_a_table_of_their_own(tmp_path: Path) -> N
         assert "Dice of the whole tumour, mean over patients" in text
     with (sweep / "table.csv").open() as file:
         images, segmentor = csv.DictReader(file)
-    assert (images["best run"], images["test: Dice"]) == ("image", "-")
-    assert (segmentor["best run"], segmentor["brain"], segmentor["test: Dice"]) == ("high", "-", "0.700")
+    assert (images["best run"], images["test tumour dice mean"]) == ("image", "")
+    assert (segmentor["best run"], segmentor["test brain psnr mean"], segmentor["test tumour dice mean"]) == ("high", "", "0.7")
+    assert (segmentor["val tumour dice mean"], segmentor["val tumour dice n"]) == ("0.6", "1")
 
 
 def test_segmentors_alone_need_no_columns_of_images(tmp_path: Path) -> None:
@@ -147,12 +186,16 @@ def test_folds_and_seeds_of_a_setting_are_taken_together(tmp_path: Path) -> None
         add_fold(sweep, fold, 0, 0.002, val + 1, test + 1)
     add_fold(sweep, 2, 1, 0.002, 21, 30)
     terminal = write_table(sweep)
-    with (sweep / "table.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = shown((sweep / "table.md").read_text())
     assert row["best run"] == "lr-0.002 (4 runs)"
     assert row["val"] == "23.50"  # of 31, 21, 21 and 21
     assert row["brain"] == "25.50 / 0.500 / 0.100"  # of 22, 23, 27 and 30
     assert row["beats it"] == "yes, +5.50"
+    with (sweep / "table.csv").open() as file:
+        (numbers,) = csv.DictReader(file)
+    assert [float(numbers[f"test brain psnr {what}"]) for what in ("mean", "n")] == [25.5, 4]
+    assert float(numbers["test psnr above best baseline"]) == 5.5
+    assert [float(numbers[f"test psnr above best baseline, run {n}"]) for n in (1, 2, 3, 4)] == [2, 3, 7, 10]
     assert "Patients: val 3, test 3." in terminal
     assert "(4 runs)" in terminal
     assert "they differ only in fold or seed" in terminal
@@ -171,10 +214,10 @@ def test_a_sweep_of_several_methods_has_a_row_for_each(tmp_path: Path) -> None:
     terminal = write_table(sweep)
     with (sweep / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(r["variant"], r["output"], r["method"], r["best run"], r["brain"][:5]) for r in rows] == [
+    assert [(r["variant"], r["output"], r["method"], r["best run"], r["test brain psnr mean"]) for r in rows] == [
         *(("mimo", output, *cells) for output in ("T1c", "FLAIR") for cells in (
-            ("mmgan", "mmgan_0.001", "26.00"), ("pix2pix", "pix2pix_0.001", "18.00"), ("unet", "unet_0.002", "19.00"))),
-        ("miso_flair", "-", "-", "segmentor", "-"),
+            ("mmgan", "mmgan_0.001", "26"), ("pix2pix", "pix2pix_0.001", "18"), ("unet", "unet_0.002", "19"))),
+        ("miso_flair", "FLAIR", "segment", "segmentor", ""),
     ]  # fmt: skip
     for text in (terminal, (sweep / "table.md").read_text()):
         heads = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| variant")]
@@ -196,12 +239,15 @@ def test_the_files_have_more_columns_than_the_terminal(tmp_path: Path) -> None:
     best.parent.mkdir()
     torch.save({"method": {"a.weight": torch.zeros(50, 600)}}, best)
     terminal = write_table(sweep)
-    with (sweep / "table.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = shown((sweep / "table.md").read_text())
     assert row["beats it"] == "yes, +3.00"
     extra = {"of each": "+1.00 +5.00", "SSIM beyond": "+0.000", "NMAE beyond": "+0.0%", "over the copy": "+3.00"}
     cost = {"updates": "10", "seconds": "6", "parameters": "0.03 M"}
     assert {name: row[name] for name in (*extra, *cost)} == extra | cost
+    with (sweep / "table.csv").open() as file:
+        (numbers,) = csv.DictReader(file)
+    assert {name: numbers[name] for name in cost} == {"updates": "10", "seconds": "6", "parameters": "30000"}
+    assert float(numbers["test psnr above copy"]) == 3
     text = (sweep / "table.md").read_text()
     assert "| of each " in text
     assert "Of each: dB of each run above the best baseline" in text
@@ -222,7 +268,10 @@ def test_ssim_and_nmae_are_compared_with_the_baseline_that_is_best_in_each(tmp_p
     scores["cohorts"]["test"]["scores"]["flair"]["brain"] = models
     write_json(run.scores, scores)
     write_table(tmp_path / "s")
+    (row,) = shown((tmp_path / "s" / "table.md").read_text())
     with (tmp_path / "s" / "table.csv").open() as file:
-        (row,) = csv.DictReader(file)
+        (numbers,) = csv.DictReader(file)
+    assert float(numbers["test ssim above best baseline"]) == pytest.approx(0.05)
+    assert float(numbers["test nmae below best baseline"]) == pytest.approx(0.01)
     assert (row["SSIM beyond"], row["NMAE beyond"], row["over the copy"]) == ("+0.050", "+10.0%", "+5.00")
     assert "of each" not in row

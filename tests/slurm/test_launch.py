@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,7 +53,9 @@ def test_a_sweep_trains_on_two_ranks_and_ends_in_a_table(launched) -> None:
     with (folder / "runs" / "small" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["variant"], r["output"]) for r in rows] == [("mimo", "T1c"), ("mimo", "FLAIR"), ("siso", "T2")]
-    assert all(r["beats it"].startswith(("yes", "NO")) for r in rows)
+    assert all(float(r["test brain psnr n"]) > 0 for r in rows)
+    assert all(float(r["test psnr above best baseline"]) for r in rows)
+    assert "PSNR in dB, higher is better, mean over " in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
     assert "workflowType=machine_learning" in done.stdout
 
@@ -114,45 +118,69 @@ def test_a_sweep_over_methods_trains_what_goes_together_with_each_seed(store: Pa
     assert "left out, since the method does not serve the variant: unit_small with mimo\n" in done.stdout
     with (tmp_path / "runs" / "methods" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["variant"], row["output"], row["tumour in"]) for row in rows] == [
-        ("mimo", "T1c", "-"), ("mimo", "FLAIR", "-"), ("mimo", "-", "T1c"), ("mimo", "-", "FLAIR")
+    assert [(row["variant"], row["output"], row["method"]) for row in rows] == [
+        ("mimo", "T1c", "unet"), ("mimo", "FLAIR", "unet"), ("mimo", "T1c", "segment"), ("mimo", "FLAIR", "segment")
     ]  # fmt: skip
     for row in rows[:2]:
         assert row["best run"] == "unet_small_mimo_fold-0 (2 runs)"
-        mean, (first, second) = float(row["beats it"].split()[1]), map(float, row["of each"].split())
+        first, second = (float(row[f"test psnr above best baseline, run {number}"]) for number in (1, 2))
         assert first != second
-        assert mean == pytest.approx((first + second) / 2, abs=0.011)
-        assert row["NMAE beyond"].endswith("%")
+        assert float(row["test psnr above best baseline"]) == pytest.approx((first + second) / 2, abs=0.011)
+        assert abs(float(row["test nmae below best baseline"])) < 1
     for row in rows:
-        assert (row["updates"], row["parameters"][-2:]) == ("3", " M")
-        assert float(row["parameters"][:-2]) > 0.01
-        assert int(row["seconds"]) >= 0
+        assert row["updates"] == "3"
+        assert int(row["parameters"]) > 10_000
+        assert not row["seconds"] or int(row["seconds"]) >= 0
     for row in rows[2:]:
-        assert 0 <= float(row["test: Dice"]) <= 1
+        assert 0 <= float(row["test tumour dice mean"]) <= 1
 
 
-def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path: Path, run: Runner) -> None:
-    done = run(LAUNCH, "sweep=lr", "dry_run=true", cwd=tmp_path)
+def test_a_dry_run_prints_the_plan_and_touches_nothing(store: Path, tmp_path: Path, run: Runner) -> None:
+    done = run(LAUNCH, "sweep=lr", "dry_run=true", f"data.store={store}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 runs on local" in done.stdout or "12 runs on slurm" in done.stdout
     assert "miso_flair_lr-0.0005" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, run: Runner) -> None:
+def test_what_is_wrong_is_said_before_anything_starts(store: Path, tmp_path: Path, run: Runner) -> None:
     for given, sentence in (
+        (["sweep=lr"], "give data.store=PATH, the cohort to train on"),
         (["sweep=lr", "data.store=nowhere.zarr"], "nowhere.zarr"),
         (["sweep=lr", "train.lrr=1"], "did you mean train.lr?"),
         (
-            ["sweep=lr", "cluster=local"],
+            ["sweep=lr", "cluster=local", f"data.store={store}"],
             "train.batch=1 cannot be shared by 2 ranks: give a multiple of 2, such as train.batch=2, or take 1 rank",
         ),
-        (["sweep=lr", "cluster=local", "train.batch=2"], "method.segmentor.batch=5 cannot be shared by 2 ranks"),
+        (
+            ["sweep=lr", "cluster=local", f"data.store={store}", "train.batch=2"],
+            "method.segmentor.batch=5 cannot be shared by 2 ranks",
+        ),
     ):
-        done = run(LAUNCH, *given, cwd=tmp_path)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert sentence in done.stderr
+        for dry in ((), ("dry_run=true",)):
+            with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+                launch.main([*given, *dry])
+            assert "\n" not in str(caught.value)
+    done = run(LAUNCH, "sweep=lr", "data.store=nowhere.zarr", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_cohort_it_takes_the_demos_and_says_so_first_and_last(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "launch_runs", lambda settings, runs: 0)
+    with pytest.raises(UserError, match=r"give data.store=PATH, the cohort to train on"):
+        launch.main(["sweep=lr"])
+    shutil.copytree(store, tmp_path / "data" / "phantom.zarr")
+    for words in (["sweep=lr"], ["variant=mimo"], ["sweep=lr", "dry_run=true"]):
+        assert launch.main(words) == 0
+        first, last = capsys.readouterr().out.splitlines()
+        assert first == last == f"made-up patients ({tmp_path / 'data' / 'phantom.zarr'}); yours: data.store=PATH"
+    for words in (["data=brats"], [f"data.store={store}"], [f"sweep.axes.data.store=[{store}]"]):
+        assert launch.main(words) == 0
+        assert capsys.readouterr().out == ""
 
 
 def test_many_runs_read_the_cohort_once_and_are_submitted_at_once(
@@ -228,7 +256,7 @@ def test_ctrl_c_stops_the_ranks_too_and_the_sweep_goes_on_later(
     assert (second.returncode, "another launcher watches sweep small" in second.stderr) == (2, True)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    assert (process.returncode, error) == (130, "stopped by Ctrl-C\n")
     assert "the runs stopped; watch them again with the same command" in out
     deadline = time.monotonic() + 10
     while alive(tmp_path) and time.monotonic() < deadline:

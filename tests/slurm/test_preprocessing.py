@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.cohort import Cohort
-from preprocess.shared.errors import SettingError
+from preprocess.shared.errors import SettingError, UserError
 from slurm.cluster import ClusterSettings
 from slurm.preprocessing import launch_preprocessing
 
@@ -27,6 +27,21 @@ def test_the_plan_is_shown_and_nothing_done(tmp_path: Path, run, phantoms: Path)
     done = run(SCRIPT, "job=preprocess", *words, cwd=tmp_path)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "10 cases in 3 parts on slurm, 4 workers each")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_checks_the_store_as_the_real_run_does(store: Path, phantoms: Path) -> None:
+    before = sorted(path for path in store.rglob("*"))
+    cluster = ClusterSettings(kind="slurm")
+    others = phantoms.parent / "fewer"
+    for words, sentence in (
+        ([f"source={phantoms}", "recipe.spacing=7"], "was made with another recipe"),
+        ([f"source={next(phantoms.glob('*'))}", "recipe.n4.iterations=[5]"], "holds .*, which source=.* does not"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(UserError, match=sentence):
+                launch_preprocessing(cluster, [*words, f"store={store}"], others, 1.0, dry_run)
+    assert sorted(path for path in store.rglob("*")) == before
+    assert not others.exists()
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,16 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
         (["cluster.gpus=4"], "cluster.gpus=4 must be 0 or 1"),
         (["cluster=local", "cluster.nodes=2"], "cluster.nodes=2 needs Slurm"),
         (["dry_run=perhaps"], "setting dry_run"),
+        (["dry_run="], "dry_run= is empty: give it a value, for example dry_run=false"),
+        (["sweep.name="], "sweep.name= is empty: give the sweep a name"),
+        (["sweep.axes.seed="], "sweep.axes.seed=None must be a list of values"),
+        (["sweep=lr", "--data.store=x"], "write key=value without dashes: data.store=x in place of --data.store=x"),
+        (["sweep", "=", "lr"], "no spaces around =: write sweep=lr"),
         (["sweep.axes.train.lr=5"], r"sweep.axes.train.lr=5 must be a list of values"),
         (["sweep.axes.train.lr=[]"], r"sweep.axes.train.lr=\[\] must be a list of values"),
         (["sweep.axes.train.lrr=[1]"], r"did you mean train.lr\?"),
         (["sweep=lr", "train.epochs=many"], "setting train.epochs"),
-        (["sweep=lr", "train.lr=1e-3"], r"train.lr is an axis of sweep lr: give sweep.axes.train.lr=\[1e-3\] in place of"),
+        (["sweep=lr", "train.lr=1e-3"], r"train.lr is an axis of sweep lr: give sweep.axes.train.lr='\[1e-3\]' in place of"),
         (["sweep=lr", "variant=mimo"], "variant is an axis of sweep lr"),
         (["sweep=methods", "sweep.axes.method=[tcmgann]"], "method=tcmgann is not known: did you mean tcmgan"),
         (
@@ -110,8 +115,8 @@ def test_no_axes_is_one_run(tmp_path: Path) -> None:
             "unknown setting method.weights",
         ),
         (["sweep=methods", "sweep.axes.variant=[{name: odd, inputs: [t1], outputs: [t1]}]"], "t1 is both an input and an output"),
-        (["sweep=methods", "seed=5"], r"seed is an axis of sweep methods: give sweep.axes.seed=\[5\] in place of seed=5"),
-        (["sweep=methods", "data.fold=2"], r"give sweep.axes.data.fold=\[2\] in place of data.fold=2"),
+        (["sweep=methods", "seed=5"], r"seed is an axis of sweep methods: give sweep.axes.seed='\[5\]' in place of seed=5"),
+        (["sweep=methods", "data.fold=2"], r"give sweep.axes.data.fold='\[2\]' in place of data.fold=2"),
         (["sweep=methods", "sweep.axes.seed=[]"], r"sweep.axes.seed=\[\] must be a list of values"),
     ],
 )
@@ -148,3 +153,22 @@ def test_the_settings_in_slurms_words() -> None:
     assert parameters["array_parallelism"] == 3
     assert parameters["additional_parameters"] == {"requeue": True, "qos": "low"}
     assert "account" not in parameters
+    assert parameters["mem"] == "16GB"
+
+
+def test_an_empty_memory_is_the_sites_own() -> None:
+    for word in ("cluster.memory=", "cluster.memory=''"):
+        launch, _ = read_words([word, "cluster.extra.mem-per-cpu=4G", "cluster.partition="])
+        assert launch.cluster.memory == ""
+        assert "mem" not in slurm_parameters(launch.cluster, "name")
+
+
+def test_a_run_of_a_version_with_fewer_settings_is_not_of_other_settings(tmp_path: Path) -> None:
+    """A setting that is new has its default."""
+    settings = SweepSettings(name="s", axes={"seed": [0]})
+    (run,) = plan(settings, [], tmp_path)
+    configuration.save(run.config, run.directory.config)
+    lines = run.directory.config.read_text().splitlines(keepends=True)
+    assert [line.strip() for line in lines if "init_partial" in line] == ["init_partial: false"]
+    run.directory.config.write_text("".join(line for line in lines if "init_partial" not in line))
+    plan(settings, [], tmp_path)

@@ -191,6 +191,17 @@ def test_the_plan_is_shown_and_nothing_done(clinic: Path, trained: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_checks_the_folder_to_write_to(clinic: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text("mine")
+    words = [f"source={clinic}", f"out={tmp_path / 'out'}", f"run={trained}"]
+    for where in (["job=synthesise", "cluster=local"], ON_SLURM):
+        with pytest.raises(StoreError, match="exists and is no report of this command: give another out="):
+            launch.main([*where, *words, "dry_run=true"])
+    with pytest.raises(SettingError, match="threads=999: this process may use"):
+        launch.main(["job=synthesise", "cluster=local", *words, "dry_run=true", "threads=999"])
+
+
 def test_where_nothing_is_missing_nothing_is_submitted(
     slurm: SimpleNamespace, phantoms: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,101 @@
+"""The words of a command line: `key=` is empty, spaces and dashes are answered with the right word, and a bare path has its obvious meaning."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from preprocess import to_zarr
+from preprocess.shared.errors import SettingError
+from preprocess.shared.settings import parse, required, setting
+from preprocess.shared.words import dotlist, positional
+
+
+@dataclass
+class Inner:
+    file: str = setting("", "a file")
+    counts: list[int] = setting([], "numbers")
+
+
+@dataclass
+class Settings:
+    name: str = setting("auto", "a text")
+    kind: Literal["one", "two"] = setting("one", "a choice")
+    words: dict[str, str] = setting({}, "texts by name")
+    number: int = setting(3, "a number")
+    wanted: Any = setting("all", "text or list")
+    inner: Inner = setting(Inner, "")
+    out: str = setting("x", "an output")
+
+
+@dataclass
+class Needy(Settings):
+    store: str = required("the store")
+
+
+def test_a_key_without_a_value_is_the_empty_text() -> None:
+    settings = parse(Settings, ["name=", "inner.file=", "words.a=", "out="])
+    assert (settings.name, settings.inner.file, settings.words, settings.out) == ("", "", {"a": ""}, "")
+    assert parse(Settings, ["name=''", 'out=""']).name == ""
+    assert parse(Settings, ["name=1_2"]).name == "1_2"
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("number=", "number= is empty: give it a value, for example number=3"),
+        ("kind=", "kind= is empty: give it a value, for example kind=one"),
+        ("wanted=", "wanted= is empty: give it a value, for example wanted=all"),
+        ("inner.counts=", r"inner.counts= is empty: give it a value, for example 'inner.counts=\[\]'"),
+        ("words=", "words= is empty: give it a value"),
+        ("store=", r"store= is empty: give store=… \(the store\)"),
+    ],
+)
+def test_a_setting_that_is_no_text_needs_a_value(word: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=f"^{sentence}") as caught:
+        parse(Needy, [word])
+    assert "\n" not in str(caught.value)
+
+
+def test_every_text_of_to_zarr_can_be_empty() -> None:
+    for word in ("resample=", "split=", "pattern=", "part=", "recipe.resample=", "split.file="):
+        parse(to_zarr.Settings, [to_zarr.aliased(word)])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["name", "=", "x"], "no spaces around =: write name=x"),
+        (["name=", "x"], "no spaces around =: write name=x"),
+        (["number=1", "name=", "x", "out=y"], "no spaces around =: write name=x"),
+        (["name", "=x"], "no spaces around =: write name=x"),
+        (["--name", "=", "x"], "no spaces around =: write name=x"),
+        (["--name=x"], "write key=value without dashes: name=x in place of --name=x"),
+        (["--name", "x"], "write key=value without dashes: name=x in place of --name"),
+        (["-name", "out=y"], "write key=value without dashes: name=VALUE in place of -name"),
+        (["--inner-file=x"], "write key=value without dashes: inner_file=x in place of --inner-file=x"),
+        (["x"], "'x' is not a setting: write key=value, for example seed=1"),
+    ],
+)
+def test_spaces_and_dashes_are_answered_with_the_word_as_it_should_be(words: list[str], sentence: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        dotlist(words)
+    assert str(caught.value) == sentence
+
+
+def test_values_that_look_like_other_words_stay() -> None:
+    assert dotlist(["a=-1", "b=--x", "c=x = y", "d="]) == {"a": -1, "b": "--x", "c": "x = y", "d": None}
+
+
+def test_a_bare_path_is_the_first_setting_that_has_no_value() -> None:
+    assert positional(["runs/first"], "run") == ["run=runs/first"]
+    assert positional(["seed=1", "runs/first"], "run") == ["seed=1", "run=runs/first"]
+    assert positional(["a", "b.zarr", "x=1"], "source", "store") == ["source=a", "store=b.zarr", "x=1"]
+    assert positional(["source=a", "b.zarr"], "source", "store") == ["source=a", "store=b.zarr"]
+    assert positional(["runs/lr=0.001"], "run") == ["run=runs/lr=0.001"]
+
+
+def test_what_is_no_path_stays_for_the_sentence() -> None:
+    for words in (["run", "=", "x"], ["run=", "x"], ["run", "=x"], ["--run", "x"], ["--run=x"], ["run=y", "x"], ["a.b=c"]):
+        assert positional(words, "run") == words
+    assert positional(["x"]) == ["x"]
