@@ -112,7 +112,11 @@ def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, 
         ratio = filled[odd] / float(np.median(list(filled.values())))
         why = "do they lie on each other? coregister=true aligns them"
         if abs(ratio - 1) > apart / 2:
-            why = "was its skull left, or was it interpolated after the skull was removed?" if ratio > 1 else "is part of it missing?"
+            why = (
+                "was its skull left, or was it interpolated after the skull was removed?"
+                if ratio > 1
+                else "is part of it missing?"
+            )
         what = f"the contrasts' brains are {apart:.1%} apart, {files[odd]} most: {why} (they show {shares} of the brain)"
     (doubts.refuse if apart > TOO_FAR_APART else doubts.say)(odd, what)
 

@@ -23,7 +23,9 @@ IMAGE_SHARD, SEG_SHARD = "image/c/0/0/0/0", "labels/seg/0/c/0/0/0"
 
 
 def make(source: Path, store: Path, *words: str) -> Path:
-    to_zarr.main([f"source={source}", f"store={store}", "workers=1", "recipe.n4.enabled=false", "recipe.crop=[112,93,93]", *words])
+    to_zarr.main(
+        [f"source={source}", f"store={store}", "workers=1", "recipe.n4.enabled=false", "recipe.crop=[112,93,93]", *words]
+    )
     return store
 
 
