@@ -85,7 +85,7 @@ def check_size(mask: Mask, spacing: Sequence[float], given: str, skull: str, dou
 def is_cut(mask: Mask, axis: int) -> bool:
     """Whether the grid ends within the brain along an axis."""
     ends = max(np.count_nonzero(mask.take(end, axis)) for end in (0, -1))
-    return ends > 0 and bool(ends > CUT * max(np.count_nonzero(section) for section in np.moveaxis(mask, axis, 0)))
+    return bool(ends) and bool(ends > CUT * max(np.count_nonzero(section) for section in np.moveaxis(mask, axis, 0)))
 
 
 def sides_of(mask: Mask, spacing: Sequence[float]) -> list[float]:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from sick import Sick
 
 KINDS = ("t1", "t1c", "t2", "flair", "seg")
 
@@ -105,3 +106,9 @@ def read_only() -> Iterator[Callable[[Path], Path]]:
     yield protect
     for folder in mounted:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def sick(phantoms: Path, tmp_path: Path) -> Sick:
+    """A phantom whose files a test changes."""
+    return Sick(next(iter(sorted(phantoms.glob("HGG/*")))), tmp_path)
