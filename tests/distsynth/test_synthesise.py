@@ -416,7 +416,7 @@ BROKEN = {
     "too few": (of_t2(lambda t2: t2.unlink()), "makes T1c from T1 and T2, and there is only T1"),
     "other grid": (other_grid, r"register them \(coregister=true does\), or if they show the same place set resample=t1"),
     "skull": (skull, r"make a brain mask with `mri_synthstrip -i .*_t1.nii.gz -m .*_mask.nii.gz`, or with `hd-bet "),
-    "no NIfTI": (of_t2(lambda t2: t2.write_bytes(b"hello")), "_t2.nii.gz cannot be read"),
+    "no NIfTI": (of_t2(lambda t2: t2.write_bytes(b"hello")), "_t2.nii.gz is not a NIfTI file"),
     "a pipe": (of_t2(lambda t2: (t2.unlink(), os.mkfifo(t2))), "_t2.nii.gz is not a plain file"),
     "a link to nothing": (of_t2(lambda t2: (t2.unlink(), t2.symlink_to("/nowhere"))), "_t2.nii.gz is a link to nothing"),
     "cut off": (of_t2(lambda t2: t2.write_bytes(t2.read_bytes()[:5000])), "copy it again"),
