@@ -69,10 +69,10 @@ class Session:
         if not plan:
             return Outcome(case.name, "nothing missing")
         hashes = {kind: digest_of(case.name, path) for kind, path in case.files.items()}
-        images_of = {kind: (hashes[kind], case.channels.get(kind)) for kind in case.files}
-        if twice := [kind for kind in case.files if list(images_of.values()).count(images_of[kind]) > 1]:
+        scans = {kind: volume_of(case, kind, digest) for kind, digest in hashes.items()}
+        if twice := [kind for kind in scans if list(scans.values()).count(scans[kind]) > 1]:
             raise CaseError(f"{case.name}: {' and '.join(twice)} are the same file: give each contrast its own")
-        if self.done(case, plan, hashes):
+        if self.done(case, plan, scans):
             return Outcome(case.name, "kept", paths)
         images = load_all(case.name, case.files, case.channels)
         patients: dict[str, Patient] = {}
@@ -95,7 +95,7 @@ class Session:
         for output, (model, patient, each) in made.items():
             seen = patient.seen_by(model.trained_on, hashes, each.inputs)
             notes += [f"{model.name} was trained on this patient: not a held-out result"] * seen
-            self.write(case, patient, hashes, output, model, each, seen)
+            self.write(case, patient, scans, output, model, each, seen)
         return Outcome(case.name, "synthesised", paths, makers, notes=list(dict.fromkeys(notes)))
 
     def begin(self) -> None:
@@ -202,7 +202,13 @@ class Session:
             "Sources": [self.naming.source(case.files[m], self.dataset) for m in made.inputs],
             "SeenInTraining": seen,
             "Notes": list(patient.notes),
-            "Scans": {kind: {"file": case.files[kind].name, "sha256": hashes[kind]} for kind in case.files},
+            "Scans": {
+                kind: {
+                    "file": case.files[kind].name,
+                    **dict(zip(("sha256", "volume"), hashes[kind].split(", volume "), strict=False)),
+                }
+                for kind in case.files
+            },
             "Grid": patient.grid,
             "Resampled": patient.resampled,
             "Coregistered": patient.scans.moved,
@@ -221,6 +227,11 @@ def digest_of(name: str, path: Path) -> str:
         return file_digest(path)
     except OSError as error:
         raise CaseError(f"{name}: {path.name} cannot be read ({error.strerror}): copy it again") from error
+
+
+def volume_of(case: Case, kind: str, digest: str) -> str:
+    """Identifies a scan: the sha256 of its file and, of a 4-D file, the number of its volume."""
+    return f"{digest}, volume {case.channels[kind][0]}" if kind in case.channels else digest
 
 
 def together(chosen: Candidate, there: Sequence[str], outputs: list[str]) -> Iterator[tuple[Candidate, list[str]]]:

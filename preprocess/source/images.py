@@ -52,8 +52,8 @@ def load_all(case: str, files: Mapping[str, Path], channels: Mapping[str, Volume
     return {kind: read[path][channels[kind][0]] if path in read else load(case, path) for kind, path in files.items()}
 
 
-def volumes(case: str, path: Path, count: int = 1) -> list[Image]:
-    """The volumes of a file that must hold `count` of them. Raises CaseError naming the file and what is wrong with it."""
+def volumes(case: str, path: Path, count: int = 0) -> list[Image]:
+    """The volumes of a file that must hold `count` of them, or be 3-D if that is 0. Raises CaseError naming the file and what is wrong with it."""
     if not path.name.lower().endswith(SUFFIXES):
         raise CaseError(f"{case}: {path.name} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: convert it")
     refuse_absent(case, path)
@@ -68,7 +68,7 @@ def volumes(case: str, path: Path, count: int = 1) -> list[Image]:
         if reason.startswith("Not a gzipped file"):  # though it begins as one
             reason = "bytes that are not gzip follow the packed ones"
         raise CaseError(f"{case}: {path.name} cannot be read ({reason}): copy it again") from error
-    if len(images) != count:
+    if len(images) != (count or 1):
         raise CaseError(f"{case}: {path.name} holds {len(images)} volume: expected {count}")
     for image in images:
         image.file = path.name
@@ -82,7 +82,7 @@ def check(case: str, image: Image) -> None:
         raise CaseError(f"{case}: {image.file} has no usable affine in its header")
 
 
-def load_nifti(path: Path, count: int = 1) -> list[Image]:
+def load_nifti(path: Path, count: int = 0) -> list[Image]:
     """Its `count` volumes. Decompresses the whole file, so that its checksum is checked."""
     import nibabel as nib
 
@@ -103,10 +103,10 @@ def load_nifti(path: Path, count: int = 1) -> list[Image]:
         raise CaseError(f"is longer than the {size} bytes that its header gives: export it again")
     file = kind.from_bytes(data)
     with np.errstate(over="ignore"):
-        array = np.asanyarray(file.dataobj).reshape(*shape[:3], count).astype(np.float32)
+        array = np.asanyarray(file.dataobj).reshape(*shape[:3], count or 1).astype(np.float32)
     scaling = [float(file.dataobj.slope), float(file.dataobj.inter)]
     affine = file.affine.astype(np.float64)
-    return [Image(array[..., n], affine, dtype.name, scaling, header=file.header) for n in range(count)]
+    return [Image(array[..., n], affine, dtype.name, scaling, header=file.header) for n in range(count or 1)]
 
 
 def is_synthetic(path: Path) -> bool:
@@ -173,11 +173,10 @@ def check_stream(path: Path, start: int, size: int, packed_size: int) -> None:
 
 
 def axes(shape: Sequence[int], count: int) -> tuple[int, ...]:
-    """The shape of a file of `count` volumes: three axes, and a fourth if there are several. Raises CaseError if it is another."""
-    if count == 1:
+    """The shape of a file of `count` volumes, with a fourth axis for them; three axes if that is 0. Raises CaseError if it is another."""
+    if not count:
         return three_axes(shape)
-    held = shape[3] if len(shape) > 3 else 1
-    if len(shape) != 4 or held != count:
+    if len(shape) < 3 or math.prod(shape[3:]) != count:
         raise CaseError(f"has shape {tuple(shape)}: expected {count} volumes, one for each contrast of dataset.json")
     if count * math.prod(three := three_axes(shape[:3])) > MOST:
         raise CaseError(f"has shape {tuple(shape)}: expected at most {MOST // 10**6} million voxels in all")

@@ -416,7 +416,7 @@ BROKEN = {
     "too few": (of_t2(lambda t2: t2.unlink()), "makes T1c from T1 and T2, and there is only T1"),
     "other grid": (other_grid, r"register them \(coregister=true does\), or if they show the same place set resample=t1"),
     "skull": (skull, r"make a brain mask with `mri_synthstrip -i .*_t1.nii.gz -m .*_mask.nii.gz`, or with `hd-bet "),
-    "no NIfTI": (of_t2(lambda t2: t2.write_bytes(b"hello")), "_t2.nii.gz cannot be read"),
+    "no NIfTI": (of_t2(lambda t2: t2.write_bytes(b"hello")), "_t2.nii.gz is not a NIfTI file"),
     "a pipe": (of_t2(lambda t2: (t2.unlink(), os.mkfifo(t2))), "_t2.nii.gz is not a plain file"),
     "a link to nothing": (of_t2(lambda t2: (t2.unlink(), t2.symlink_to("/nowhere"))), "_t2.nii.gz is a link to nothing"),
     "cut off": (of_t2(lambda t2: t2.write_bytes(t2.read_bytes()[:5000])), "copy it again"),
@@ -709,3 +709,23 @@ def test_contrasts_that_lie_apart_are_brought_together(store: Path, patient: Pat
     moved = Cohort.open(cohort).record(patient.name).source["t2"]["moved"]
     millimetres, degrees = map(float, re.findall(r"[\d.]+", moved))
     assert (millimetres, degrees) == (pytest.approx(4, abs=1.5), pytest.approx(3, abs=1))
+
+
+def test_a_decathlon_file_gives_what_its_contrasts_in_files_of_their_own_give(patient: Path, run: Path, tmp_path: Path) -> None:
+    plain = some_of(patient, tmp_path / "plain", "t1", "t2")
+    scans = [nib.load(plain / f"{patient.name}_{kind}.nii.gz") for kind in ("t2", "t1")]
+    msd = tmp_path / "msd" / "imagesTs"
+    msd.mkdir(parents=True)
+    stack = np.stack([scan.get_fdata() for scan in scans], -1)
+    nib.save(nib.Nifti1Image(stack.astype(scans[0].get_data_dtype()), scans[0].affine), msd / f"{patient.name}.nii.gz")
+    (tmp_path / "msd" / "dataset.json").write_text('{"modality": {"0": "T2w", "1": "T1w"}}')
+    for case in (plain, msd.parent):
+        assert call(f"source={case}", f"out={case.with_name(f'{case.name} out')}", f"run={run}") == 0
+    for output in ("t1c", "flair"):
+        name = f"{patient.name}_{output}_synth.nii.gz"
+        images = [nib.load(folder.with_name(f"{folder.name} out") / name) for folder in (plain, msd.parent)]
+        np.testing.assert_array_equal(*(image.get_fdata() for image in images))
+        assert images[0].shape == images[1].shape
+    again = (f"source={msd.parent}", f"out={tmp_path / 'msd out'}", f"run={run}", "continue=true")
+    assert call(*again) == 0
+    assert report(tmp_path / "msd out")[patient.name]["status"] == "kept"
