@@ -28,13 +28,13 @@ def label_name(label: str) -> str:
 
 
 def label_map(name: str, file: str, volume: npt.NDArray[np.float32], step: float) -> npt.NDArray[np.uint8]:
-    """(z, y, x) labels; NaN is 0. `step` is the distance between two values that the file can hold. Raises CaseError unless they are whole numbers
+    """(z, y, x) labels; NaN and infinity are 0. `step` is the distance between two values that the file can hold. Raises CaseError unless they are whole numbers
     from 0 to 255."""
     with np.errstate(invalid="ignore"):
         plain = volume.astype(np.uint8)
     if np.array_equal(plain, volume):
         return plain
-    volume = np.nan_to_num(volume, nan=0.0, posinf=-1.0, neginf=-1.0)
+    volume = np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
     labels = np.rint(np.clip(volume, 0, 255))
     if (wrong := np.abs(volume - labels) > max(WHOLE, 0.5 * step if step < 0.5 else 0)).any():
         shown = ", ".join(f"{value:g}" for value in np.unique(volume[wrong])[:EXAMPLES])

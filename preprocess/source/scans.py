@@ -15,7 +15,7 @@ from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.shared.errors import CaseError
 from preprocess.source import grids
 from preprocess.source.background import zeroed
-from preprocess.source.brain import check_contrasts, check_intensities, check_size, given_mask
+from preprocess.source.brain import LARGEST, check_contrasts, check_intensities, check_size, given_mask
 from preprocess.source.brats import Case
 from preprocess.source.doubts import Checks, Doubts
 from preprocess.source.images import Image, is_synthetic, load_all
@@ -227,13 +227,18 @@ def brain_of(
     if not mask.any():
         what = mask_file or "every contrast"
         raise CaseError(f"{doubts.case}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
-    check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts)
     if (covered := np.count_nonzero(mask) / np.count_nonzero(brain)) < COVERED:
         what = f"the contrasts share only {covered:.0%} of the brain: the rest is left out"
         (doubts.refuse if covered < HARDLY_COVERED else doubts.say)("", what)
     names = {kind: file.file for kind, file in files.items()}
     check_intensities({kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}, names, doubts)
-    check_contrasts(brains, mask, names, bool(mask_file), doubts)
+    checks = [
+        lambda: check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts),
+        lambda: check_contrasts(brains, mask, names, bool(mask_file), doubts),
+    ]
+    smallest = min(np.count_nonzero(each) for each in brains.values()) * np.prod(spacing_of(affine)) / 1e6
+    for check in checks if smallest > LARGEST else checks[::-1]:  # if all are too large, the skull is in all of them
+        check()
     return mask
 
 
