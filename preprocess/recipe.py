@@ -27,7 +27,7 @@ from preprocess.source.scans import Reading, Scans, read
 LATER = ("coregister", "orientation", "labels", "box")  # settings that version 0.1 lacked
 AXES = (frozenset("RL"), frozenset("AP"), frozenset("SI"))
 MULTIPLE = 16  # voxels, of recipe.crop=brain
-LARGEST_CROP = 50  # times the voxels of the grid; a slab of a few slices needs 5
+LARGEST_CROP = 1000  # times the voxels of the grid; a single slice needs 80
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.cohort import ome
+from preprocess.cohort import consolidated, ome
 from preprocess.cohort.arrays import array_digest, read_array, write_array
 from preprocess.cohort.files import (
     IMAGE,
@@ -143,10 +143,11 @@ class CohortWriter:
         shutil.rmtree(self.reasons, ignore_errors=True)
 
     def remember(self) -> None:
-        """Store the naming of this call in place of an earlier one's. Its checksum is in the manifest, so call `finish` next."""
+        """Store the naming of this call in place of an earlier one's. Its checksum is in the manifest, so call `finish` next. A finished store of
+        version 0.1 stays as it is: runs know it by its digest."""
         group = read_json(self.path / "zarr.json")
         attributes = {name: value for name, value in group["attributes"].items() if name != "naming"}
-        if naming_of(self.path) != self.naming:
+        if naming_of(self.path) != self.naming and self._is_new():
             group["attributes"] = attributes | ({"naming": self.naming} if self.naming else {})
             write_atomically(self.path / "zarr.json", json.dumps(group, indent=2))
 
@@ -184,6 +185,7 @@ class CohortWriter:
             if read_array(staged, name, array.shape).tobytes() != array.tobytes():
                 raise StoreError(f"{staged / name} read back differently: the disk may be faulty")
             hashes[name] = array_digest(array)
+        consolidated.consolidate(staged, consolidated.nodes_below(staged))
         return hashes | {name: file_digest(staged / name) for name in METADATA}
 
     def set_aside(self, part: str, rejected: Mapping[str, str]) -> None:
@@ -207,6 +209,10 @@ class CohortWriter:
         for subject in sorted(self.committed()):
             commit = record_path(self.path, subject)
             subjects[subject] = {**read_sealed(commit)["written"], "record": file_digest(commit)}
+        if self._is_new():
+            folders = [subject_path(self.path, subject) for subject in subjects]
+            nodes = [node for folder in folders for node in (folder, *consolidated.nodes_below(folder))]
+            consolidated.consolidate(self.path, [self.path / "subjects", *nodes])
         files = {name: file_digest(self.path / name) for name in STORE_FILES}
         manifest = {"schema": SCHEMA, "recipe": self.recipe, "modalities": self.modalities, "folds": list(folds), "subjects": subjects,
                     "files": files}  # fmt: skip
@@ -214,3 +220,7 @@ class CohortWriter:
         shutil.rmtree(self.reasons, ignore_errors=True)
         for leftover in (self.path / "records").glob("*.partial"):  # left by a killed run, of a case that no longer exists
             leftover.unlink()
+
+    def _is_new(self) -> bool:
+        """Whether the store was not finished by version 0.1."""
+        return consolidated.KEY in read_json(self.path / "zarr.json") or not (self.path / "manifest.json").exists()

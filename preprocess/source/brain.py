@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ def given_mask(file: str, volume: npt.NDArray[np.float32], doubts: Doubts) -> Ma
 def check_size(mask: Mask, spacing: Sequence[float], given: str, skull: str, doubts: Doubts) -> None:
     """Raise CaseError for a mask that cannot be a brain's: `given` is its file, or empty where the contrasts' background gives the mask; `skull` says
     how to make one. A scan that covers a part of the brain, as a slab does, is measured only across."""
-    litres = float(mask.sum() * np.prod(spacing)) / 1e6
+    litres = float(np.count_nonzero(mask) * np.prod(spacing)) / 1e6
     what = (
         f"{given} marks {litres:.1f} litres, so it is no brain mask"
         if given
@@ -83,8 +84,8 @@ def check_size(mask: Mask, spacing: Sequence[float], given: str, skull: str, dou
 
 def is_cut(mask: Mask, axis: int) -> bool:
     """Whether the grid ends within the brain along an axis."""
-    sections = mask.sum(axis=tuple(other for other in range(3) if other != axis))
-    return bool(max(sections[0], sections[-1]) > CUT * sections.max())
+    ends = max(np.count_nonzero(mask.take(end, axis)) for end in (0, -1))
+    return ends > 0 and bool(ends > CUT * max(np.count_nonzero(section) for section in np.moveaxis(mask, axis, 0)))
 
 
 def sides_of(mask: Mask, spacing: Sequence[float]) -> list[float]:
@@ -98,10 +99,12 @@ def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, 
 
     Where the mask is `given`, they must fill it.
     """
-    filled = {modality: int((brain & mask).sum()) for modality, brain in brains.items()}
-    whole = int(mask.sum())
+    filled = {modality: int(np.count_nonzero(brain & mask)) for modality, brain in brains.items()}
+    whole = np.count_nonzero(mask)
+    if min(filled.values()) == whole:
+        return
     odd = min(filled, key=lambda modality: filled[modality]) if given else furthest(filled)
-    common = filled[odd] if given else int(np.logical_and.reduce([mask, *brains.values()]).sum())
+    common = filled[odd] if given else np.count_nonzero(reduce(np.logical_and, brains.values(), mask))
     apart = 1 - common / whole
     if apart <= APART:
         return

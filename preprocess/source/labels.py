@@ -30,6 +30,10 @@ def label_name(label: str) -> str:
 def label_map(name: str, file: str, volume: npt.NDArray[np.float32], step: float) -> npt.NDArray[np.uint8]:
     """(z, y, x) labels; NaN is 0. `step` is the distance between two values that the file can hold. Raises CaseError unless they are whole numbers
     from 0 to 255."""
+    with np.errstate(invalid="ignore"):
+        plain = volume.astype(np.uint8)
+    if np.array_equal(plain, volume):
+        return plain
     volume = np.nan_to_num(volume, nan=0.0, posinf=-1.0, neginf=-1.0)
     labels = np.rint(np.clip(volume, 0, 255))
     if (wrong := np.abs(volume - labels) > max(WHOLE, 0.5 * step if step < 0.5 else 0)).any():
@@ -64,13 +68,13 @@ def enhancing(file: str, wanted: set[int]) -> set[int]:
 
 def check_tumour(tumour: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_], file: str, doubts: Doubts) -> None:
     """Raise CaseError if the tumour, (z, y, x) as the brain's `mask`, cannot be one: over 60 % of the brain, or most of it outside the brain."""
-    voxels, inside = int(tumour.sum()), int((tumour & mask).sum())
+    voxels, inside = np.count_nonzero(tumour), np.count_nonzero(tumour & mask)
     if not voxels:
         return
     if (outside := 1 - inside / voxels) > OUTSIDE:
         what = f"{outside:.0%} of {file}'s labelled voxels lie outside the brain"
         (doubts.refuse if outside > ASTRAY else doubts.say)("seg", f"{what}: is it on the scans' grid?")
-    if (share := inside / mask.sum()) > MOST:
+    if (share := inside / np.count_nonzero(mask)) > MOST:
         what = (
             f"{file} labels {share:.0%} of the brain as tumour: labels= names the labels that count, for example labels='[1,2,4]'"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -221,13 +222,13 @@ def brain_of(
     """
     mask_file = files["mask"].file if "mask" in files else ""
     brains = {kind: volume != 0 for kind, volume in zip((kind for kind in MODALITIES if kind in files), volumes, strict=True)}
-    brain = given_mask(mask_file, files["mask"].volume, doubts) if mask_file else np.logical_or.reduce(list(brains.values()))
+    brain = given_mask(mask_file, files["mask"].volume, doubts) if mask_file else reduce(np.logical_or, brains.values())
     mask: npt.NDArray[np.bool_] = seen & brain
     if not mask.any():
         what = mask_file or "every contrast"
         raise CaseError(f"{doubts.case}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
     check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts)
-    if (covered := float(mask.sum() / brain.sum())) < COVERED:
+    if (covered := np.count_nonzero(mask) / np.count_nonzero(brain)) < COVERED:
         what = f"the contrasts share only {covered:.0%} of the brain: the rest is left out"
         (doubts.refuse if covered < HARDLY_COVERED else doubts.say)("", what)
     names = {kind: file.file for kind, file in files.items()}

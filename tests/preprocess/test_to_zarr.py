@@ -107,7 +107,7 @@ def test_bad_cases_are_set_aside_with_their_reasons(tmp_path: Path, write_case, 
         "fractions": "are not labels", "twice": "twice: again/twice_t1.nii.gz and deep/twice/twice_t1.nii.gz are both its t1",
         "slice": "slice_t1.nii.gz: bias correction failed",
     }  # fmt: skip
-    assert {name for name in wanted if wanted[name] not in reasons[name]} == set()
+    assert {name: reasons[name] for name in wanted if wanted[name] not in reasons[name]} == {}
     assert set(reasons) == set(wanted)
     assert "2 subjects are in the cohort, 16 cases were set aside" in done.stdout.splitlines()[-1]
 
