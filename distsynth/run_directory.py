@@ -27,7 +27,6 @@ from typing import Any
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.files import write_json
 from preprocess.shared.locks import only_one
-from preprocess.shared.words import positional, refuse_misspelt
 
 PROJECT = Path(__file__).parent.parent  # a checkout, or the site-packages that a wheel was installed into
 CONFIGS = Path(__file__).parent / "configs"  # in a checkout a link to the folder at its top
@@ -84,6 +83,8 @@ class RunDirectory:
 def run_of(words: Sequence[str]) -> tuple[str, list[str]]:
     """The value of `run=`, or a bare path, empty if it is not among the words; and the other words. Raises SettingError if it is empty or given
     twice."""
+    from preprocess.shared.words import positional, refuse_misspelt  # which loads omegaconf: the wheel is built without it
+
     words = positional(words, "run")
     refuse_misspelt(words)
     given = [word.partition("=")[2] for word in words if word.startswith("run=")]

@@ -22,6 +22,7 @@ import pytest
 from documents import PROGRAMS, ROOT, Page, defined, named_tests, pages
 from omegaconf import OmegaConf
 
+from preprocess import to_zarr
 from preprocess.cohort import Cohort
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
@@ -164,9 +165,13 @@ def test_the_commands_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     subject = next(iter(Cohort.open(store).records))
     np.save("made.npy", np.zeros(Cohort.open(store).image(subject).shape[1:], np.float32))
-    for name in ("brats", "phantom", "clinic"):
+    for name in ("brats", "phantom", "clinic", "real"):
         if not any(f"store=data/{name}.zarr" in words for words in page.commands):  # else the page makes it
             shutil.copytree(store, tmp_path / "data" / f"{name}.zarr")
+    if any("data.store=data/folds.zarr" in words for words in page.commands):
+        shutil.copytree(store, tmp_path / "data" / "folds.zarr")
+        again = [f"source={phantoms}", "store=data/folds.zarr", "recipe.n4.iterations=[5]", "split.folds=5"]
+        assert to_zarr.main(again) == 0
     for words in page.commands:
         print("$", *words)  # where one fails, pytest shows which
         Command.of(words).smaller(phantoms, subject).carry_out(run)

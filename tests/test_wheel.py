@@ -109,7 +109,17 @@ def test_a_training(trained: Path) -> None:
 
 @pytest.mark.full
 def test_the_launcher(installed: Path, folder: Path, store: Path) -> None:
-    plan = call(folder, installed, "-m", "slurm.launch", "sweep=lr", "dry_run=true", f"data.store={store}", "cluster=local")
+    plan = call(
+        folder,
+        installed,
+        "-m",
+        "slurm.launch",
+        "sweep=lr",
+        "dry_run=true",
+        f"data.store={store}",
+        "cluster=local",
+        "cluster.ranks=1",
+    )
     assert plan.startswith("sweep lr: 12 runs")
 
 

@@ -29,7 +29,7 @@ def begin_from(method: Method, config: Config, cohort: Cohort) -> str:
     return "; ".join(report)
 
 
-def load_weights(method: Method, run: str, partial: bool = False) -> str:
+def load_weights(method: Method, run: str, partial: bool = True) -> str:
     """Load those weights of a run's best checkpoint whose name and shape this method has. Raises SettingError if that is none of them or, unless
     `partial`, less than half: it is most likely the run of another method or width."""
     best = RunDirectory(run).checkpoints / "best.pt"
