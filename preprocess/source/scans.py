@@ -228,17 +228,20 @@ def brain_of(
         what = mask_file or "every contrast"
         raise CaseError(f"{doubts.case}: {what} is 0 wherever all contrasts were scanned: the brain mask is empty")
     if (covered := np.count_nonzero(mask) / np.count_nonzero(brain)) < COVERED:
-        what = f"the contrasts share only {covered:.0%} of the brain: the rest is left out"
-        (doubts.refuse if covered < HARDLY_COVERED else doubts.say)("", what)
+        what = f"the contrasts share only {covered:.0%} of the brain"
+        if covered < HARDLY_COVERED:
+            doubts.refuse("", f"{what}: leave out the one that covers a part")
+        else:
+            doubts.say("", f"{what}: the rest is left out")
     names = {kind: file.file for kind, file in files.items()}
     check_intensities({kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}, names, doubts)
-    checks = [
-        lambda: check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts),
-        lambda: check_contrasts(brains, mask, names, bool(mask_file), doubts),
-    ]
     smallest = min(np.count_nonzero(each) for each in brains.values()) * np.prod(spacing_of(affine)) / 1e6
-    for check in checks if smallest > LARGEST else checks[::-1]:  # if all are too large, the skull is in all of them
-        check()
+    one_is_odd = not mask_file and smallest <= LARGEST  # if all are too large, the skull is in all of them
+    if one_is_odd:
+        check_contrasts(brains, mask, names, False, doubts)
+    check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts)
+    if not one_is_odd:
+        check_contrasts(brains, mask, names, bool(mask_file), doubts)
     return mask
 
 

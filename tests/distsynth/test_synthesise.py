@@ -404,7 +404,8 @@ def skull(case: Path, name: str) -> None:
     for kind in ("t1", "t2"):
         path = case / f"{name}_{kind}.nii.gz"
         scan = nib.load(path)
-        nib.save(nib.Nifti1Image((scan.get_fdata() + 50).astype(np.float32), scan.affine), path)
+        air = np.random.default_rng(0).integers(1, 50, scan.shape)
+        nib.save(nib.Nifti1Image((scan.get_fdata() + air).astype(np.float32), scan.affine), path)
 
 
 def of_t2(change: Callable[[Path], object]) -> Callable[[Path, str], object]:
@@ -697,7 +698,7 @@ def test_contrasts_that_lie_apart_are_brought_together(store: Path, patient: Pat
     truth = nib.load(patient / f"{patient.name}_t2.nii.gz").get_fdata()
     alike = []
     for coregister in (False, True):
-        made = model.synthesise(**files, outputs=["t1"], coregister=coregister)["t1"].get_fdata()
+        made = model.synthesise(**files, outputs=["t1"], coregister=coregister, checks="warn")["t1"].get_fdata()
         inside = (made != 0) & (truth != 0)
         alike.append(np.corrcoef(made[inside], truth[inside])[0, 1])
     best = np.corrcoef(there_and_back[truth != 0], truth[truth != 0])[0, 1]  # what two interpolations leave, at 5 mm
