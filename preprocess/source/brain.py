@@ -54,16 +54,18 @@ def check_size(mask: Mask, spacing: Sequence[float], given: str, skull: str, dou
     )
     if mask.all() and not given:
         what = "no voxel is background, so this is more than a brain"
+    sides = sides_of(mask, spacing)
+    box, voxel = (" x ".join(f"{side:.4g}" for side in reversed(each)) for each in (sides, spacing))
+    cut = [axis for axis in range(3) if is_cut(mask, axis)]
+    if max(sides) > WIDEST and not cut:  # a head with its skull reaches the border
+        doubts.refuse("", f"{given or 'the brain'} measures {box} mm: its header gives voxels of {voxel} mm: correct it")
+        return
     if mask.all() or litres > LARGEST:
         doubts.refuse("", f"{what}: {'expected 0 outside the brain and 1 inside' if given else skull}")
         return
     if litres > USUAL:
         doubts.say("", f"a brain of {litres:.1f} litres is larger than most: was the skull removed?")
-    cut = [axis for axis in range(3) if is_cut(mask, axis)]
-    sides = sides_of(mask, spacing)
     if any(not NARROWEST <= sides[axis] <= WIDEST for axis in range(3) if axis not in cut):
-        box = " x ".join(f"{side:.3g}" for side in reversed(sides))
-        voxel = " x ".join(f"{side:.3g}" for side in reversed(spacing))
         asks = (
             ": is this the segmentation?"
             if given and litres < SMALLEST

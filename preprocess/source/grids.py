@@ -79,20 +79,22 @@ def check_header(kind: str, image: Image, doubts: Doubts) -> None:
 def check_headers(images: Mapping[str, Image], grid: str, registered: bool, orientation: str, doubts: Doubts) -> None:
     """Say if no header gives an orientation and the user names none. Raises CaseError for files without a position beside others that have one,
     but for contrasts that are to be registered; and as `check_header` does."""
-    for kind, image in images.items():
-        check_header(kind, image, doubts)
     from nibabel.orientations import aff2axcodes
 
+    for kind, image in images.items():
+        check_header(kind, image, doubts)
+    if sheared := {kind: by for kind, image in images.items() if (by := shear(image.affine)) > SHEAR}:
+        doubts.say("", f"the axes of {', '.join(sheared)} are sheared, by {max(sheared.values()):.1%}: distances are approximate")
     nowhere = [kind for kind, image in images.items() if not has_position(image)]
     if len(nowhere) == len(images) and not orientation:
         axes = "".join(aff2axcodes(images[grid].affine))
         what = f"no header gives an orientation (qform and sform codes are 0): read as {axes}"
         doubts.say("", f"{what}; if that is wrong, give orientation=LPS, for example")
     bare = [kind for kind, image in images.items() if is_bare(image)]
-    lost = [] if orientation or len(nowhere) == len(images) else [*nowhere, *(bare if 2 * len(bare) < len(images) else [])]
-    for kind in dict.fromkeys(lost):
-        image, good = images[kind], next(other for name, other in images.items() if name not in lost)
-        if registered or kind not in MODALITIES:
+    lost = {*nowhere, *(bare if 2 * len(bare) < len(images) else [])}
+    good = images.get(next((kind for kind in images if kind not in lost), ""))
+    for kind, image in images.items():
+        if good and kind in lost and not orientation and (registered or kind not in MODALITIES):
             same = image.array.shape == good.array.shape
             cure = f"if it has the voxel grid of {good.file}, copy that header: fslcpgeom {good.file} {image.file}"
             what = f"{image.file}'s header gives no position and seems to have been lost"

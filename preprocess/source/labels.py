@@ -28,8 +28,10 @@ def label_name(label: str) -> str:
 
 
 def label_map(name: str, file: str, volume: npt.NDArray[np.float32], step: float) -> npt.NDArray[np.uint8]:
-    """(z, y, x) labels; NaN and infinity are 0. `step` is the distance between two values that the file can hold. Raises CaseError unless they are whole numbers
-    from 0 to 255."""
+    """(z, y, x) labels; NaN and infinity are 0. `step` is the distance between two values that the file can hold.
+
+    Raises CaseError unless they are whole numbers from 0 to 255.
+    """
     with np.errstate(invalid="ignore"):
         plain = volume.astype(np.uint8)
     if np.array_equal(plain, volume):

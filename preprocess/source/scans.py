@@ -185,6 +185,9 @@ def onto_one_grid(
         if not resample:
             raise CaseError(grids.difference(doubts.case, images[kind], images[grid], grid))
         is_map, before = kind not in MODALITIES, file.volume
+        if is_map and before.shape == target.volume.shape:
+            far = grids.apart(before.shape[::-1], file.affine, target.affine)
+            doubts.say(kind, f"{file.file} has the shape of {target.file} and lies {far:.3g} mm off: is its header right?")
         file.volume, reached = onto(before, file.affine, target.affine, target.volume.shape, is_map)
         seen &= reached | is_map
         outside = grids.outside(before != 0, file.affine, target.volume.shape, target.affine)
