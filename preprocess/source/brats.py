@@ -14,7 +14,7 @@ from pathlib import Path
 from preprocess.shared.errors import CaseError, UserError
 from preprocess.source import leftovers
 from preprocess.source.choice import Choice, Named, choose, shown, without_tissues
-from preprocess.source.decathlon import contrasts
+from preprocess.source.decathlon import contrasts, labels
 from preprocess.source.grades import GRADES, grade_in, listed_grades
 from preprocess.source.images import Volume
 from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, looks_like, read
@@ -43,6 +43,7 @@ class Case:
     channels: dict[str, Volume] = field(
         default_factory=dict
     )  # kinds that are volumes of a 4-D file: number, and how many it holds
+    renumber: dict[int, int] = field(default_factory=dict)  # labels of the file that have another number in BRATS
 
     def check(self, require: Sequence[str] = MODALITIES) -> None:
         """Raise CaseError if a required modality is missing, or if the file names show that the case cannot be used."""
@@ -181,7 +182,8 @@ def case_of(name: str, choice: Choice, grades: Mapping[str, str], faults: Mappin
     grade = GRADES.get(first.match.grade.upper()) or grade_in(first.path) or listed or "unknown"
     channels = {kind: each.volume for kind, each in files.items() if each.volume}
     paths = {kind: each.path for kind, each in files.items()}
-    return Case(shown(name), shown(patient), grade, paths, problem or fault or choice.problem, channels)
+    numbers = labels(paths["seg"].parent) if channels and "seg" in paths else {}
+    return Case(shown(name), shown(patient), grade, paths, problem or fault or choice.problem, channels, numbers)
 
 
 def is_safe(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The contrasts of a 4-D file of the Medical Segmentation Decathlon, by the dataset.json beside its folder."""
+"""The contrasts of a 4-D file of the Medical Segmentation Decathlon, and what its labels mean, by the dataset.json beside its folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from preprocess.source.images import Volume
 from preprocess.source.layouts import looks_like
 
 ORDER = ("FLAIR", "T1w", "t1gd", "T2w")  # of Task01_BrainTumour (Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9)
+MEANT = (("edema", 2), ("oedema", 2), ("non", 1), ("necro", 1), ("enhanc", 4))  # the first word that fits
 
 
 def contrasts(folder: Path) -> dict[str, Volume]:
@@ -31,3 +32,17 @@ def contrasts(folder: Path) -> dict[str, Volume]:
     if not named or len(set(named)) < len(named):
         raise ValueError(f"dataset.json beside {folder.name} lists {', '.join(words)}: expected names such as {', '.join(ORDER)}")
     return {kind: (number, len(words)) for number, kind in enumerate(kinds) if kind}
+
+
+def labels(folder: Path) -> dict[int, int]:
+    """BRATS's number for each label of a folder, such as labelsTr, that dataset.json beside it names; empty where it does not name all of them.
+
+    The Decathlon has 1 for oedema, 2 for the core and 3 for enhancing tumour; BRATS has 2, 1 and 4.
+    """
+    try:
+        listed = json.loads((folder.parent / "dataset.json").read_bytes())["labels"]
+        names = {int(number): str(name).lower() for number, name in listed.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    known = {number: next((label for word, label in MEANT if word in name), 0) for number, name in names.items() if number}
+    return known if known and all(known.values()) else {}

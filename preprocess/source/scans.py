@@ -77,7 +77,12 @@ def read(case: Case, reading: Reading = AS_SCANNED) -> Scans:
     """All files of a case on one grid (see `assemble`). Raises CaseError naming the file that is unreadable or does not fit."""
     if made := [path.name for path in case.files.values() if is_synthetic(path)]:
         raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
-    return assemble(case.name, load_all(case.name, case.files, case.channels), reading)
+    images = load_all(case.name, case.files, case.channels)
+    if case.renumber and "seg" in images:
+        was = np.rint(images["seg"].array)
+        for number, in_brats in case.renumber.items():
+            images["seg"].array[was == number] = in_brats
+    return assemble(case.name, images, reading)
 
 
 def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANNED) -> Scans:

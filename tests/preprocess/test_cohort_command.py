@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -265,3 +266,30 @@ def test_subjects_that_lack_a_contrast_can_be_left_out(many: Path) -> None:
         fewer.record("case5")
     assert cohort.split("test")[-1] == "case5"
     assert fewer.digest != cohort.digest
+
+
+def test_the_store_and_a_subject_open_in_zarr_without_a_warning(sound: Path) -> None:
+    """Without consolidated metadata zarr warns of the files in the store that are ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(sound, mode="r")
+        names = [name for name, _ in group.members(max_depth=None)]
+        assert len(names) == 1 + 2 * 5
+        assert str(group.tree())
+        np.testing.assert_array_equal(group[f"subjects/{NAMES[0]}/image"][...], Cohort.open(sound).image(NAMES[0]))
+        subject = zarr.open_consolidated(sound / "subjects" / NAMES[0], mode="r")
+        assert sorted(name for name, _ in subject.members(max_depth=None)) == ["image", "labels", "labels/seg", "labels/seg/0"]
+
+
+def test_a_store_of_version_0_1_keeps_its_bytes_when_it_is_finished_again(tmp_path: Path, write_case) -> None:
+    """Runs know their cohort by its digest."""
+    write_case(tmp_path / "source", "a", size=12)
+    store = make(tmp_path / "source", tmp_path / "c.zarr")
+    root = json.loads((store / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (store / "zarr.json").write_text(json.dumps(root))
+    make(tmp_path / "source", store)
+    assert "consolidated_metadata" not in json.loads((store / "zarr.json").read_text())
+    (store / "manifest.json").unlink()
+    make(tmp_path / "source", store)
+    assert "consolidated_metadata" in json.loads((store / "zarr.json").read_text())

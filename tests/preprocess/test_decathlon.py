@@ -14,7 +14,7 @@ from preprocess.explore.__main__ import main as explore
 from preprocess.shared.errors import CaseError
 from preprocess.source.brats import Case, discover
 from preprocess.source.layouts import MODALITIES
-from preprocess.source.scans import read
+from preprocess.source.scans import Reading, read
 from preprocess.to_zarr import main
 
 ORDER = ("flair", "t1", "t1c", "t2")
@@ -92,3 +92,22 @@ def test_a_file_of_another_number_of_volumes_is_refused(tmp_path: Path, write_ca
         (case,) = discover(tmp_path / "msd").cases
         with pytest.raises(CaseError, match=r"expected 4 volumes"):
             read(case)
+
+
+def test_labels_take_brats_numbers_where_dataset_json_names_them(tmp_path: Path, write_case) -> None:
+    files = write_case(tmp_path / "plain", "a")
+    decathlon(tmp_path / "msd", files)
+    path = tmp_path / "msd" / "labelsTr" / "BRATS_001.nii.gz"
+    image = nib.load(path)
+    labels = np.asarray(image.dataobj).copy()
+    labels[0, 0, :3] = [1, 2, 3]
+    nib.save(nib.Nifti1Image(labels, image.affine), path)
+    for names, wanted in (
+        ({"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}, [2, 1, 4]),
+        ({"0": "background", "1": "edema", "2": "something", "3": "enhancing tumour"}, [1, 2, 3]),
+        (None, [1, 2, 3]),
+    ):
+        order = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+        (tmp_path / "msd" / "dataset.json").write_text(json.dumps({"modality": order} | ({"labels": names} if names else {})))
+        (case,) = discover(tmp_path / "msd").cases
+        assert read(case, Reading(checks="warn")).labels[:3, -1, -1].tolist() == wanted
