@@ -10,33 +10,25 @@ Exit status: 0 if every case is in the cohort, 1 if some were set aside or scans
 from __future__ import annotations
 
 import errno
-import os
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import naming_of, read_json, record_path
 from preprocess.cohort.summary import summarise
 from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
+from preprocess.shared.pool import pooled
 from preprocess.shared.settings import command, parse, setting
 from preprocess.source.brats import Case, Discovery
 from preprocess.source.layouts import MODALITIES
 from preprocess.source.naming import LAYOUT, BidsSettings, Naming
 from preprocess.splits import Fold, Member, SplitSettings, split
 
-T = TypeVar("T")
 PHANTOM = "data/phantom"  # where preprocess.phantom puts the demo's patients
 MADE_UP = "made-up patients; yours: source=PATH store=PATH"
 ALIASES = {"split": "split.file"} | {name: f"recipe.{name}" for name in ("resample", "coregister", "orientation", "labels")}
@@ -214,58 +206,6 @@ def left_over(cases: Sequence[Case], done: set[str], rejected: dict[str, str]) -
 def run(cases: Sequence[Case], settings: Settings, writer: CohortWriter) -> Iterator[Outcome]:
     """Take every case through the recipe."""
     return pooled(partial(one, settings=settings, writer=writer), cases, settings.workers, "subjects")
-
-
-def pooled(task: Callable[[Case], T], cases: Sequence[Case], workers: int, title: str) -> Iterator[T]:
-    """The task's result for every case, in any order, from a pool of processes with a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(cases)))
-    if workers == 1:
-        yield from map(task, cases)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    context = get_context("forkserver")
-    # Imported once instead of by every worker; except this file, which each worker runs itself.
-    ours = [name for name in sys.modules if name.startswith("preprocess.") and name != __spec__.name]
-    context.set_forkserver_preload([*ours, "SimpleITK", "nibabel", "zarr"])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
-    try:
-        with Progress(*columns) as progress:
-            bar = progress.add_task(title, total=len(cases))
-            with user_signal_blocked():
-                waiting = [pool.submit(task, case) for case in cases]
-            for future in as_completed(waiting):
-                yield future.result()
-                progress.advance(bar)
-    except BrokenProcessPool as error:
-        what = "a worker process died, probably for lack of memory"
-        raise UserError(f"{what}: run again with fewer workers=, and it continues where it stopped") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def user_signal_blocked() -> Iterator[None]:
-    """Start the workers with USR2 blocked: Slurm sends it to every process before the time limit. It would kill the workers; the command
-    itself has a handler for it, which requeues the job."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def die_with_parent() -> None:
-    """End this worker when the command is killed; otherwise it would write into a store that the next command has locked."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:

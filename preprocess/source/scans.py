@@ -103,7 +103,7 @@ def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANN
     if seg := files.get("seg"):
         seg.volume = counted(label_map(name, seg.file, seg.volume, seg.step), seg.file, reading.labels, doubts)
     moved = {} if reading.registered else bring_together(name, files, grid)
-    seen = onto_one_grid(files, images, grid, bool(reading.resample) or not reading.registered, doubts)
+    seen = onto_one_grid(files, images, grid, reading, doubts)
     modalities = [kind for kind in MODALITIES if kind in files]
     volumes = np.stack([files[kind].volume for kind in modalities])
     mask = brain_of(files, volumes, seen, files[grid].affine, doubts)
@@ -176,27 +176,29 @@ def same_grid(one: Canonical, other: Canonical) -> bool:
 
 
 def onto_one_grid(
-    files: Mapping[str, Canonical], images: Mapping[str, Image], grid: str, resample: bool, doubts: Doubts
+    files: Mapping[str, Canonical], images: Mapping[str, Image], grid: str, reading: Reading, doubts: Doubts
 ) -> npt.NDArray[np.bool_]:
     """Resample the files to the grid of one of them. Returns the voxels inside every contrast's field of view.
 
-    Raises CaseError for the first file on another grid unless `resample`, and for one that does not lie there.
+    Raises CaseError for the first file on another grid unless it is to be resampled or was registered, and for one that does not lie there.
     """
     target = files[grid]
     seen = np.ones(target.volume.shape, bool)
     for kind, file in files.items():
         if same_grid(file, target):
             continue
-        if not resample:
+        if reading.registered and not reading.resample:
             raise CaseError(grids.difference(doubts.case, images[kind], images[grid], grid))
         is_map, before = kind not in MODALITIES, file.volume
-        if is_map and before.shape == target.volume.shape:
+        if is_map and reading.registered and before.shape == target.volume.shape:
             far = grids.apart(before.shape[::-1], file.affine, target.affine)
             doubts.say(kind, f"{file.file} has the shape of {target.file} and lies {far:.3g} mm off: is its header right?")
         file.volume, reached = onto(before, file.affine, target.affine, target.volume.shape, is_map)
         seen &= reached | is_map
+        if not is_map and "mask" in files:  # what is not 0 may be the air around a head
+            continue
         outside = grids.outside(before != 0, file.affine, target.volume.shape, target.affine)
-        what = "brain" if kind in MODALITIES else "mask" if kind == "mask" else "labels"
+        what = "labels" if kind == "seg" else "mask" if is_map else "brain"
         if outside > LOST or (before.any() and not file.volume.any()):
             sentence = f"{outside:.0%} of {file.file}'s {what} lie outside the grid of {target.file}: is its header right?"
             (doubts.say if is_partial(kind, outside) else doubts.refuse)(kind, sentence)
