@@ -22,19 +22,20 @@ def next_step(cohort: Cohort) -> str:
         return f"too few patients of gan and val have all four contrasts, which sweep=lr needs\n{of_two(cohort)}"
     labelled = all(any(complete.record(s).has_labels for s in complete.split(name)) for name in ("segmentor", "gan"))
     if not labelled:
-        return f"no training patient has a segmentation, from which tcmgan learns\n{launch(cohort, 'sweep=lr', 'method=unet')}"
+        what = "no patient of segmentor, or none of gan, has a segmentation, from which tcmgan learns"
+        return f"{what}\n{launch(cohort, 'sweep=lr', 'method=unet')}"
     return launch(cohort, "sweep=lr")
 
 
 def other_split(cohort: Cohort) -> str:
     patients = len({record.patient for record in cohort.records.values()})
+    if patients == LEAST - 1:
+        return "for methods without a segmentor, such as unet, give the same command with split.segmentor=0 split.val=0.5"
     if patients < LEAST:
         return f"{patients} of at least {LEAST} patients are there: add some to the source and give the same command"
     test = max(1, patients // 5)
     segmentor = (patients - test) // 2
-    return (
-        f"give the same command with other split.* settings, e.g. split.counts=[{segmentor},{patients - test - segmentor},{test}]"
-    )
+    return f"give the same command with other split.* settings, e.g. split.counts='[{segmentor},{patients - test - segmentor},{test}]'"
 
 
 def of_two(cohort: Cohort) -> str:

@@ -21,6 +21,7 @@ CUT = 0.25  # of the largest section that a slice at the end of the grid shows w
 APART, TOO_FAR_APART = 0.01, 0.1  # share of the brain by which contrasts' masks differ
 NEGATIVE = 0.05  # share of the brain; raw scans have up to 0.01 of it from interpolation
 EXAMPLES = 5
+FEW, NEARLY = 64, 0.9  # values of labels; a probability, also as 0 to 255, is close to its largest value in most of the brain
 
 
 def given_mask(file: str, volume: npt.NDArray[np.float32], doubts: Doubts) -> Mask:
@@ -32,13 +33,12 @@ def given_mask(file: str, volume: npt.NDArray[np.float32], doubts: Doubts) -> Ma
     low, high = float(volume.min()), float(volume.max())
     if low < 0:
         doubts.refuse("mask", f"{file} holds negative values, so it is no brain mask: expected 0 outside the brain and 1 inside")
-    values = np.unique(volume[volume > 0])
-    if high > 1.001 and 1 < len(values) <= 64 and np.allclose(values, values.round(), atol=1e-3):
-        shown = ", ".join(f"{value:g}" for value in values[:EXAMPLES])
-        doubts.refuse(
-            "mask",
-            f"{file} holds {len(values)} labels ({shown}), so it is no brain mask: expected 0 outside the brain and 1 inside",
-        )
+    inside = volume[volume > 0]
+    values = np.unique(inside)
+    if high > 1.001 and len(values) > 1 and (len(values) <= FEW or (inside > NEARLY * high).mean() < 0.5):
+        shown = ", ".join(f"{value:g}" for value in values[:EXAMPLES]) + ", …" * (len(values) > EXAMPLES)
+        what = f"{file} holds {len(values)} {'labels' if len(values) <= FEW else 'values'} ({shown}), so it is no brain mask"
+        doubts.refuse("mask", f"{what}: expected 0 outside the brain and 1 inside")
         return np.asarray(volume > 0)
     return np.asarray(volume >= 0.5 * (1.0 if high <= 1.001 else high)) & (volume > 0)
 
@@ -66,12 +66,12 @@ def check_size(mask: Mask, spacing: Sequence[float], given: str, skull: str, dou
     if litres > USUAL:
         doubts.say("", f"a brain of {litres:.1f} litres is larger than most: was the skull removed?")
     if any(not NARROWEST <= sides[axis] <= WIDEST for axis in range(3) if axis not in cut):
-        asks = (
-            ": is this the segmentation?"
-            if given and litres < SMALLEST
-            else f": its header gives voxels of {voxel} mm: correct it"
-        )
-        doubts.refuse("", f"{given or 'the brain'} measures {box} mm{asks}")
+        asks = f"is it a whole brain, in voxels of {voxel} mm as its header has it?"
+        if all(side < NARROWEST for side in sides):
+            asks = f"its header gives voxels of {voxel} mm: correct it"
+        if given and litres < SMALLEST:
+            asks = "is this the segmentation?"
+        doubts.refuse("", f"{given or 'the brain'} measures {box} mm: {asks}")
     elif cut:
         axes = " and ".join("zyx"[axis] for axis in cut)
         doubts.say("", f"the scan covers a part of the brain: it is cut off along {axes}")

@@ -78,7 +78,8 @@ def volumes(case: str, path: Path, count: int = 0) -> list[Image]:
 
 def check(case: str, image: Image) -> None:
     """Raise CaseError if the affine cannot be used."""
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+    axes = image.affine[:3, :3]
+    if not np.isfinite(image.affine).all() or min(np.linalg.norm(axes, axis=0)) < 1e-6 or abs(np.linalg.det(axes)) < 1e-12:
         raise CaseError(f"{case}: {image.file} has no usable affine in its header")
 
 

@@ -68,6 +68,13 @@ def enhancing(file: str, wanted: set[int]) -> set[int]:
     return wanted - {3} | {4} if re.search(r"_seg\.", file, re.IGNORECASE) else wanted
 
 
+def check_defined(name: str, file: str, undefined: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> None:
+    """Raise CaseError if labels are NaN or infinite in the brain; on another grid than the brain's `mask`, if any is."""
+    same = undefined.shape == mask.shape
+    if voxels := np.count_nonzero(undefined & mask if same else undefined):
+        raise CaseError(f"{name}: {file} is NaN or infinite in {voxels} voxels{' of the brain' * same}: export it again")
+
+
 def check_tumour(tumour: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_], file: str, doubts: Doubts) -> None:
     """Raise CaseError if the tumour, (z, y, x) as the brain's `mask`, cannot be one: over 60 % of the brain, or most of it outside the brain."""
     voxels, inside = np.count_nonzero(tumour), np.count_nonzero(tumour & mask)

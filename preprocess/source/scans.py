@@ -19,7 +19,7 @@ from preprocess.source.brain import LARGEST, check_contrasts, check_intensities,
 from preprocess.source.brats import Case
 from preprocess.source.doubts import Checks, Doubts
 from preprocess.source.images import Image, is_synthetic, load_all
-from preprocess.source.labels import check_tumour, counted, label_map
+from preprocess.source.labels import check_defined, check_tumour, counted, label_map
 from preprocess.source.layouts import KINDS, MODALITIES
 
 COVERED, HARDLY_COVERED = 0.99, 0.5  # share of the brain that all contrasts show
@@ -101,6 +101,7 @@ def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANN
     files = {kind: canonical(image) for kind, image in images.items()}
     clean(files, doubts)
     if seg := files.get("seg"):
+        undefined = ~np.isfinite(seg.volume)
         seg.volume = counted(label_map(name, seg.file, seg.volume, seg.step), seg.file, reading.labels, doubts)
     moved = {} if reading.registered else bring_together(name, files, grid)
     seen = onto_one_grid(files, images, grid, reading, doubts)
@@ -109,6 +110,7 @@ def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANN
     mask = brain_of(files, volumes, seen, files[grid].affine, doubts)
     labels = seg.volume if seg else np.zeros(mask.shape, np.uint8)
     if seg:
+        check_defined(name, seg.file, undefined, mask)
         check_tumour(labels > 0, mask, seg.file, doubts)
     dtypes, scaling = {k: f.dtype for k, f in files.items()}, {k: f.scaling for k, f in files.items()}
     return Scans(
@@ -140,7 +142,7 @@ def clean(files: Mapping[str, Canonical], doubts: Doubts) -> None:
                     f"{doubts.case}: {file.file} holds {inside} NaN or infinite intensities in the brain: export it again"
                 )
             file.volume = np.where(finite, file.volume, np.float32(0))
-        if constants != [0.0]:
+        if max(map(abs, constants)) > 0.5 * file.step:  # 0 itself may not be among the values that the file can hold
             others.setdefault(" and ".join(f"{constant:g}" for constant in sorted(constants)), []).append(kind)
     for constant, kinds in others.items():
         doubts.say("", f"the background of {', '.join(kinds)} is {constant}, not 0: it is taken as 0")
@@ -244,14 +246,15 @@ def brain_of(
         else:
             doubts.say("", f"{what}: the rest is left out")
     names = {kind: file.file for kind, file in files.items()}
+    if mask_file:
+        check_size(brain, spacing_of(affine), mask_file, "", doubts)
     check_intensities({kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}, names, doubts)
     smallest = min(np.count_nonzero(each) for each in brains.values()) * np.prod(spacing_of(affine)) / 1e6
-    one_is_odd = not mask_file and smallest <= LARGEST  # if all are too large, the skull is in all of them
-    if one_is_odd:
-        check_contrasts(brains, mask, names, False, doubts)
-    check_size(brain, spacing_of(affine), mask_file, strip(doubts.case, files), doubts)
-    if not one_is_odd:
-        check_contrasts(brains, mask, names, bool(mask_file), doubts)
+    if not mask_file and smallest > LARGEST:  # the skull is in all contrasts
+        check_size(brain, spacing_of(affine), "", strip(doubts.case, files), doubts)
+    check_contrasts(brains, mask, names, bool(mask_file), doubts)
+    if not mask_file and smallest <= LARGEST:
+        check_size(brain, spacing_of(affine), "", strip(doubts.case, files), doubts)
     return mask
 
 

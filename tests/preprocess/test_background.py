@@ -88,6 +88,7 @@ def test_a_float_saved_as_whole_numbers_has_a_background_next_to_0(sick: Sick) -
     inside = sick.a["t2"][sick.brain]
     sick.packed("t2", np.where(sick.brain, (sick.a["t2"] - inside.mean()) / inside.std(), 0.0), "int16")
     assert sick.brain_voxels() == voxels
+    assert "background" not in sick.said()
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
@@ -135,6 +136,8 @@ def masked(brain: Array, kind: str) -> Array:
         "probability": soft, "half": (0.5 * brain).astype("f4"), "255": (255 * brain).astype("u1"), "100": (100.0 * brain).astype("f4"),
         "nan": np.where(brain, 1, np.nan).astype("f4"), "-1/1": np.where(brain, 1, -1).astype("i2"),
         "labels": (brain * (1 + np.indices(brain.shape)[0] // 20)).astype("u1"), "all": np.ones(brain.shape, "u1"),
+        "scan": (brain * (1 + np.arange(brain.size).reshape(brain.shape) % 700)).astype("i2"), "inverted": (~brain).astype("u1"),
+        "hemisphere": (brain & (np.indices(brain.shape)[0] < 23)).astype("u1"),
         "tumour": (brain & (np.indices(brain.shape)[0] > 28)).astype("u1"), "empty": np.zeros(brain.shape, "u1"),
     }[kind]  # fmt: skip
 
@@ -153,6 +156,9 @@ def test_a_given_mask_is_cut_at_half(sick: Sick, kind: str) -> None:
     [
         ("-1/1", "holds negative values, so it is no brain mask"),
         ("labels", "labels (1, 2"),
+        ("scan", "values (1, 2, 3, 4, 5, …), so it is no brain mask"),
+        ("inverted", "litres, so it is no brain mask"),
+        ("hemisphere", "is it a whole brain, in voxels of 5 x 5 x 5 mm as its header has it?"),
         ("all", "litres, so it is no brain mask"),
         ("tumour", "is this the segmentation?"),
         ("empty", "the brain mask is empty"),

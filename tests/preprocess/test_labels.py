@@ -122,3 +122,8 @@ def test_labels_outside_the_brain_are_said_or_set_aside(sick: Sick) -> None:
     corner[:4, :4, :4] = 2
     sick.put("seg", corner.astype("u1"))
     assert "100% of" in sick.refusal()
+
+
+def test_labels_that_are_not_a_number_in_the_brain_are_refused(sick: Sick) -> None:
+    sick.put("seg", np.where(sick.a["seg"] == 2, np.nan, sick.a["seg"]).astype("f4"))
+    assert f"is NaN or infinite in {int((sick.a['seg'] == 2).sum())} voxels of the brain: export it again" in sick.refusal()
