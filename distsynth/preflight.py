@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from distsynth.config import Config
 from distsynth.data.cohorts import Cohorts, Opened, external, left_out, trained_on
@@ -10,6 +10,7 @@ from distsynth.data.recipes import refuse_other, spacings
 from distsynth.evaluation.judge import Judge
 from distsynth.methods import registry
 from distsynth.ranks.world import World
+from distsynth.training.patients import patients
 from distsynth.training.precision import resolve
 from preprocess.shared.errors import SettingError
 
@@ -33,13 +34,15 @@ def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
     """Check many runs on so many ranks each; a cohort that several of them name is opened once.
 
     Raises UserError if a batch cannot be shared out evenly to the ranks, a cohort cannot be opened, none of its subjects has the variant's
-    modalities, an external one was made by another recipe, or the judge of `evaluate.judge` does not fit.
+    modalities, a split that is needed has none, an external one was made by another recipe, or the judge of `evaluate.judge` does not fit.
     """
     cohorts, judged, opened = Cohorts(), set(), []
     for config in configs:
         share_out(config, ranks)
         opened.append(open_cohorts(config, cohorts))
         own = opened[-1].cohort
+        for split, purpose in needed(config):
+            patients(config, own, split, purpose)
         for name, (other, subjects) in opened[-1].externals.items():
             refuse_other(f"data.external.{name}", other, subjects, own.recipe, spacings(own, own.subjects))
         question = (config.evaluate.judge, config.method.name, *config.variant.outputs, config.data.store, config.data.fold)
@@ -47,6 +50,14 @@ def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
             Judge.of(config, opened[-1].cohort)
             judged.add(question)
     return opened
+
+
+def needed(config: Config) -> Iterator[tuple[str, str]]:
+    """The splits that a training needs patients of, and what for."""
+    yield from (("gan", "training"), ("val", "validation"))
+    batches = registry.method(config.method.name).batches(config.method, config.train)
+    if "method.segmentor.batch" in batches and "segmentor" not in config.train.freeze:
+        yield "segmentor", "stage segmentor"
 
 
 def share_out(config: Config, ranks: int) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from distsynth.synthesis.cases import named, scans_of
 from distsynth.synthesis.naming import Naming, dataset_of
@@ -42,6 +42,8 @@ FLAGS = {"-i": "source", "--input": "source", "-o": "out", "--output": "out", "-
 
 @dataclass
 class Settings:
+    POSITIONAL: ClassVar = ("source", "out")
+
     out: str = required("the folder to write to")
     run: str = required("a run's folder, a sweep's (the best run on val for each contrast), or an exported model.zip")
     source: str = setting("", "a patient's folder or a folder of patients; or name the files:")

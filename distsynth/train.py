@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,7 +26,7 @@ from distsynth.config import Config, compose
 from distsynth.run_directory import RunDirectory, run_of, shown, similar
 from distsynth.tracking.journal import write_end
 from preprocess.shared.errors import SettingError, StoreError, UserError
-from preprocess.shared.settings import command
+from preprocess.shared.settings import command, differences
 from preprocess.shared.signals import number_of, sentence_of
 
 if TYPE_CHECKING:  # torch is only loaded with the first use: --help stays instant
@@ -43,8 +44,11 @@ def main(words: Sequence[str]) -> int:
     run, settings = directory_of(words)
     begun = run.config.is_file()
     config = configuration.load(run.config) if begun else compose(settings)
-    if begun and settings and compose(settings) != config:
-        raise SettingError(f"run={run.path} holds another configuration: give another run=, or only run= to resume it")
+    if begun and settings and (asked := compose(settings)) != config:
+        differing = "; ".join(differences(asdict(config), asdict(asked))[:3])
+        raise SettingError(
+            f"run={run.path} holds another configuration ({differing}): give another run=, or only run= to resume it"
+        )
     with ended_by_signal(run), join(config.train.device, config.train.limits) as world:
         config, begun = world.from_first((config, begun))  # another node may see an older folder
         if not begun:

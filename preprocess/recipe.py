@@ -56,6 +56,7 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
+        self.orientation = self.orientation.upper()
         if self.resample not in ("", *MODALITIES):
             raise SettingError(f"recipe.resample={self.resample} must be empty or one of {', '.join(MODALITIES)}")
         if self.spacing < 0:
@@ -164,6 +165,11 @@ class Placed:
     def part(self, z_scores: npt.NDArray[Any], offset: Sequence[int], shape: Sequence[int]) -> npt.NDArray[Any]:
         """(..., z, y, x) z-scores in the box -> any part of the grid, background elsewhere."""
         return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
+
+
+def origin_names(case: Case) -> dict[str, tuple[str, str]]:
+    """By kind the name of its file and, of a 4-D file, the number of the volume."""
+    return {kind: (path.name, str(case.channels[kind][0]) if kind in case.channels else "") for kind, path in case.files.items()}
 
 
 def origin(case: Case) -> dict[str, dict[str, str]]:

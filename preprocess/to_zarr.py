@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import naming_of, read_json, record_path
 from preprocess.cohort.summary import summarise
-from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
+from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, origin_names, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
 from preprocess.shared.pool import pooled
 from preprocess.shared.settings import command, parse, setting
@@ -92,9 +92,10 @@ def make(settings: Settings) -> int:
     part = settings.part.replace("/", "-of-") if settings.part != "finish" else ""
     try:
         with writer.lock(part):
-            done = writer.committed()
             refuse_strangers(settings, writer, cases)
             mine = share(cases, settings.part)
+            make_again(writer, mine)
+            done = writer.committed()
             todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
             rejected = {o.case.name: o.reason for o in outcomes if o.reason}
@@ -177,6 +178,15 @@ def refuse_strangers(settings: Settings, writer: CohortWriter, cases: Sequence[C
         before = naming_of(writer.path)
         differs = f" with these names (before: {shlex.join(f'{k}={v}' for k, v in before.items()) or 'layout=auto'})"
         raise StoreError(f"{what}{differs * (before != writer.naming)}: give another store=")
+
+
+def make_again(writer: CohortWriter, cases: Sequence[Case]) -> None:
+    """Uncommit the subjects that were made of files of other names, or before their case got a further file, and print which."""
+    committed = writer.committed()
+    if stale := [case.name for case in cases if case.name in committed and writer.made_of_others(case.name, origin_names(case))]:
+        print(f"{len(stale)} subjects are made again, since their files are other ones now, such as {stale[0]}")
+        for name in stale:
+            record_path(writer.path, name).unlink()
 
 
 def aliased(word: str) -> str:

@@ -35,9 +35,8 @@ def refuse_other(
         if theirs[key] != ours[key]:
             right = f"{key}={str(ours[key]).lower() if isinstance(ours[key], bool) else ours[key]}"
             right = f"'{right}'" if "[" in right else right
-            raise StoreError(
-                f"{named} was made with {key}={theirs[key]} and the training's cohort with {ours[key]}: make it again with to_zarr {right}"
-            )
+            what = f"{named} was made with {key}={theirs[key]} and the training's cohort with {ours[key]}"
+            raise StoreError(f"{what}: make it again with to_zarr {right} and another store=")
     if not trained:
         return
     low, high = np.min(trained, axis=0) * (1 - SAME), np.max(trained, axis=0) * (1 + SAME)
@@ -66,5 +65,5 @@ def remedy(trained: Sequence[Sequence[float]]) -> str:
     """What to do about voxels of another size: the recipe resamples to isotropic ones only."""
     edges = {round(mm, 3) for voxel in trained for mm in voxel}
     if max(edges) <= min(edges) * (1 + SAME):
-        return f"make it again with to_zarr recipe.spacing={min(edges):g}"
+        return f"make it again with to_zarr recipe.spacing={min(edges):g} and another store="
     return "leave it out, or make both cohorts with the same recipe.spacing="

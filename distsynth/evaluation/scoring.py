@@ -13,7 +13,8 @@ makes no images (`segment`) there is only the model `segmentor` in the region `t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from distsynth import metric_names
 from distsynth.config import Config
 from distsynth.data.cohorts import Opened, read_image, scored
 from distsynth.data.recipes import refuse_other, spacings
+from distsynth.data.trained_on import DIGITS
 from distsynth.evaluation import baselines, earlier
 from distsynth.evaluation.finished import Finished, Row
 from distsynth.evaluation.judge import Judge
@@ -108,6 +110,15 @@ def weights_of(config: Config, state: dict[str, Any]) -> str:
     return json_digest([asdict(config.variant), config.data.clip, config.seed, state["made_from"], state["position"], CARD])
 
 
+def known_patients(cohort: Cohort, subjects: Sequence[str], scans: Collection[str]) -> list[str]:
+    """The subjects of which a training has seen a scan, by the digests that its checkpoint holds."""
+    known = set(scans)
+    digests = {
+        s: [*cohort.record(s).content.values(), *(each["sha256"] for each in cohort.record(s).source.values())] for s in subjects
+    }
+    return [subject for subject, its in digests.items() if known & {digest[:DIGITS] for digest in its}]
+
+
 def refuse_unfit(config: Config, opened: Opened, run: RunDirectory, state: dict[str, Any]) -> None:
     """Raise SettingError if the run was not trained on the cohort as it is split, StoreError if this or an external one was made by another
     recipe than the training's."""
@@ -121,6 +132,9 @@ def refuse_unfit(config: Config, opened: Opened, run: RunDirectory, state: dict[
         )
     for name, (other, subjects) in opened.externals.items():
         refuse_other(f"data.external.{name}", other, subjects, recipe, spacings(own, own.subjects))
+        if seen := known_patients(other, subjects, state.get("trained_on", {}).get("scans", [])):
+            what = f"{len(seen)} of {len(subjects)} patients of data.external.{name}, such as {seen[0]}"
+            print(f"warning: the run was trained or chosen on {what}: their scores say nothing of new patients", file=sys.stderr)
 
 
 def fit_baselines(config: Config, cohort: Cohort, model: Model, world: World) -> baselines.Baselines | None:

@@ -19,6 +19,8 @@ def patients(config: Config, cohort: Cohort, split: str, purpose: str) -> list[s
         lacking = " with a segmentation"
     if subjects:
         return subjects
+    example = "split.segmentor=0.5" if split == "segmentor" else "split.segmentor=0 split.val=0.5"
+    what = f"cohort {cohort.path} has no patients{lacking} in split {split} for {purpose}"
     raise StoreError(
-        f"cohort {cohort.path} has no patients{lacking} in split {split} for {purpose}: make it with other split.* settings"
+        f"{what}: repeat its to_zarr command with other split.* settings, such as {example}, or choose another method"
     )

@@ -23,6 +23,8 @@ def next_step(cohort: Cohort) -> str:
     labelled = all(any(complete.record(s).has_labels for s in complete.split(name)) for name in ("segmentor", "gan"))
     if not labelled:
         what = "no patient of segmentor, or none of gan, has a segmentation, from which tcmgan learns"
+        if not complete.split("segmentor"):
+            what = "no patient is in segmentor, on which tcmgan trains its segmentor first"
         return f"{what}\n{launch(cohort, 'sweep=lr', 'method=unet')}"
     return launch(cohort, "sweep=lr")
 

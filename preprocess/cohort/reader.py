@@ -52,7 +52,9 @@ class Cohort:
         manifest_file = folder / "manifest.json"
         if not manifest_file.is_file():
             what = "is not finished or is not a cohort" if folder.is_dir() else "does not exist"
-            raise StoreError(f"cohort {folder} {what}: run python -m preprocess.to_zarr source=… store={folder}")
+            scans = folder.is_dir() and not (folder / "zarr.json").exists() and any(folder.iterdir())
+            words = f"source={folder} store=…" if scans else f"source=… store={folder}"
+            raise StoreError(f"cohort {folder} {what}: run python -m preprocess.to_zarr {words}")
         manifest = read_json(manifest_file)
         if manifest.get("schema") != SCHEMA:
             schema = manifest.get("schema")

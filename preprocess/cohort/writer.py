@@ -155,6 +155,15 @@ class CohortWriter:
         """The names of the finished subjects."""
         return {path.stem for path in (self.path / "records").glob("*.json")}
 
+    def made_of_others(self, subject: str, names: Mapping[str, tuple[str, str]]) -> bool:
+        """Whether a committed subject was made of files of other names (by kind, file and volume), or of fewer.
+
+        Raises StoreError for a damaged record.
+        """
+        source = read_sealed(record_path(self.path, subject))["record"]["source"]
+        was = {kind: (each["file"], each.get("volume", "")) for kind, each in source.items()}
+        return any(was.get(kind) != name for kind, name in names.items())
+
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
 

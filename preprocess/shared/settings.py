@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import operator
+import os
 import shlex
 import signal
 import sys
@@ -249,7 +250,12 @@ def command(
         if any(word in ("-h", "--help", "help") for word in words):
             print("\n\n".join([(doc or "").strip(), *helped(words, schema, explain)]))
             raise SystemExit(0)
-        raise SystemExit(main(words))
+        status = main(words)
+        sys.stdout.flush()
+        raise SystemExit(status)
+    except BrokenPipeError:  # the reader of our output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or signals.received:
             number = signals.received[0] if signals.received else signal.SIGINT

@@ -6,6 +6,7 @@ border of the volume, as interpolation and integer storage leave it around a bra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def zeroed(volume: Volume, step: float) -> tuple[Volume, list[float], int]:
     its background is exactly 0 already.
     """
     constants = constants_of(volume)
-    reach = [max(0.5 * step, CLOSE * level(volume, constant)) for constant in constants]
+    reach = [max(0.5 * step, CLOSE * level(volume, constant, constants)) for constant in constants]
     if constants == [0.0] and step > reach[0]:  # nothing but 0 itself can be close to it
         return volume, constants, 0
     other = np.logical_and.reduce([volume != np.float32(constant) for constant in constants])
@@ -84,10 +85,11 @@ def marked(values: Volume, share: float) -> float | None:
     return value if most > share else None
 
 
-def level(volume: Volume, constant: float) -> float:
-    """The typical distance of a brain's intensities from background: the median of all that are not close to it."""
-    sample = np.abs(volume[::STEP, ::STEP, ::STEP].ravel() - np.float32(constant))
-    sample = sample[np.isfinite(sample) & (sample > 0)]
+def level(volume: Volume, constant: float, constants: Sequence[float]) -> float:
+    """The typical distance of a brain's intensities from a constant of background: the median of all that are not close to it."""
+    values = volume[::STEP, ::STEP, ::STEP].ravel()
+    values = values[np.isfinite(values) & ~np.isin(values, np.array(constants, np.float32))]
+    sample = np.abs(values - np.float32(constant))
     if not len(sample):
         return 0.0
     return float(np.median(sample[sample >= BRIGHT * np.percentile(sample, 99.9)]))

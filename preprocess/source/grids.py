@@ -53,7 +53,7 @@ def oriented(image: Image, orientation: str) -> Image:
     """The image with an affine of its voxel sizes and the axes of `orientation`, e.g. LPS, about the centre, if its header gives no position."""
     import nibabel as nib
 
-    if not orientation or has_position(image):
+    if not orientation or (has_position(image) and not is_bare(image)):
         return image
     axes = nib.orientations.axcodes2ornt(orientation)
     affine = np.zeros((4, 4))
@@ -86,15 +86,17 @@ def check_headers(images: Mapping[str, Image], grid: str, registered: bool, orie
     if sheared := {kind: by for kind, image in images.items() if (by := shear(image.affine)) > SHEAR}:
         doubts.say("", f"the axes of {', '.join(sheared)} are sheared, by {max(sheared.values()):.1%}: distances are approximate")
     nowhere = [kind for kind, image in images.items() if not has_position(image)]
-    if len(nowhere) == len(images) and not orientation:
+    identical = all(is_bare(image) and (np.diag(image.affine) > 0).all() for image in images.values())
+    if (len(nowhere) == len(images) or identical) and not orientation:
         axes = "".join(aff2axcodes(images[grid].affine))
-        what = f"no header gives an orientation (qform and sform codes are 0): read as {axes}"
+        why = "qform and sform codes are 0" if nowhere else "all are the identity times the voxel size, as libraries write them"
+        what = f"no header gives an orientation ({why}): read as {axes}"
         doubts.say("", f"{what}; if that is wrong, give orientation=LPS, for example")
     bare = [kind for kind, image in images.items() if is_bare(image)]
     lost = {*nowhere, *(bare if 2 * len(bare) < len(images) else [])}
     good = images.get(next((kind for kind in images if kind not in lost), ""))
     for kind, image in images.items():
-        if good and kind in lost and not orientation and (registered or kind not in MODALITIES):
+        if good and kind in lost and (registered or kind not in MODALITIES):
             same = image.array.shape == good.array.shape
             cure = f"if it has the voxel grid of {good.file}, copy that header: fslcpgeom {good.file} {image.file}"
             what = f"{image.file}'s header gives no position and seems to have been lost"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,25 +46,24 @@ def label_map(name: str, file: str, volume: npt.NDArray[np.float32], step: float
 def counted(labels: npt.NDArray[np.uint8], file: str, wanted: Sequence[int], doubts: Doubts) -> npt.NDArray[np.uint8]:
     """The labels that count as tumour: those `wanted`, or all above 0 if none is given; the others become 0, which is said.
 
-    Enhancing tumour is 4 in files named as until 2022 and 3 from 2023 on: one of the two among the wanted ones means the file's own.
+    Enhancing tumour is 4 until 2022 and 3 from 2023 on: where one of the two is wanted, and the file holds only the other, the other counts.
     """
     if not wanted:
         return labels
-    kept = enhancing(file, set(wanted))
     here = {int(label) for label in np.unique(labels)} - {0}
+    kept = enhancing(set(wanted), here)
     if others := sorted(here - kept):
         counts = ", ".join(f"{label} ({int((labels == label).sum())} voxels)" for label in others)
         doubts.say("seg", f"{file}'s labels {counts} do not count as tumour, as labels= says")
     return np.where(np.isin(labels, sorted(kept)), labels, 0).astype(np.uint8)
 
 
-def enhancing(file: str, wanted: set[int]) -> set[int]:
-    """The wanted labels in the numbers of a file."""
-    if {3, 4} <= wanted or not {3, 4} & wanted:
-        return wanted
-    if re.search(r"-seg\.", file, re.IGNORECASE):
-        return wanted - {4} | {3}
-    return wanted - {3} | {4} if re.search(r"_seg\.", file, re.IGNORECASE) else wanted
+def enhancing(wanted: set[int], here: set[int]) -> set[int]:
+    """The wanted labels in the numbers of a file that holds the labels `here`."""
+    for one, other in ((3, 4), (4, 3)):
+        if one in wanted and other not in wanted and one not in here and other in here:
+            return wanted - {one} | {other}
+    return wanted
 
 
 def check_defined(name: str, file: str, undefined: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> None:

@@ -129,3 +129,13 @@ def test_damaged_scores_are_written_again(run: RunDirectory) -> None:
     assert earlier.read(run) is None
     assert evaluate.main([str(run.path)]) == 0
     assert list(scores_of(run)["cohorts"]) == ["val", "test"]
+
+
+def test_an_external_cohort_of_the_trainings_patients_is_scored_with_a_warning(
+    run: RunDirectory, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([str(run.path), f"data.external.self={store}"]) == 0
+    seen = capsys.readouterr().err
+    assert "warning: the run was trained or chosen on " in seen
+    assert "patients of data.external.self, such as Brats18_PHANTOM_" in seen
+    assert "their scores say nothing of new patients" in seen

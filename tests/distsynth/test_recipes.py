@@ -48,15 +48,17 @@ def test_what_may_differ_is_not_refused() -> None:
 def test_the_sentence_names_store_setting_both_values_and_what_would_be_right() -> None:
     assert refusal(cohort([3.0, 3.0, 3.0], [4.0, 4.0, 4.0])) == (
         "data.external.clinic=clinic.zarr holds s1 with voxels of 4 x 4 x 4 mm and the training's cohort has 3 x 3 x 3 mm: "
-        "make it again with to_zarr recipe.spacing=3"
+        "make it again with to_zarr recipe.spacing=3 and another store="
     )
     assert refusal(cohort([3.0, 3.0, 3.0], clip_percent=0.5)) == (
         "data.external.clinic=clinic.zarr was made with recipe.clip_percent=0.5 and the training's cohort with 1.0: "
-        "make it again with to_zarr recipe.clip_percent=1.0"
+        "make it again with to_zarr recipe.clip_percent=1.0 and another store="
     )
-    assert refusal(cohort([3.0, 3.0, 3.0], n4={"enabled": False})).endswith("make it again with to_zarr recipe.n4.enabled=true")
+    assert refusal(cohort([3.0, 3.0, 3.0], n4={"enabled": False})).endswith(
+        "make it again with to_zarr recipe.n4.enabled=true and another store="
+    )
     assert refusal(cohort([3.0, 3.0, 3.0], n4={"iterations": [5]})).endswith(
-        f"to_zarr 'recipe.n4.iterations={list(Recipe().n4.iterations)}'"
+        f"to_zarr 'recipe.n4.iterations={list(Recipe().n4.iterations)}' and another store="
     )
     assert refusal(cohort([5.0, 1.0, 1.0]), trained=[[2.0, 1.0, 1.0]]).endswith("make both cohorts with the same recipe.spacing=")
 
@@ -93,7 +95,7 @@ def test_it_is_refused_before_the_training_and_in_the_evaluation(
 ) -> None:
     coarse = cohort_of("coarse.zarr", "recipe.spacing=7")
     sentence = (
-        r"coarse.zarr holds .* with voxels of 7 x 7 x 7 mm and the training's cohort has 5 x 5 x 5 mm: .* recipe.spacing=5$"
+        r"coarse.zarr holds .* with voxels of 7 x 7 x 7 mm and the training's cohort has 5 x 5 x 5 mm: .* recipe.spacing=5 and another store=$"
     )
     with pytest.raises(StoreError, match=sentence):
         check(compose([*UNET, f"data.store={store}", f"data.external.clinic={coarse}"]), 1)

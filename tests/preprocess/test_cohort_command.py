@@ -1,7 +1,10 @@
 """verify names every file that has changed; info and tree show what a cohort holds; ordinary viewers open a subject."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from itertools import chain
@@ -293,3 +296,9 @@ def test_a_store_of_version_0_1_keeps_its_bytes_when_it_is_finished_again(tmp_pa
     (store / "manifest.json").unlink()
     make(tmp_path / "source", store)
     assert "consolidated_metadata" in json.loads((store / "zarr.json").read_text())
+
+
+def test_a_reader_that_ends_early_ends_the_command_without_a_traceback(sound: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m preprocess.cohort info {shlex.quote(str(sound))} | head -c 0"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")

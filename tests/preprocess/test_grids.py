@@ -77,6 +77,17 @@ def test_files_without_orientation_are_said_and_take_the_users(sick: Sick) -> No
     np.testing.assert_array_equal(Cohort.open(sick.store).image(record.subject), z)
 
 
+def test_identity_headers_in_all_files_are_said_and_take_the_users_orientation(sick: Sick) -> None:
+    z = Cohort.open(sick.store).image(sick.make().subject) if sick.make() else None
+    for kind in KINDS:
+        sick.put(kind, sick.a[kind].astype("i2"), diagonal(sick.affine))
+    assert "all are the identity times the voxel size, as libraries write them): read as RAS" in sick.said()
+    record = sick.make("orientation=lps")
+    assert record.original_orientation == "LPS"
+    assert not record.noted
+    np.testing.assert_array_equal(Cohort.open(sick.store).image(record.subject), z)
+
+
 def test_two_positions_in_one_header_are_said(sick: Sick) -> None:
     image = nib.load(sick.files["t2"])
     both = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sick import Sick
 
 from preprocess import to_zarr
 from preprocess.cohort import Cohort
@@ -135,3 +137,16 @@ def test_where_contrasts_or_segmentations_lack_the_next_command_does_without(tmp
     assert main([*words[:1], f"store={tmp_path / 'd.zarr'}", *words[2:], "require=[t2]"]) == 0
     wanted = "\nnext: python slurm/launch.py method=unet variant=siso 'variant.inputs=[t1]' 'variant.outputs=[t2]' data.store="
     assert wanted in capsys.readouterr().out
+
+
+def test_subjects_made_of_other_files_are_made_again(sick: Sick, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip in the names, corrected in the same store."""
+    right = ("pattern=**/{case}_{modality}.nii.gz", "names.t1ce=t1c")
+    words = (f"source={sick.source}", f"store={sick.store}", "workers=1", "recipe.n4.enabled=false", "split.test=1")
+    assert main([*words, *right, "names.t2=flair", "names.flair=t2"]) == 0
+    wrong = Cohort.open(sick.store).image(sick.name)
+    assert main([*words, *right]) == 0
+    assert f"1 subjects are made again, since their files are other ones now, such as {sick.name}" in capsys.readouterr().out
+    np.testing.assert_array_equal(Cohort.open(sick.store).image(sick.name)[2:], wrong[[3, 2]])
+    assert main([*words, *right]) == 0
+    assert "made again" not in capsys.readouterr().out
