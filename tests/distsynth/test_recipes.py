@@ -94,9 +94,7 @@ def test_it_is_refused_before_the_training_and_in_the_evaluation(
     store: Path, cohort_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     coarse = cohort_of("coarse.zarr", "recipe.spacing=7")
-    sentence = (
-        r"coarse.zarr holds .* with voxels of 7 x 7 x 7 mm and the training's cohort has 5 x 5 x 5 mm: .* recipe.spacing=5 and another store=$"
-    )
+    sentence = r"coarse.zarr holds .* with voxels of 7 x 7 x 7 mm and the training's cohort has 5 x 5 x 5 mm: .* recipe.spacing=5 and another store=$"
     with pytest.raises(StoreError, match=sentence):
         check(compose([*UNET, f"data.store={store}", f"data.external.clinic={coarse}"]), 1)
     run = untrained_run(tmp_path / "run", *UNET, f"data.store={store}")
