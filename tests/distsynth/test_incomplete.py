@@ -131,7 +131,7 @@ def test_what_is_said_of_those_who_lack_a_contrast(gappy: Path) -> None:
     assert left_out(config_for(gappy, "method=mmgan")) == sentence
     (siso,) = (compose([f"data.store={gappy}", "variant=siso", "method=stargan"]),)
     assert left_out(siso) == (f"3 of 10 subjects of {gappy} have fewer than two contrasts of variant siso and are left out")
-    whole = left_out(config_for(gappy, "method=tcmgan_small"))
+    whole = left_out(config_for(gappy, "method=unet_small"))
     assert whole == f"5 of 10 subjects of {gappy} lack a contrast of variant simo_t1 and are left out"
 
 
