@@ -23,6 +23,7 @@ OUTSIDE, ASTRAY = 0.01, 0.5  # share of the labelled voxels that lie outside the
 
 
 def label_name(label: str) -> str:
+    """BRATS's name of a label (Baid et al. 2021, arXiv:2107.02314), or `label N`."""
     return NAMES.get(label, f"label {label}")
 
 
