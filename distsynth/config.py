@@ -23,7 +23,7 @@ from distsynth.settings import DataSettings, EvaluateSettings, TrainSettings
 from preprocess.shared.errors import SettingError
 from preprocess.shared.files import write_atomically
 from preprocess.shared.settings import complete, describe, finish, flatten, merge, required, setting, texts
-from preprocess.shared.words import dotlist
+from preprocess.shared.words import dotlist, refuse_interpolation
 
 GROUPS = ("variant", "method", "data")
 RENAMED = {"evaluate.floors": "evaluate.baselines", "train.insight": "train.timing"}  # since version 0.1, whose runs still load
@@ -158,6 +158,7 @@ def read_yaml(path: Path) -> DictConfig:
         raise SettingError(f"{path} is not readable YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, DictConfig):
         raise SettingError(f"{path} must hold settings (key: value)")
+    refuse_interpolation(loaded, str(path))
     return loaded
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import subprocess
 import uuid
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.shared.errors import SettingError, UserError
-from preprocess.shared.files import write_json
+from preprocess.shared.files import read_bytes, write_json
 from preprocess.shared.locks import only_one
 
 PROJECT = Path(__file__).parent.parent  # a checkout, or the site-packages that a wheel was installed into
@@ -73,11 +74,18 @@ class RunDirectory:
         if not self.identity.is_file():
             what = "is not a run directory, it has no run.json" if self.path.exists() else "does not exist"
             raise UserError(f"run={shown(self.path)} {what}: {similar(self.path) or 'give the folder of a run'}")
-        try:
-            identity: dict[str, Any] = json.loads(self.identity.read_text())
-            return {**identity, "uid": identity["uid"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.identity} is damaged: restore it, or use another run") from error
+        return read_identity(self.identity)
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """The content of a run.json or sweep.json. Raises UserError if it is damaged; a uid is letters and digits."""
+    try:
+        identity: dict[str, Any] = json.loads(read_bytes(path))
+        if re.fullmatch(r"[\w-]+", identity["uid"]):
+            return identity
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{path} is damaged: restore it, or use another run")
 
 
 def run_of(words: Sequence[str]) -> tuple[str, list[str]]:

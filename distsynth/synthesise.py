@@ -26,7 +26,7 @@ from distsynth.synthesis.cases import named, scans_of
 from distsynth.synthesis.naming import Naming, dataset_of
 from distsynth.synthesis.outcome import Options, Outcome, listed_outputs
 from preprocess.shared.errors import SettingError, StoreError, UserError
-from preprocess.shared.files import write_json
+from preprocess.shared.files import read_bytes, write_json
 from preprocess.shared.locks import only_one
 from preprocess.shared.settings import command, parse, required, setting
 from preprocess.shared.words import undashed
@@ -180,8 +180,8 @@ def refuse_other(report: Path) -> None:
     """Raise StoreError if there is a file in the report's place that is no report."""
     if report.exists():
         try:
-            known = "patients" in json.loads(report.read_text())
-        except (OSError, ValueError, TypeError):
+            known = "patients" in json.loads(read_bytes(report))
+        except (OSError, ValueError, TypeError, RecursionError):
             known = False
         if not known:
             raise StoreError(f"{report} exists and is no report of this command: give another out=")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from preprocess.shared.errors import SettingError
+from preprocess.shared.files import read_bytes
 from preprocess.shared.settings import setting
 
 SPLITS = ("segmentor", "gan", "val", "test")
@@ -152,8 +154,8 @@ def listed(members: Sequence[Member], path: Path) -> Fold:
 def read_list(path: Path) -> list[tuple[str, str]]:
     """(name, split) of each row. Raises SettingError."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
+        text = io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(text, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingError(f"split.file={path} cannot be read ({error}): give a CSV file") from error
     listed_rows = []

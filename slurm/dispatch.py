@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, read, write_end
 from preprocess.shared.errors import SettingError, StoreError
-from preprocess.shared.files import write_json
+from preprocess.shared.files import read_bytes, write_json
 from slurm import controller, squeue
 from slurm.cluster import ClusterSettings, submit
 from slurm.job import TrainJob
@@ -83,8 +84,12 @@ class Dispatcher:
             return None
         import submitit
 
-        job = json.loads(run.directory.job.read_text())
-        if job["kind"] != self.settings.resolved:
+        try:
+            job = json.loads(read_bytes(run.directory.job))
+            known = job["kind"] == self.settings.resolved and re.fullmatch(r"[\d_]+", job["id"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # damaged: the run's lock shows whether it is trained
+            return None
+        if not known:
             return None
         if self.local:
             process = controller.running(int(job["id"]), self.logs)

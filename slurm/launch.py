@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import time
@@ -24,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 # Run as a script, this folder comes first on the path, and its modules must not hide others of the same name.
@@ -32,12 +32,12 @@ sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve()
 
 try:
     from distsynth import config as configuration
-    from distsynth.tracking.sync import Sync, ui_lines
-    from preprocess.shared.errors import SettingError, StoreError, UserError
+    from distsynth.tracking.background import Background
+    from distsynth.tracking.ui import ui_lines
+    from preprocess.shared.errors import SettingError, StoreError
     from preprocess.shared.files import write_json
     from preprocess.shared.locks import only_one
     from preprocess.shared.settings import command, describe, finish, flatten, merge, setting
-    from preprocess.shared.signals import interrupt
     from preprocess.shared.words import dotlist
     from slurm.cluster import ClusterSettings
     from slurm.dispatch import Dispatcher
@@ -119,7 +119,7 @@ def launch_runs(launch: Launch, runs: Sequence[Run]) -> int:
         for state in states:
             state.update()
         todo = [s.run for s in states if s.state != "finished"]
-        sync = Sync(folder)
+        sync = Background(folder)
         dispatcher = Dispatcher(launch.cluster, f"distsynth-{launch.sweep.name}", todo, folder / "logs")
         with room_in(folder):
             carry_out(launch, states, dispatcher, sync)
@@ -172,12 +172,14 @@ def explain(words: Sequence[str]) -> str:
 def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     columns = [axis for axis in runs[0].axes if axis != "method" and len({run.axes[axis] for run in runs}) > 1]
     table = Table(Column("run", no_wrap=True, overflow="fold"), "in -> out", "method", *columns)
     for run in runs:
         method = run.axes.get("method", run.config.method.name)
-        table.add_row(run.name, run.config.variant.title, method, *(run.axes[axis] for axis in columns))
+        cells = (run.name, run.config.variant.title, method, *(run.axes[axis] for axis in columns))
+        table.add_row(*map(Text, cells))  # which are no markup
     print(f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}")
     if absent := left_out(launch.sweep, runs):
         pairs = "; ".join(f"{method} with {', '.join(variants)}" for method, variants in absent.items())
@@ -195,9 +197,8 @@ def prepare(launch: Launch, folder: Path, runs: Sequence[Run]) -> None:
         configuration.save(run.config, run.directory.config)
 
 
-def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher, sync: Sync) -> None:
+def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher, sync: Background) -> None:
     """Start the runs, watch them and replay their journals into MLflow, until every run has ended."""
-    printed = ""
     try:
         with Display(states, f"sweep {launch.sweep.name}") as display:
             while dispatcher.busy:
@@ -205,62 +206,29 @@ def carry_out(launch: Launch, states: Sequence[RunState], dispatcher: Dispatcher
                 for state in states:
                     state.update()
                 display.show()
-                printed = replay(sync, printed)
+                sync.replay()
                 time.sleep(launch.poll_seconds)
     except BaseException:  # above all Ctrl-C; no run on this machine continues without a launcher
         dispatcher.cancel()
         if dispatcher.jobs:
             where = "stopped" if launch.cluster.resolved == "local" else "continue on Slurm (scancel stops them)"
             print(
-                f"\nthe runs {where}; watch them again with the same command, or: python -m distsynth.tracking.sync sweep={sync.sweep}"
+                f"\nthe runs {where}; watch them again with the same command, or: python -m distsynth.tracking.sync sweep={sync.folder}"
             )
         raise
 
 
-def replay(sync: Sync, printed: str) -> str:
-    """Send the journals to MLflow. An error there stops no run and is printed once: returns the last one that was printed."""
-    try:
-        with interrupted_afterwards():
-            sync.replay()
-    except UserError as error:
-        if str(error) != printed:
-            print(f"warning: {error}", file=sys.stderr)
-        return str(error)
-    return ""
-
-
-@contextmanager
-def interrupted_afterwards() -> Iterator[None]:
-    """Hold the first Ctrl-C or TERM back until the block has ended: in the middle of a transaction the database's library swallows it."""
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held:
-            interrupt(number, frame)  # asked twice: a server may keep the block waiting
-        held.append(number)
-
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if held:
-            interrupt(held[0], None)
-
-
-def conclude(states: Sequence[RunState], sync: Sync) -> int:
+def conclude(states: Sequence[RunState], sync: Background) -> int:
     """Print the sweep's table and the command that opens the UI; returns the exit status."""
     from distsynth.evaluation.table import write_table
 
     for state in states:
         state.update()
-    print(write_table(sync.sweep))
-    try:
-        sync.finish()
-        print("\n".join(ui_lines(sync)))
-    except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+    print(write_table(sync.folder))
+    if sent := sync.finish():
+        print("\n".join(ui_lines(sent)))
+    else:
+        print(f"not all of it is in MLflow; to send it: python -m distsynth.tracking.sync {shlex.quote(str(sync.folder))}")
     failed = [state for state in states if state.state != "finished"]
     for state in failed:
         print(f"{state.run.name} {state.state}: {state.reason}", file=sys.stderr)

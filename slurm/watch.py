@@ -87,14 +87,16 @@ class RunState:
 def table(states: Sequence[RunState], title: str) -> Table:
     """All runs, one per row."""
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", expand=False)
+    drawn = Table(title=Text(title), title_justify="left", expand=False)
     for name in ("run", "state", "stage and epoch", "time", "losses", "validation"):
         drawn.add_column(name, no_wrap=name in ("run", "time"), overflow="fold")
     colours = {"finished": "green", "failed": "red", "running": "cyan"}
     for s in states:
-        colour = colours.get(s.state, "dim")
-        drawn.add_row(s.run.name, f"[{colour}]{s.state}[/]", s.where, s.elapsed, s.losses, s.validation)
+        state = Text(s.state, style=colours.get(s.state, "dim"))
+        others = map(Text, (s.where, s.elapsed, s.losses, s.validation))  # a journal's words are no markup
+        drawn.add_row(Text(s.run.name), state, *others)
     return drawn
 
 

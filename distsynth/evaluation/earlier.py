@@ -8,7 +8,7 @@ from typing import Any
 from distsynth.evaluation.metrics import summarise
 from distsynth.run_directory import RunDirectory
 from preprocess.cohort.files import json_digest
-from preprocess.shared.files import write_json
+from preprocess.shared.files import read_bytes, write_json
 
 Scores = dict[str, Any]  # the content of scores.json, and WHOSE they are, and of each cohort its `digest`
 WHOSE = ("made_of", "judge")  # identifies the checkpoint; the run that evaluate.judge names
@@ -20,11 +20,11 @@ CLOSE = 1e-3  # dB by which scores of the same weights may differ on another mac
 def read(run: RunDirectory) -> Scores | None:
     """The scores of an earlier evaluation; None if there are none or they are damaged. Whose they are is known if made_of.json fits them."""
     try:
-        scores: Scores = json.loads(run.scores.read_text())
+        scores: Scores = json.loads(read_bytes(run.scores))
         if not {"rows", "cohorts"} <= scores.keys():
             return None
         origin = json.loads((run.evaluation / ORIGIN).read_text()) if (run.evaluation / ORIGIN).is_file() else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     if origin.get("scores") != json_digest(scores):  # of a version without it, or killed between the two files
         return scores

@@ -55,6 +55,7 @@ def draw(path: Path, title: str, variant: Variant, sources: Volume, truth: Volum
     columns = -(-len(variant.inputs) // rows) + 3  # inputs stand below each other where there are rows for them
     height = 2.3 * cut.brain.shape[0] / cut.brain.shape[1] + 0.3
     size = (2.3 * columns + 0.6, height * rows + 0.35)
+    plt.rcParams["text.parse_math"] = False  # a patient's name may hold dollars, which begin no formula
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, facecolor="white", layout="constrained")
     for axis in axes.flat:
         axis.set_axis_off()

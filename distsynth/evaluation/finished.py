@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distsynth.ranks.world import World
+from preprocess.shared.files import read_bytes
 
 Row = dict[str, Any]
 Patient = tuple[str, str]  # the cohort's name in the tables, the subject
@@ -38,10 +39,10 @@ class Finished:
 def read(folder: Path, made_of: str) -> Iterator[tuple[Patient, list[Row]]]:
     """Every patient stored by an evaluation with this `made_of`; incomplete lines and those of other evaluations are skipped."""
     for path in sorted(folder.glob("finished-*.jsonl")):
-        for line in path.read_text(errors="replace").splitlines():
+        for line in read_bytes(path).decode(errors="replace").splitlines():
             try:
                 of, (cohort, subject), rows = json.loads(line)
-            except ValueError:  # empty, or cut off when the process was killed
+            except (ValueError, TypeError, RecursionError):  # empty, or cut off when the process was killed
                 continue
             if of == made_of:
                 yield (cohort, subject), rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,8 @@ from distsynth.evaluation.metrics import summarise
 from distsynth.modalities import Variant
 from distsynth.run_directory import RunDirectory
 from distsynth.tracking.journal import Line, read
+from preprocess.shared.errors import StoreError, UserError
+from preprocess.shared.files import open_plain, read_bytes
 
 NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked", "_extra_state")  # batch norm's averages, image pools
 
@@ -81,16 +84,29 @@ def read_runs(sweep: Path) -> tuple[list[Scored], list[str]]:
         if not run.scores.is_file():
             without.append(run.path.name)
             continue
-        config = configuration.load(run.config)
+        try:
+            config = configuration.load(run.config)
+            scored = read_run(run, config)
+        except UserError as error:  # the other runs have a table all the same
+            print(f"warning: {error}", file=sys.stderr)
+            without.append(run.path.name)
+            continue
         settings = configuration.to_yaml(replace(config, seed=0, data=replace(config.data, fold=0)))
-        alike.setdefault(settings, []).append(read_run(run, config))
+        alike.setdefault(settings, []).append(scored)
     return [together(runs) for runs in alike.values()], without
 
 
 def read_run(run: RunDirectory, config: configuration.Config | None = None) -> Scored:
-    """A run that has scores."""
+    """A run that has scores. Raises UserError if its files cannot be read."""
     config = config or configuration.load(run.config)
-    return Scored(run.path.name, config.method.name, config.variant, json.loads(run.scores.read_text()), (run,))
+    try:
+        scores = json.loads(read_bytes(run.scores))
+        whole = scores["cohorts"].keys() and isinstance(scores["rows"], list)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise StoreError(f"{run.scores} is damaged: remove it, and python -m distsynth.evaluate {run.path} makes it again")
+    return Scored(run.path.name, config.method.name, config.variant, scores, (run,))
 
 
 def together(runs: Sequence[Scored]) -> Scored:
@@ -131,6 +147,7 @@ def seconds(journal: Sequence[Line]) -> float:
 def parameters(checkpoint: Path) -> int:
     """How many a method has, counted in its checkpoint without reading the values; 0 if that is absent or unreadable."""
     try:
+        open_plain(checkpoint).close()
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except Exception:
         return 0

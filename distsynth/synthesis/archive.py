@@ -17,6 +17,7 @@ from typing import IO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from preprocess.shared.errors import StoreError
+from preprocess.shared.files import open_plain
 
 FORMAT = 1  # of the layout, and of configs/model.json
 MARK = b"distsynth model, format %d, sha256 "
@@ -49,7 +50,7 @@ def unpack(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     try:
         if path.is_dir():
             return {name: of_folder(path, name) for name in names}
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return of_zip(path, file, names)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error

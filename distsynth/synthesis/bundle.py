@@ -35,6 +35,7 @@ from preprocess.cohort.files import json_digest
 from preprocess.recipe import Recipe
 from preprocess.shared.errors import StoreError, UserError
 from preprocess.shared.files import json_text, write_atomically
+from preprocess.shared.words import refuse_interpolation
 
 MODEL, CONFIG, WEIGHTS = "configs/model.json", "configs/config.yaml", "models/model.safetensors"
 MEMBERS = (MODEL, CONFIG, "configs/inference.json", "configs/metadata.json", WEIGHTS, "docs/README.md", "LICENSE")
@@ -165,6 +166,7 @@ def plain(text: str) -> DictConfig:
     tree = OmegaConf.create(text)
     if not isinstance(tree, DictConfig):
         raise ValueError(f"{CONFIG} holds no settings")
+    refuse_interpolation(tree, CONFIG)  # also one that is spelt \\x24{…}
     return tree
 
 

@@ -14,7 +14,8 @@ from distsynth.run_directory import RunDirectory
 from distsynth.synthesis import bundle
 from distsynth.synthesis.served import REQUEST
 from distsynth.synthesis.synthesiser import Synthesiser
-from distsynth.tracking.sync import Sync, mlflow_command, mlflow_errors
+from distsynth.tracking.sync import Sync
+from distsynth.tracking.ui import mlflow_command
 from preprocess.shared.errors import StoreError, UserError
 
 CODE = Path(__file__).with_name("pyfunc.py")
@@ -59,7 +60,7 @@ def log(made: Synthesiser, run: RunDirectory, licence: str, register: str) -> tu
         raise UserError(f"{run.path} is not part of a sweep, so MLflow does not know it: give out=FOLDER")
     settings()
     sync = Sync(sweep)
-    with mlflow_errors(sync.uri), tempfile.TemporaryDirectory() as temporary, without_warnings():
+    with sync.store.failures(), tempfile.TemporaryDirectory() as temporary, without_warnings():
         import mlflow
         from mlflow import pyfunc
         from mlflow.models import Model

@@ -11,6 +11,7 @@ from typing import Any
 
 from distsynth.synthesis.synthesiser import Made, Synthesiser
 from preprocess.cohort.files import file_digest, json_digest
+from preprocess.shared.files import read_bytes
 
 NOTICE = "Synthesised by a neural network. For research use only. It can miss or invent lesions: do not use it for diagnosis."
 LIBRARIES = ("distsynth", "torch", "numpy", "scipy", "SimpleITK", "nibabel")
@@ -52,18 +53,18 @@ def sidecar(synthesiser: Synthesiser, output: str, made: Made, details: Mapping[
 def is_done(image: Path, sidecar_path: Path, wanted: str) -> bool:
     """Whether an image is complete and was made by this very request."""
     try:
-        written = json.loads(sidecar_path.read_text())
+        written = json.loads(read_bytes(sidecar_path))
         return bool(written["Request"] == wanted and written["Image"] == {"sha256": file_digest(image)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """What is written there: nothing if there is no file, None if it is not one of these sidecars."""
     try:
-        written = json.loads(path.read_text())
+        written = json.loads(read_bytes(path))
         return written if isinstance(written, dict) and written.get("Synthetic") is True else None
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

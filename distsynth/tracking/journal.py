@@ -20,8 +20,12 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from preprocess.shared.errors import StoreError
+from preprocess.shared.files import open_plain
 
 Line = dict[str, Any]
 
@@ -30,9 +34,11 @@ class Journal:
     """The writing side."""
 
     def __init__(self, path: Path, length: int | None = None) -> None:
-        """Append to the journal at `path`, truncated to `length` bytes first if that is given."""
+        """Append to the journal at `path`, truncated to `length` bytes first if that is given. Raises OSError or StoreError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.held: list[bytes] | None = None
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise StoreError(f"{path} is not a plain file: remove it")
         self.file = path.open("ab", buffering=0)  # closing a buffer could still write, after another process wrote the end line
         if length is not None and length < self.file.tell():
             self.file.truncate(length)
@@ -84,8 +90,8 @@ def write_end(path: Path, status: str, reason: str, retry: bool = False) -> None
         journal.write("end", status=status, reason=reason, retry=retry)
         journal.sync()
         journal.close()
-    except OSError as error:
-        print(f"cannot write {path}: {error.strerror}", file=sys.stderr)
+    except (OSError, StoreError) as error:
+        print(f"cannot write {path}: {getattr(error, 'strerror', error)}", file=sys.stderr)
 
 
 def whole_lines(path: Path) -> int:
@@ -95,17 +101,61 @@ def whole_lines(path: Path) -> int:
 
 def read(path: Path, offset: int = 0) -> tuple[list[Line], int]:
     """The complete lines from a byte offset on, and the offset after them. A journal that does not exist yet is empty; one that a resumed
-    run has truncated below the offset is read from its start."""
+    run has truncated below the offset is read from its start. Lines that no run writes are left out, with one warning for each journal."""
     if not path.is_file():
         return [], offset
-    with path.open("rb") as file:
-        file.seek(max(0, offset - 1))
-        if offset and file.read(1) != b"\n":
-            offset = 0
-            file.seek(0)
-        data = file.read()
+    try:
+        with open_plain(path) as file:
+            file.seek(max(0, offset - 1))
+            if offset and file.read(1) != b"\n":
+                offset = 0
+                file.seek(0)
+            data = file.read()
+    except OSError as error:
+        warn_once(path, f"cannot be read ({error.strerror})")
+        return [], offset
     end = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:end].splitlines()], offset + end
+    lines = [parsed(line) for line in data[:end].split(b"\n")[:-1]]
+    if None in lines:
+        warn_once(path, "has lines that no run wrote: they are left out")
+    return [line for line in lines if line is not None], offset + end
+
+
+def parsed(text: bytes) -> Line | None:
+    """A line of the journal, None if it is not one."""
+    try:
+        line = json.loads(text)
+        fits = all(fit(line.get(name)) for name, fit in (COMMON | FIELDS.get(line["kind"], {})).items())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return line if fits else None
+
+
+def warn_once(path: Path, what: str) -> None:
+    if path not in warned:
+        warned.add(path)
+        print(f"warning: {path} {what}", file=sys.stderr, flush=True)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**53
+
+
+def are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, float) or is_count(value) for value in values.values())
+
+
+COMMON: dict[str, Callable[[Any], bool]] = {"kind": is_text, "time": is_count}
+FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "metrics": {"step": is_count, "values": are_numbers},
+    "progress": {"stage": is_text, "epoch": is_count, "epochs": is_count},
+    "end": {"status": is_text, "reason": is_text},
+}
+warned: set[Path] = set()  # the journals of which a warning was printed
 
 
 def covered(lines: list[Line]) -> list[Line]:

@@ -12,24 +12,22 @@ The store is MLFLOW_TRACKING_URI, or else SQLite in mlflow.db beside the sweeps 
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from distsynth.run_directory import RunDirectory, shown, similar
+from distsynth.run_directory import RunDirectory, read_identity, shown, similar
+from distsynth.tracking.entities import in_batches, metrics, parameters
 from distsynth.tracking.journal import Line, covered, read
+from distsynth.tracking.store import Store, StoreFailure, Warnings, cause_of, unanswered
+from distsynth.tracking.ui import ui_lines
 from preprocess.shared.errors import SettingError, UserError
-from preprocess.shared.settings import command, flatten, parse, setting
+from preprocess.shared.settings import command, parse, setting
 
-EXPERIMENT = "distsynth"
 UID = "distsynth.uid"
+TRIES = 3  # files of a run that a store may refuse before the others are left
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 
 
@@ -67,43 +65,66 @@ def place_of(settings: Settings) -> Path:
 class Sync:
     """Sends one sweep, or one run outside any, to MLflow. Remembers how much of each curve is sent, so that replaying again sends only new points."""
 
-    def __init__(self, folder: Path, tracking_uri: str = "") -> None:
+    def __init__(self, folder: Path, tracking_uri: str = "", warn: Warnings | None = None) -> None:
         """Of a sweep's folder; of a run's, with all its sweep if it is in one. Raises UserError if it is neither or the store cannot be opened."""
         self.sweep = folder.parent if (folder / "run.json").is_file() else folder
-        in_sweep = (self.sweep / "sweep.json").is_file()
-        if not in_sweep and self.sweep == folder:
+        self.in_sweep = (self.sweep / "sweep.json").is_file()
+        if not self.in_sweep and self.sweep == folder:
             raise UserError(f"sweep={folder} is not a sweep, it has no sweep.json: give the folder of one, for example runs/lr")
-        self.lone = None if in_sweep else RunDirectory(folder)
-        self.top = self.sweep.parent if in_sweep or self.sweep.name == "alone" else self.sweep
-        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.top / 'mlflow.db'}"
-        self.client = connect(self.uri)
-        self.experiment = self.open_experiment()
-        self.parent = self.open_parent() if in_sweep else ""
+        self.lone = None if self.in_sweep else RunDirectory(folder)
+        top = self.sweep.parent if self.in_sweep or self.sweep.name == "alone" else self.sweep
+        self.store = Store(tracking_uri, top, folder)
+        self.warn = warn or Warnings()
+        self.uri = self.store.uri
         self.runs: dict[Path, str] = {}
         self.replayed: dict[Path, Line] = {}  # the last line that was replayed
         self.sent: dict[tuple[str, str], tuple[int, float]] = {}  # MLflow run and curve: step and value of its last point
+        self.open()
+
+    def open(self) -> None:
+        """Open the store and its experiment, and find the parent; what was deleted in MLflow is restored. Raises UserError."""
+        self.client, self.experiment = self.store.open()
+        self.runs.clear()
+        self.replayed.clear()
+        with self.store.failures():
+            self.parent = self.open_parent() if self.in_sweep else ""
 
     def replay(self) -> None:
-        """Send what is new in the journals. Raises UserError if MLflow fails; the next call sends the rest."""
-        with mlflow_errors(self.uri):
-            for run in (
-                [self.lone] if self.lone else [RunDirectory(path.parent) for path in sorted(self.sweep.glob("*/run.json"))]
-            ):
-                self.replay_run(run)
+        """Send what is new in the journals, each run by itself. Raises UserError if MLflow fails; the next call sends the rest."""
+        failure = None
+        for run in [self.lone] if self.lone else [RunDirectory(path.parent) for path in sorted(self.sweep.glob("*/run.json"))]:
+            try:
+                self.again_if_deleted(partial(self.replay_run, run))
+            except StoreFailure as error:
+                failure = failure or error
+                if error.unanswered:
+                    break
+            except UserError as error:  # of this run's own files
+                self.warn(f"{error}; the other runs are sent to MLflow")
+        if failure:
+            raise failure
+
+    def again_if_deleted(self, send: Callable[[], None]) -> None:
+        """Send something; if MLflow refuses it, once more after opening everything again: a run, its parent or the experiment may have been
+        deleted. Raises UserError."""
+        try:
+            with self.store.failures():
+                send()
+        except StoreFailure as error:
+            if error.unanswered:
+                raise
+            self.open()
+            with self.store.failures():
+                send()
 
     def finish(self) -> None:
         """Send everything, including artifacts, the parent's table and its final status. Raises UserError if MLflow fails."""
         self.replay()
-        if not self.parent:
-            return
-        with mlflow_errors(self.uri):
-            self.finish_parent()
+        if self.parent:
+            self.again_if_deleted(self.finish_parent)
 
     def finish_parent(self) -> None:
         """The parent ends once all its runs have ended, including those that have not started and so have no child in MLflow yet."""
-        for name in ("table.md", "table.csv"):
-            if (self.sweep / name).is_file():
-                self.client.log_artifact(self.parent, str(self.sweep / name))
         if (table := self.sweep / "table.md").is_file():
             self.client.set_tag(self.parent, "mlflow.note.content", table.read_text()[:5000])  # the run's description in the UI
         states = [self.client.get_run(run).info.status for run in self.runs.values()]
@@ -112,8 +133,10 @@ class Sync:
             self.client.set_terminated(self.parent, "FAILED" if "FAILED" in states else "FINISHED")
         else:
             self.client.update_run(self.parent, status="RUNNING")
+        self.send_files(self.parent, self.sweep, ("table.md", "table.csv"))
 
     def replay_run(self, run: RunDirectory) -> None:
+        """Parameters, curves and the run's state come before its files, which a store may have no place for."""
         journal, _ = read(run.journal)
         if not journal:  # the run has not started, and the start time of an MLflow run cannot be changed later
             return
@@ -122,13 +145,14 @@ class Sync:
             self.runs[run.path] = self.open_run(run, journal[0]["time"])
         if not lines or lines[-1] == self.replayed.get(run.path):
             return
-        mlflow_run = self.runs[run.path]
+        mlflow_run, last = self.runs[run.path], lines[-1]
         self.send(mlflow_run, lines)
         if start := next((line for line in reversed(lines) if line["kind"] == "start"), None):
             for name in ("host", "device", "world_size"):
-                self.client.set_tag(mlflow_run, f"distsynth.{name}", str(start[name]))
-        self.set_status(mlflow_run, run, lines[-1])
-        self.replayed[run.path] = lines[-1]
+                self.client.set_tag(mlflow_run, f"distsynth.{name}", str(start.get(name)))
+        ended = self.set_status(mlflow_run, last)
+        if self.send_files(mlflow_run, run.path, ("config.yaml", *(("evaluation/**/*", "figures/**/*") if ended else ()))):
+            self.replayed[run.path] = last
 
     def send(self, mlflow_run: str, lines: Sequence[Line]) -> None:
         """Send the points that MLflow does not have; a last point whose value has changed is sent again."""
@@ -141,32 +165,48 @@ class Sync:
         step, value = self.sent.get((mlflow_run, point.key), (-1, None))
         return bool(point.step > step or (point.step == step and point.value != value))
 
-    def set_status(self, mlflow_run: str, run: RunDirectory, last: Line) -> None:
+    def send_files(self, mlflow_run: str, folder: Path, patterns: Sequence[str]) -> bool:
+        """Send a folder's files, each by itself, and print one warning for each cause of failure; whether the store answered. A link is not
+        sent: it may lead to any file of this machine."""
+        failed = 0
+        for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+            if path.is_symlink() or not path.is_file() or failed == TRIES:
+                continue
+            try:
+                place = str(path.parent.relative_to(folder))
+                self.client.log_artifact(mlflow_run, str(path), None if place == "." else place)
+            except Exception as error:
+                reason, failed = self.store.reason(error), failed + 1
+                self.warn(
+                    f"{self.store.name} does not take files such as {path} ({reason}); parameters and curves get there: {self.store.later}",
+                    f"files: {cause_of(reason)}",
+                )
+                if unanswered(error):
+                    return False
+        return True
+
+    def set_status(self, mlflow_run: str, last: Line) -> bool:
+        """Whether the run has ended."""
         if last["kind"] == "end" and last["status"] in STATUS:
-            for folder in (run.evaluation, run.figures):
-                if folder.is_dir():
-                    self.client.log_artifacts(mlflow_run, str(folder), folder.name)
             self.client.set_tag(mlflow_run, "distsynth.reason", last["reason"])
             self.client.set_terminated(mlflow_run, STATUS[last["status"]], last["time"])
-        elif self.client.get_run(mlflow_run).info.status != "RUNNING":
+            return True
+        if self.client.get_run(mlflow_run).info.status != "RUNNING":
             self.client.update_run(mlflow_run, status="RUNNING")  # a failed run that was resumed
+        return False
 
     def open_run(self, run: RunDirectory, start: int) -> str:
         """The run's id in MLflow; a new run is created with its parameters, tags and start (milliseconds since 1970)."""
-        identity = run.read_identity()
+        identity, settings = run.read_identity(), parameters(run)
         tags = {
             **({"mlflow.parentRunId": self.parent} if self.parent else {"mlflow.source.name": "distsynth.train"}),
             "distsynth.path": str(run.path),
-            "distsynth.code": identity["code"],
-            "distsynth.commit": identity["commit"],
+            "distsynth.code": str(identity.get("code", "")),
+            "distsynth.commit": str(identity.get("commit", "")),
         }
-        mlflow_run = self.find_or_create(identity["uid"], identity["name"], tags, start)
-        from mlflow.entities import Param
-
-        parameters = [Param(key, value) for key, value in sorted(parameters_of(run).items())]
-        for batch in in_batches(parameters, 100):
+        mlflow_run = self.find_or_create(identity["uid"], str(identity.get("name", run.path.name)), tags, start)
+        for batch in in_batches(settings, 100):
             self.client.log_batch(mlflow_run, params=batch)
-        self.client.log_artifact(mlflow_run, str(run.config))
         for key in self.client.get_run(mlflow_run).data.metrics:
             last = max(self.client.get_metric_history(mlflow_run, key), key=lambda p: (p.step, p.timestamp))
             self.sent[mlflow_run, key] = (last.step, last.value)
@@ -174,96 +214,30 @@ class Sync:
 
     def open_parent(self) -> str:
         """The sweep's id in MLflow."""
-        identity = json.loads((self.sweep / "sweep.json").read_text())
-        return self.find_or_create(identity["uid"], f"sweep {self.sweep.name}", {"distsynth.axes": ", ".join(identity["axes"])})
+        identity = read_identity(self.sweep / "sweep.json")
+        axes = ", ".join(map(str, identity.get("axes", [])))
+        return self.find_or_create(identity["uid"], f"sweep {self.sweep.name}", {"distsynth.axes": axes})
 
     def find_or_create(self, uid: str, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
-        runs = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
-        if runs:
-            return str(runs[0].info.run_id)
-        run = self.client.create_run(
-            self.experiment, start, {UID: uid, "mlflow.runName": name, "mlflow.source.name": "slurm/launch.py", **tags}, name
-        )
-        return str(run.info.run_id)
+        """The id of the run with this uid, which is restored if it was deleted."""
+        if known := self.runs_of(uid):
+            if known[0].info.lifecycle_stage == "deleted":
+                self.client.restore_run(known[0].info.run_id)
+                self.warn(f"{name} was deleted in {self.store.name} and is restored", "deleted")
+            return str(known[0].info.run_id)
+        tags = {UID: uid, "mlflow.runName": name, "mlflow.source.name": "slurm/launch.py", **tags}
+        made = self.client.create_run(self.experiment, start, tags, name).info.run_id
+        for double in self.runs_of(uid):  # of a slow server that was asked twice
+            if double.info.run_id != made:
+                self.client.delete_run(double.info.run_id)
+        return str(made)
 
-    def open_experiment(self) -> str:
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        # With SQLite, MLflow's default is an absolute path under the current directory; a server has its own location for artifacts.
-        local = (self.top / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
-        return str(self.client.create_experiment(EXPERIMENT, local))
+    def runs_of(self, uid: str) -> list[Any]:
+        """The runs with this uid, those first that are not deleted, and of those the ones with parameters."""
+        from mlflow.entities import ViewType
 
-
-def connect(uri: str) -> Any:
-    """An MLflow client without log messages and telemetry. Raises UserError if the store cannot be opened."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not delay the launcher
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with mlflow_errors(uri):
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-        return client
-
-
-@contextmanager
-def mlflow_errors(uri: str) -> Iterator[None]:
-    """Errors of MLflow, a full disk and a server that is down, as one sentence. Raises UserError."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        text = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the MLflow store {uri} failed ({text}); the journals keep everything: python -m distsynth.tracking.sync sends it later"
-        ) from error
-
-
-def metrics(lines: Sequence[Line]) -> Iterator[Any]:
-    """MLflow metrics, with the journal's times."""
-    from mlflow.entities import Metric
-
-    for line in lines:
-        if line["kind"] == "metrics":
-            yield from (Metric(name, value, line["time"], line["step"]) for name, value in line["values"].items())
-
-
-def parameters_of(run: RunDirectory) -> dict[str, str]:
-    """The run's resolved configuration as dotted keys."""
-    from omegaconf import OmegaConf
-
-    tree: Any = OmegaConf.to_container(OmegaConf.load(run.config))
-    return {key: ",".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in flatten(tree)}
-
-
-def in_batches(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def ui_lines(sync: Sync) -> list[str]:
-    """The command that opens the UI, and the address of the table of runs: by default MLflow 3 opens an experiment in its GenAI view."""
-    page = f"#/experiments/{sync.experiment}?workflowType=machine_learning"
-    if sync.uri.startswith("http"):
-        return [f"runs in MLflow: {sync.uri.rstrip('/')}/{page}"]
-    return [
-        "compare the runs in the MLflow UI:",
-        f"  {mlflow_command()} ui --backend-store-uri {sync.uri}",
-        f"  then open http://127.0.0.1:5000/{page}",
-    ]
-
-
-def mlflow_command() -> str:
-    """`mlflow`, with its folder if the shell would not find it or would find another one."""
-    own = Path(sys.executable).with_name("mlflow")  # of this Python environment
-    return "mlflow" if not own.is_file() or shutil.which("mlflow") == str(own) else str(own)
+        runs = self.client.search_runs([self.experiment], f"tags.`{UID}` = '{uid}'", run_view_type=ViewType.ALL)
+        return sorted(runs, key=lambda run: (run.info.lifecycle_stage == "deleted", not run.data.params))
 
 
 if __name__ == "__main__":

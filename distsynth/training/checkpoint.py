@@ -9,6 +9,7 @@ Training only waits for a copy in memory; a thread writes it to disk.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import zipfile
@@ -22,7 +23,7 @@ import torch
 from distsynth.ranks.watchdog import Watchdog
 from distsynth.tracking.journal import Journal
 from preprocess.shared.errors import StoreError
-from preprocess.shared.files import write_atomically
+from preprocess.shared.files import open_plain, write_atomically
 
 KEEP = 2
 
@@ -141,9 +142,9 @@ def write(state: dict[str, Any], folder: Path, step: int, improved: bool, journa
 
 
 def save_step(state: dict[str, Any], folder: Path, step: int) -> None:
-    """Write the checkpoint of a step and delete all but the newest two."""
-    save(state, folder / f"step-{step:010d}.pt")
-    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+    """Write the checkpoint of a step and delete those before it but one. A later one is not of this run's history: it counts for nothing."""
+    save(state, path := folder / f"step-{step:010d}.pt")
+    for old in [each for each in candidates(folder) if each <= path][KEEP:]:
         old.unlink(missing_ok=True)
 
 
@@ -156,7 +157,7 @@ def remove_partial(folder: Path) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Raises StoreError if it is absent or damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums but does not check them
+        with open_plain(path) as file, zipfile.ZipFile(file) as archive:  # torch writes checksums but does not check them
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -171,11 +172,15 @@ def newest(folder: Path) -> tuple[dict[str, Any], Path] | None:
     """The newest readable checkpoint and its path; damaged ones are skipped with a printed warning."""
     for path in candidates(folder):
         try:
-            return load(path), path
+            state = load(path)
+            if (step := state.get("position", {}).get("total")) not in (None, int(path.stem[5:])):
+                raise StoreError(f"{path} is the checkpoint of step {step}")
+            return state, path
         except StoreError as error:
             print(f"warning: {error}; using the checkpoint before it", flush=True)
     return None
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob("step-*.pt"), reverse=True)
+    """The checkpoints by their names, the newest first."""
+    yield from sorted((path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{10}", path.stem)), reverse=True)

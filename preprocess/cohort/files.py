@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.shared.errors import CaseError, StoreError
-from preprocess.shared.files import json_text, write_json
+from preprocess.shared.files import json_text, open_plain, read_bytes, write_json
 
 SCHEMA = 2
 IMAGE, SEG = "image", "labels/seg/0"
@@ -36,7 +36,7 @@ def shard_path(array: Path, dimensions: int) -> Path:
 
 def file_digest(path: Path) -> str:
     """The sha256 of a file."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -48,8 +48,8 @@ def json_digest(value: Any) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises StoreError if the file is missing or is not a JSON object."""
     try:
-        loaded = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        loaded = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({str(error).splitlines()[0]}): {REMEDY}") from error
     if not isinstance(loaded, dict):
         raise StoreError(f"{path} is not a JSON object: {REMEDY}")
@@ -75,6 +75,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote, without the sha256. Raises StoreError if any byte has changed."""
     value = read_json(path)
     seal = value.pop("sha256", None)
-    if seal != json_digest(value) or path.read_bytes() != json_text({**value, "sha256": seal}, sort_keys=True).encode():
+    try:
+        whole = seal == json_digest(value) and read_bytes(path) == json_text({**value, "sha256": seal}, sort_keys=True).encode()
+    except (ValueError, RecursionError):  # numbers that JSON lacks
+        whole = False
+    if not whole:
         raise StoreError(f"{path} has changed since it was written: {REMEDY}")
     return value

@@ -10,6 +10,7 @@ from typing import Any
 
 from preprocess.cohort.files import REMEDY, record_path
 from preprocess.shared.errors import StoreError
+from preprocess.shared.files import read_bytes
 
 
 @dataclass
@@ -59,11 +60,11 @@ def read_record(store: Path, subject: str, digest: str) -> Record:
     """Raises StoreError if the record's file is missing or its sha256 is not `digest`."""
     path = record_path(store, subject)
     try:
-        written = path.read_bytes()
+        written = read_bytes(path)
         if hashlib.sha256(written).hexdigest() != digest:
             raise StoreError(f"{path} has changed since it was written: {REMEDY}")
         return Record(**json.loads(written)["record"])
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not a record of this version: remove it and run to_zarr again") from error

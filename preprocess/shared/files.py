@@ -1,10 +1,13 @@
-"""Writing a file so that it is either complete or absent, wherever the process or the machine stops."""
+"""Writing a file so that it is either complete or absent, wherever the process or the machine stops; reading none that never ends."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +36,21 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         raise
     if sync_folder:
         sync(path.parent)
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """The file `path`, open for reading. Raises OSError, also for a pipe or a device, which could be waited for without end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is not a plain file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of the file `path`. Raises OSError, also for a pipe or a device."""
+    with open_plain(path) as file:
+        return file.read()
 
 
 def sync(folder: Path) -> None:

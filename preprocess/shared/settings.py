@@ -25,6 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from preprocess.shared import signals
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.signals import listen
+from preprocess.shared.terminal import print_plain
 from preprocess.shared.words import dotlist, positional
 
 T = TypeVar("T")
@@ -246,6 +247,7 @@ def command(
     """
     words = sys.argv[1:]
     listen()
+    print_plain()
     try:
         if any(word in ("-h", "--help", "help") for word in words):
             print("\n\n".join([(doc or "").strip(), *helped(words, schema, explain)]))

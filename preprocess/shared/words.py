@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +25,7 @@ def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
         try:
             key, _, value = word.partition("=")
             # A case may be named 007, which YAML would read as an octal number.
-            if (key in texts and "${" not in value) or re.fullmatch(r"0\d+", value):
+            if key in texts or re.fullmatch(r"0\d+", value):
                 quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
                 OmegaConf.update(config, key, value[1:-1] if quoted else value)
             else:
@@ -33,7 +34,14 @@ def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
             raise SettingError(f"cannot read the setting {word}: {str(error).strip().splitlines()[0]}") from error
         except Exception:  # YAML's
             OmegaConf.update(config, *word.split("=", 1))
+        refuse_interpolation(config, f"the setting {word}")
     return config
+
+
+def refuse_interpolation(config: Any, where: str) -> None:
+    """Raise SettingError if a value holds `${…}`, which could read the environment and files of whoever loads it."""
+    if "${" in str(OmegaConf.to_container(config)):
+        raise SettingError(f"{where} holds ${{…}}, which is not resolved: write the value itself")
 
 
 def refuse_misspelt(words: Sequence[str]) -> None:

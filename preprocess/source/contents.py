@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from preprocess.shared.errors import CaseError
+from preprocess.shared.files import open_plain
 
 GZIP = b"\x1f\x8b"
 HEAD = 600  # bytes that show what a file is
@@ -37,11 +38,11 @@ TEXTS = (
 
 def opened(path: Path) -> IO[bytes]:
     """The file's content for reading, unpacked if it is gzip."""
-    return cast("IO[bytes]", gzip.open(path)) if is_packed(path) else path.open("rb")
+    return cast("IO[bytes]", gzip.open(path)) if is_packed(path) else open_plain(path)
 
 
 def is_packed(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return file.read(2) == GZIP
 
 
@@ -72,7 +73,7 @@ def absence(path: Path) -> str:
             return "is not a plain file: copy the scan there"
         annexed = path.is_symlink() and "annex/objects/" in str(path.readlink())
         return UNFETCHED if annexed else "is a link to nothing: copy the scan there"
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(HEAD)
     if not head:
         return "is empty: copy it again"

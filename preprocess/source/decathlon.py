@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from preprocess.shared.files import read_bytes
 from preprocess.source.images import Volume
 from preprocess.source.layouts import looks_like
 
@@ -19,10 +20,10 @@ def contrasts(folder: Path) -> dict[str, Volume]:
     """
     table = folder.parent / "dataset.json"
     try:
-        content = json.loads(table.read_bytes()) if table.exists() or table.is_symlink() else {"modality": ORDER}
+        content = json.loads(read_bytes(table)) if table.exists() or table.is_symlink() else {"modality": ORDER}
         listed = content.get("modality") or content["channel_names"]
         words = [str(listed[key]) for key in sorted(listed, key=int)] if isinstance(listed, dict) else [str(w) for w in listed]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no content'})"
         raise ValueError(
             f"dataset.json beside {folder.name} does not tell the order of the contrasts {why}: correct it"
@@ -40,9 +41,9 @@ def labels(folder: Path) -> dict[int, int]:
     The Decathlon has 1 for oedema, 2 for the core and 3 for enhancing tumour; BRATS has 2, 1 and 4.
     """
     try:
-        listed = json.loads((folder.parent / "dataset.json").read_bytes())["labels"]
+        listed = json.loads(read_bytes(folder.parent / "dataset.json"))["labels"]
         names = {int(number): str(name).lower() for number, name in listed.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
     known = {number: next((label for word, label in MEANT if word in name), 0) for number, name in names.items() if number}
     return known if known and all(known.values()) else {}
