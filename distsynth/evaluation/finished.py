@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distsynth.ranks.world import World
+from preprocess.shared.errors import StoreError
 from preprocess.shared.files import read_bytes
 
 Row = dict[str, Any]
@@ -39,7 +40,11 @@ class Finished:
 def read(folder: Path, made_of: str) -> Iterator[tuple[Patient, list[Row]]]:
     """Every patient stored by an evaluation with this `made_of`; incomplete lines and those of other evaluations are skipped."""
     for path in sorted(folder.glob("finished-*.jsonl")):
-        for line in read_bytes(path).decode(errors="replace").splitlines():
+        try:
+            text = read_bytes(path).decode(errors="replace")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}): remove it") from error
+        for line in text.splitlines():
             try:
                 of, (cohort, subject), rows = json.loads(line)
             except (ValueError, TypeError, RecursionError):  # empty, or cut off when the process was killed

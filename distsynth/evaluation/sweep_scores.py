@@ -101,8 +101,8 @@ def read_run(run: RunDirectory, config: configuration.Config | None = None) -> S
     config = config or configuration.load(run.config)
     try:
         scores = json.loads(read_bytes(run.scores))
-        whole = scores["cohorts"].keys() and isinstance(scores["rows"], list)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = isinstance(scores["cohorts"], dict) and isinstance(scores["rows"], list)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise StoreError(f"{run.scores} is damaged: remove it, and python -m distsynth.evaluate {run.path} makes it again")

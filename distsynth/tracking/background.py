@@ -33,12 +33,12 @@ class Background:
     def replay(self) -> None:
         """Start to send what is new, unless an earlier replay is still at work or has just failed. Returns at once."""
         if not self.busy and time.monotonic() >= self.not_before:
-            self.start(Sync.replay)
+            self.start(lambda sync: sync.replay())
 
     def finish(self) -> Sync | None:
         """Send everything, and wait for it. Returns what was sent to, None if something is left to send."""
         deadline = time.monotonic() + PATIENCE
-        for task in (None, Sync.finish):
+        for task in (None, lambda sync: sync.finish()):
             if task is not None:
                 self.start(task)
             if self.thread is not None:

@@ -119,12 +119,11 @@ class Sync:
 
     def finish(self) -> None:
         """Send everything, including artifacts, the parent's table and its final status. Raises UserError if MLflow fails."""
-        self.replay()
-        if self.parent:
-            self.again_if_deleted(self.finish_parent)
+        self.again_if_deleted(self.finish_parent) if self.parent else self.replay()
 
     def finish_parent(self) -> None:
         """The parent ends once all its runs have ended, including those that have not started and so have no child in MLflow yet."""
+        self.replay()
         if (table := self.sweep / "table.md").is_file():
             self.client.set_tag(self.parent, "mlflow.note.content", table.read_text()[:5000])  # the run's description in the UI
         states = [self.client.get_run(run).info.status for run in self.runs.values()]

@@ -1,5 +1,7 @@
 """Journals are replayed into a real MLflow store (SQLite): parents and children, nothing lost or duplicated, even when repeated."""
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 from distsynth import config as configuration
 from distsynth.config import compose
 from distsynth.run_directory import RunDirectory
-from distsynth.tracking.journal import Journal
+from distsynth.tracking.journal import Journal, read
+from distsynth.tracking.store import address
 from distsynth.tracking.sync import Sync, ui_lines
 from preprocess.shared.errors import UserError
 from preprocess.shared.files import write_json
@@ -185,3 +188,141 @@ def test_the_parent_does_not_end_before_a_run_that_has_not_started(sweep: Path) 
     sync.finish()
     assert len(children(sync)) == 2
     assert sync.client.get_run(sync.parent).info.status == "RUNNING"
+
+
+def points(sync: Sync, name: str) -> list[tuple[int, float]]:
+    (run,) = [run for run in children(sync) if run.info.run_name == name]
+    return [(m.step, m.value) for m in sync.client.get_metric_history(run.info.run_id, "joint/g_loss")]
+
+
+ALL = [(step, 1 / step) for step in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", b"[]"),
+        ("run.json", b'{"uid": "a\' OR \'1\'=\'1", "name": "a", "sweep": "lr", "code": "", "commit": ""}'),
+        ("run.json", b'{"uid": 7}'),
+        ("run.json", b'{"uid": "a\0b"}'),
+        ("run.json", b"[" * 100_000),
+        ("run.json", b"\xff\xfe"),
+        ("run.json", None),
+        ("config.yaml", b"- a list"),
+        ("config.yaml", b"{"),
+        ("journal.jsonl", None),
+    ],
+)
+def test_a_damaged_run_is_one_warning_and_the_others_are_sent(
+    sweep: Path, file: str, content: bytes | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = sweep / "a" / file
+    damaged.unlink()
+    if content is None:
+        os.mkfifo(damaged)
+    else:
+        damaged.write_bytes(content)
+    sync = Sync(sweep)
+    for _ in range(2):
+        sync.finish()
+    assert points(sync, "b") == ALL
+    found = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(found) == (file != "journal.jsonl")  # which is as if it were not there
+    assert all(str(damaged if content else sweep / "a") in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense", b"[]", b"7", b"{}", b'{"kind": "metrics", "time": 1}', b'{"kind": [], "time": 1}', b"[" * 100_000, b"\xff\xfe", b"\0",
+        b'{"kind": "metrics", "time": 1, "step": 1, "values": {"joint/g_loss": "high"}}',
+        b'{"kind": "metrics", "time": 1, "step": 1, "values": [1]}',
+        b'{"kind": "metrics", "time": 1, "step": 1' + b"0" * 400 + b', "values": {}}',
+        b'{"kind": "progress", "time": 1e999, "stage": "joint", "epoch": 1, "epochs": 1}',
+        b'{"kind": "end", "time": 1, "status": ["finished"], "reason": ""}',
+    ],
+)  # fmt: skip
+def test_a_line_that_no_run_wrote_is_left_out_with_one_warning(
+    sweep: Path, line: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = RunDirectory(sweep / "a").journal
+    path.write_bytes(line + b"\n" + path.read_bytes() + line + b"\n")
+    end(sweep, "a")
+    sync = Sync(sweep)
+    sync.finish()
+    assert points(sync, "a") == points(sync, "b") == ALL
+    assert len(read(path)[0]) == 8
+    (warning,) = [each for each in capfd.readouterr().err.splitlines() if each.startswith("warning: ")]
+    assert warning == f"warning: {path} has lines that no run wrote: they are left out"
+
+
+@pytest.mark.parametrize("same_launcher", [True, False])
+@pytest.mark.parametrize("what", ["run", "parent", "experiment"])
+def test_what_is_deleted_in_mlflow_comes_back(sweep: Path, what: str, same_launcher: bool) -> None:
+    sync = Sync(sweep)
+    sync.finish()
+    if what == "experiment":
+        sync.client.delete_experiment(sync.experiment)
+    else:
+        sync.client.delete_run(sync.parent if what == "parent" else children(sync)[0].info.run_id)
+    for name in ("a", "b"):
+        end(sweep, name)
+    sync = sync if same_launcher else Sync(sweep)
+    sync.finish()
+    assert [run.info.status for run in children(sync)] == ["FINISHED", "FINISHED"]
+    assert points(sync, "a") == points(sync, "b") == ALL
+    assert sync.client.get_run(sync.parent).info.status == "FINISHED"
+    assert sync.client.get_run(sync.parent).info.lifecycle_stage == "active"
+
+
+def test_only_a_runs_own_plain_files_are_sent(sweep: Path) -> None:
+    secret = sweep.parent / "secret"
+    secret.write_text("of another user")
+    figures = sweep / "a" / "figures"
+    figures.mkdir()
+    (figures / "link.png").symlink_to(secret)
+    os.mkfifo(figures / "pipe.png")
+    end(sweep, "a")
+    sync = Sync(sweep)
+    sync.finish()
+    run = children(sync)[0].info.run_id
+    assert [each.path for each in sync.client.list_artifacts(run, "figures")] == ["figures/test_x.png"]
+    assert {each.path for each in sync.client.list_artifacts(run)} == {"config.yaml", "figures"}
+
+
+def test_an_external_cohort_may_have_a_name_that_mlflow_refuses(sweep: Path) -> None:
+    Journal(RunDirectory(sweep / "a").journal).write("metrics", step=6, values={"best/kl$inik/flair/brain/psnr": 20.0})
+    end(sweep, "a")
+    sync = Sync(sweep)
+    sync.finish()
+    assert "best/kl_inik/flair/brain/psnr" in children(sync)[0].data.metrics
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:hunter2@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql://me:hunter2@host/db?sslpassword=hunter2&x=1", "postgresql://***@host/db?sslpassword=***&x=1"),
+        ("postgresql://me:hunt/er@2@host/db", "postgresql://***@host/db"),
+        ("mysql+pymysql://hunter2@host/db", "mysql+pymysql://***@host/db"),
+        ("http://host/#token=hunter2", "http://host/#token=***"),
+        ("sqlite:////home/me@lab/mlflow.db", "sqlite:////home/me@lab/mlflow.db"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
+def test_no_password_is_shown(uri: str, shown: str) -> None:
+    assert address(uri) == shown
+
+
+def test_no_password_is_in_a_reason(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    store = Sync(sweep).store
+    store.uri = "http://me:hunt%40er2@host"
+    told = store.reason(ValueError("cannot parse http://me:hunt%40er2@host (me, hunt@er2, Bearer t0ken)\nmore"))
+    assert told == "cannot parse http://***@host (me, ***, Bearer ***)"
+
+
+def test_the_ui_phones_nobody(sweep: Path) -> None:
+    told = "\n".join(ui_lines(Sync(sweep)))
+    assert "MLFLOW_DISABLE_TELEMETRY=true " in told
+    assert f"ssh -L 5000:localhost:5000 {socket.gethostname()}" in told

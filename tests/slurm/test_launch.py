@@ -18,6 +18,7 @@ import torch
 from mlflow import MlflowClient
 
 from distsynth.run_directory import RunDirectory
+from distsynth.tracking.background import Background
 from distsynth.tracking.journal import read
 from distsynth.training import checkpoint
 from preprocess.cohort import Cohort
@@ -191,7 +192,7 @@ def test_many_runs_read_the_cohort_once_and_are_submitted_at_once(
         (tmp_path / name).write_text(f"#!/bin/sh\necho $# >> {tmp_path}/{name}.calls\necho Submitted batch job 7\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "Sync", lambda folder: None)
+    monkeypatch.setattr(launch, "Background", lambda folder: None)
     monkeypatch.setattr(launch, "carry_out", lambda settings, states, dispatcher, sync: dispatcher.poll())
     monkeypatch.setattr(launch, "conclude", lambda states, sync: 0)
     axes = [
@@ -218,6 +219,11 @@ def alive(folder: Path) -> list[str]:
     return [command for command in found if command]
 
 
+def replayed_and_waited(sender: Background) -> None:
+    sender.replay()
+    time.sleep(5)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_within_the_database_is_not_lost(number: int) -> None:
     """Its library takes a KeyboardInterrupt in a transaction for a failure of its own."""
@@ -231,9 +237,11 @@ def test_an_interrupt_within_the_database_is_not_lost(number: int) -> None:
                 raise UserError("the MLflow store failed (This transaction is closed)") from error
 
     before = signal.signal(number, signal.default_int_handler)
+    sender = Background(Path("nowhere"))
+    sender.sync = Swallowing()  # type: ignore[assignment]
     try:
         with pytest.raises(KeyboardInterrupt):
-            launch.replay(Swallowing(), "")  # type: ignore[arg-type]
+            replayed_and_waited(sender)
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
