@@ -36,8 +36,9 @@ def open_array(folder: Path, name: str, shape: Sequence[int]) -> Any:
     import zarr
 
     shard = shard_path(folder / name, len(shape))
-    if not shard.is_file():
-        raise StoreError(f"{shard} is missing: {REMEDY}")
+    for file in (folder / name / "zarr.json", shard):
+        if not file.is_file():
+            raise StoreError(f"{file} is missing: {REMEDY}")
     if not shard.stat().st_size:  # a power cut can leave one, and zarr would read it as the fill value
         raise StoreError(f"{shard} is empty: {REMEDY}")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from preprocess.shared.errors import CaseError, StoreError
 from preprocess.shared.files import json_text, open_plain, read_bytes, write_json
+from preprocess.splits import SPLITS
 
 SCHEMA = 2
 IMAGE, SEG = "image", "labels/seg/0"
@@ -23,8 +24,9 @@ def subject_path(store: Path, subject: str) -> Path:
 
 
 def record_path(store: Path, subject: str) -> Path:
-    """Raises CaseError for a name that leads out of the folder, is that of a group's own file, or is too long for a file."""
-    if subject in ("", ".", "..", "zarr.json") or Path(subject).name != subject or len(os.fsencode(subject)) > 240:
+    """Raises CaseError for a name that leads out of the folder, is that of a group's own file, is too long for a file or is no plain text."""
+    named = subject not in ("", ".", "..", "zarr.json") and Path(subject).name == subject
+    if not named or not subject.isprintable() or len(os.fsencode(subject)) > 240:
         raise CaseError(f"{subject!r} cannot name a subject: give its files a plain, shorter name")
     return store / "records" / f"{subject}.json"
 
@@ -54,6 +56,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise StoreError(f"{path} is not a JSON object: {REMEDY}")
     return loaded
+
+
+def refuse_foreign(path: Path, manifest: dict[str, Any]) -> None:
+    """Raise StoreError if the manifest is not made as this version makes it, though its checksum is right."""
+    try:
+        for subject, digests in manifest["subjects"].items():
+            record_path(path, subject)
+            dict(digests)["record"].encode()
+        named = {subject for fold in manifest["folds"] for split in SPLITS for subject in fold[split]}
+        whole = named <= manifest["subjects"].keys() and bool(manifest["folds"]) and isinstance(manifest["folds"], list)
+        whole = whole and isinstance(manifest["recipe"], dict) and isinstance(manifest["files"], dict)
+        whole = whole and all(isinstance(name, str) for name in manifest["modalities"])
+    except (CaseError, KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise StoreError(f"{path} is no manifest of this version: {REMEDY}")
 
 
 def naming_of(store: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort.arrays import REMEDY, array_digest, open_array, read_array
-from preprocess.cohort.files import IMAGE, SCHEMA, SEG, json_digest, read_json, read_sealed, subject_path
+from preprocess.cohort.files import IMAGE, SCHEMA, SEG, json_digest, read_json, read_sealed, refuse_foreign, subject_path
 from preprocess.cohort.record import Record, read_record
 from preprocess.shared.errors import StoreError
 from preprocess.splits import SPLITS
@@ -59,7 +59,9 @@ class Cohort:
         if manifest.get("schema") != SCHEMA:
             schema = manifest.get("schema")
             raise StoreError(f"cohort {folder} has schema {schema}, and this version reads {SCHEMA}: make it again with to_zarr")
-        return cls(folder, read_sealed(manifest_file), fold)
+        sealed = read_sealed(manifest_file)
+        refuse_foreign(manifest_file, sealed)
+        return cls(folder, sealed, fold)
 
     @property
     def digest(self) -> str:

@@ -178,7 +178,7 @@ def test_the_source_may_be_read_only(tmp_path: Path, write_case, read_only) -> N
         (["store=d.zarr", "source=scans", "split.test=2"], "split.test=2.0 must lie between 0 and 1"),
         (["store=d.zarr", "source=scans", "recipe.resample=t3"], "recipe.resample=t3 must be empty or one of t1, t1c"),
         (["store=d.zarr", "source=scans", "require=[t2,t9]"], "must name one or more of t1, t1c"),
-        (["source=scans", "store=${home}/c.zarr"], "Interpolation key 'home' not found"),
+        (["source=scans", "store=${home}/c.zarr"], "holds ${…}, which is not resolved: write the value itself"),
         (["store=d.zarr", "source=scans", "layout=bids"], "images named as in brats2018"),
         (
             ["store=d.zarr", "source=scans", "pattern={case}/{modality}.nii", "names={T1: t1, gd: t1x}"],
