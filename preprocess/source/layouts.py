@@ -4,13 +4,15 @@ brats2015   CASE/VSD.Brain.XX.O.MR_T1.NUMBER/VSD.Brain.XX.O.MR_T1.NUMBER.mha, MR
 brats2018   CASE_t1 _t1ce _t2 _flair _seg _mask  (.nii or .nii.gz; 2017 to 2021)
 brats2023   CASE-t1n -t1c -t2w -t2f -seg -mask   (2023 on)
 bids        sub-X[_ses-Y]*_T1w, *_ce-LABEL_T1w, *_T2w, *_FLAIR in anat/, labels and brain masks in derivatives/
-msd         imagesTr/CASE.nii.gz or imagesTs/CASE.nii.gz, 4-D: all contrasts in one file; labelsTr/CASE.nii.gz
+msd         imagesTr/CASE.nii.gz or imagesTs/CASE.nii.gz, 4-D: all contrasts in one file, or nnU-Net's CASE_0000.nii.gz, CASE_0001.nii.gz …;
+            labelsTr/CASE.nii.gz
 pattern     the user's own: a path below the source with {case} and {modality} (see patterns.py)
 
 A file that fits several layouts belongs to the first of bids, brats2015, brats2023, brats2018, msd; and one that only BIDS would name so (below
 derivatives/, in anat/, or with an entity such as desc- or space-) to bids or to none.
 
-A kind is a modality, `seg` (the labels), `mask` (the brain) or `stack` (a 4-D file of contrasts). Upper and lower case are equal.
+A kind is a modality, `seg` (the labels), `mask` (the brain), or of a dataset with a dataset.json `stack` (a 4-D file of contrasts) or `channel`
+(one of the numbered files). Upper and lower case are equal.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 KINDS = (*MODALITIES, "seg", "mask")
-STACK = "stack"
+STACK, CHANNEL = "stack", "channel"
 
 Rule = tuple[
     re.Pattern[str], Mapping[str, str]
@@ -132,6 +134,7 @@ LAYOUTS = (
         "msd",
         "imagesTr/CASE.nii.gz, 4-D",
         (
+            rule(rf"{ANYWHERE}imagesT[rs]/(?P<case>[^/]+)_\d\d\d\d{FILE}", {"": CHANNEL}),
             rule(rf"{ANYWHERE}imagesT[rs]/(?P<case>[^/]+?)(?<!_\d\d\d\d){FILE}", {"": STACK}),
             rule(rf"{ANYWHERE}labelsT[rs]/(?P<case>[^/]+?){FILE}", {"": "seg"}),
         ),
@@ -152,17 +155,22 @@ def read(path: str, layouts: Iterable[Layout]) -> tuple[Layout, Match] | None:
 
 # The words with which people and tools mark the contrasts of files and folders.
 SPELLINGS = {
-    "t1": "t1", "t1w": "t1", "t1n": "t1", "mprage": "t1", "t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1post": "t1c", "t1km": "t1c",
-    "ct1": "t1c", "t2": "t2", "t2w": "t2", "flair": "flair", "t2f": "flair", "t2flair": "flair",
+    "t1": "t1", "t1w": "t1", "t1n": "t1", "mprage": "t1", "t1weighted": "t1", "t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1post": "t1c",
+    "t1km": "t1c", "ct1": "t1c", "t1wce": "t1c", "t1wc": "t1c", "t1wgd": "t1c", "t1wpost": "t1c", "cet1": "t1c", "cet1w": "t1c", "ct1w": "t1c",
+    "gdt1": "t1c", "gdt1w": "t1c", "t1cw": "t1c", "t2": "t2", "t2w": "t2", "t2weighted": "t2", "flair": "flair", "t2f": "flair", "t2flair": "flair",
 }  # fmt: skip
-ENHANCED = {"gd", "gad", "gado", "ce", "post", "contrast", "gadolinium"}
+ENHANCED = {"gd", "gad", "gado", "ce", "post", "contrast", "gadolinium", "enhanced", "postcontrast", "postgd", "km"}
+PLAIN = {"no", "non", "without", "wo", "pre", "before", "native", "unenhanced", "nonenhanced", "precontrast", "noncontrast", "nativ", "ohne"}
+NO_CONTRAST = {"star", "map", "mapping", "ratio", "rho"}  # T2*, quantitative maps
 TOKEN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(SPELLINGS, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
 
 
 def looks_like(name: str) -> str:
     """The contrast that the words of a name suggest; empty if none."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
+    words = re.split(r"[^a-z0-9]+", re.sub(r"\*", " star ", re.sub(r"(t1w?) ?\+ ?c\b", r"\1 ce", re.sub(r"\bw/o\b", "wo", name.lower()))))
     kinds = {SPELLINGS[word] for word in words if word in SPELLINGS}
-    if kinds == {"t1"} and ENHANCED.intersection(words):
+    if NO_CONTRAST.intersection(words):
+        return ""
+    if kinds == {"t1"} and ENHANCED.intersection(words) and not PLAIN.intersection(words):
         return "t1c"
     return next((kind for kind in ("t1c", "flair", "t2", "t1") if kind in kinds), "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from preprocess.source.choice import Named, shown
 from preprocess.source.images import is_synthetic
-from preprocess.source.layouts import ONLY_BIDS, STACK, Layout, looks_like
+from preprocess.source.layouts import CHANNEL, ONLY_BIDS, STACK, Layout, looks_like
 
 SCANS = (".nii", ".nii.gz", ".mha")
 CONVERTIBLE = (".img", ".nrrd", ".mgz", ".mhd", ".mnc")  # count only if their names are those of contrasts
@@ -29,7 +29,7 @@ def without_image(named: Sequence[Named], cases: Kinds) -> list[Named]:
     Not those whose name begins with that of a case, or a case's with theirs: a mask that fMRIPrep made of all sessions, or a map on another grid.
     """
     known = {name[:end] for name in cases for end in (*cuts(name), len(name))}
-    lost = [each for each in named if each.match.kind != STACK and each.match.case not in cases]
+    lost = [each for each in named if each.match.kind not in (STACK, CHANNEL) and each.match.case not in cases]
     return [n for n in lost if not owners(n.path.name, cases) and not (n.is_bids and n.match.case in known)]
 
 

@@ -1,0 +1,97 @@
+"""Whether a committed subject's files are still those that it was made of.
+
+A record holds the sha256 of each file. To hash a whole cohort at every call would read it from a network disk, so the time of the record's file
+stands for the sizes and times of the source's: where it does not fit, as after a copy of either, the files are hashed, and it is set again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from preprocess.cohort.files import file_digest, read_sealed, record_path
+from preprocess.source.brats import Case
+from preprocess.source.contents import absence
+
+SECOND = 10**9  # nanoseconds
+THREADS = 8  # they wait for the disk
+SAME, ABSENT = "", "absent"
+
+
+def origin(case: Case) -> dict[str, dict[str, str]]:
+    """By kind the name of its file, its sha256 and, where they apply, the number of its volume and the new numbers of its labels."""
+    digests = {path: file_digest(path) for path in case.files.values()}
+    return {kind: {"sha256": digests[case.files[kind]], **named} for kind, named in names(case).items()}
+
+
+def names(case: Case) -> dict[str, dict[str, str]]:
+    """By kind what `origin` holds without reading a file."""
+    every = {kind: {"file": path.name} for kind, path in case.files.items()}
+    for kind, (number, _) in case.channels.items():
+        every[kind]["volume"] = str(number)
+    if case.renumber:
+        every["seg"]["renumbered"] = ", ".join(f"{old} to {new}" for old, new in sorted(case.renumber.items()))
+    return every
+
+
+def stamp(case: Case) -> int:
+    """A time in ns: the second of the newest file, and in place of its fraction a digest of the sizes and times of all. Raises OSError."""
+    stats = [path.stat() for path in case.files.values()]
+    digest = hashlib.sha256(repr([(each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats]).encode()).digest()
+    newest = max(0, *(each.st_mtime_ns // SECOND for each in stats))
+    return newest * SECOND + int.from_bytes(digest[:8]) % SECOND
+
+
+def mark(store: Path, case: Case, seen: int) -> None:
+    """Give the record's file the time `seen`. Only its owner can; where nobody does, the files are hashed at each call."""
+    with suppress(OSError):
+        os.utime(record_path(store, case.name), ns=(seen, seen))
+
+
+def changes(store: Path, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:
+    """The committed cases whose files are others now, with what differs; ABSENT for one whose files cannot be read and so not be compared.
+
+    Raises StoreError for a damaged record."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for case, what in zip(cases, pool.map(partial(change, store), cases), strict=True):
+            if what:
+                yield case, what
+
+
+def change(store: Path, case: Case) -> str:
+    """What differs between a case's files and those that its subject was made of."""
+    path = record_path(store, case.name)
+    was = read_sealed(path)["record"]["source"]
+    now = names(case)
+    if differing := [kind for kind in {**was, **now} if not same_names(was.get(kind), now.get(kind))]:
+        return "; ".join(renamed(kind, was.get(kind), now.get(kind)) for kind in differing)
+    try:
+        seen = stamp(case)
+        if seen == path.stat().st_mtime_ns:
+            return SAME
+        if any(absence(each) for each in case.files.values()):
+            return ABSENT
+        digests = {each: file_digest(each) for each in case.files.values()}
+    except OSError:
+        return ABSENT
+    if other := [kind for kind, each in case.files.items() if was[kind]["sha256"] != digests[each]]:
+        return f"other content of {', '.join(other)}"
+    mark(store, case, seen)
+    return SAME
+
+
+def same_names(was: Mapping[str, Any] | None, now: Mapping[str, str] | None) -> bool:
+    keys = ("file", "volume", "renumbered")
+    return bool(was and now) and [was.get(key) for key in keys] == [now.get(key) for key in keys]  # type: ignore[union-attr]
+
+
+def renamed(kind: str, was: Mapping[str, Any] | None, now: Mapping[str, str] | None) -> str:
+    if was and now and was["file"] == now["file"]:
+        return f"other numbers in {kind}"
+    return f"{kind} {was['file'] if was else 'none'} before, {now['file'] if now else 'none'} now"
