@@ -15,7 +15,7 @@ from preprocess.shared.errors import CaseError, UserError
 from preprocess.source import leftovers
 from preprocess.source.choice import Choice, Named, choose, shown, without_tissues
 from preprocess.source.decathlon import Dataset, dataset
-from preprocess.source.grades import GRADES, grade_in, listed_grades
+from preprocess.source.grades import GRADES, by_known_name, grade_in, listed_grades
 from preprocess.source.images import Volume
 from preprocess.source.layouts import CHANNEL, KINDS, LAYOUTS, MODALITIES, STACK, Layout, looks_like, read
 from preprocess.source.patterns import candidates, syntax
@@ -85,13 +85,16 @@ def discover(
     files, unlisted = files_below(source)
     datasets = cache(dataset)
     named, faults = expanded(without_tissues(matched(allowed, source, files), files), datasets)
-    grades, unread_tables = listed_grades(files)
+    listed, unread_tables = listed_grades(files)
     by_name = gathered(named)
     intended = {name: choose(source, name, each, run or "first", str) for name, each in by_name.items()}
     suggest = cache(lambda: selecting(source, files, intended, words))
     choices = {name: choose(source, name, each, run, suggest) for name, each in by_name.items()}
+    grades, strangers = by_known_name(listed, {each for name in by_name for each in (name, patient_in(by_name[name][0], name))})
     cases = [case_of(name, choice, grades, faults, datasets) for name, choice in choices.items()]
     left = left_out(source, files, named, choices, allowed)
+    lost, unread = leftovers.not_taken(source, files, choices)
+    left += lost
     if not cases:
         raise UserError(no_case(source, allowed, files, left, words))
     counts = lines_of_layouts(choices)
@@ -107,9 +110,10 @@ def discover(
     by_rule += [f"not read: {len(made)} images made of a case's contrasts, such as {shown(made[0].name)}"] if made else []
     taken = {next(iter(choice.files.values())).layout.name for choice in choices.values()}
     main = counts[0][0] if len(taken) == 1 else next(name for name, _ in counts if name != "bids")
+    by_rule += unread
     labels = [choice.files["seg"] for choice in choices.values() if "seg" in choice.files]
     by_rule += sorted({datasets(each.path.parent).said for each in labels if each.layout.name == "msd"} - {""})
-    sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables]
+    sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables, *strangers]
     return Discovery(cases, main, "\n".join(sentences), [*left, *unlisted])
 
 
@@ -163,10 +167,7 @@ def gathered(named: Sequence[Named]) -> dict[str, list[Named]]:
     """The files by the name of their case, sorted; labels or a mask without an image are not a case, nor is CASE_t1ce_to where there is CASE."""
     by_name: dict[str, list[Named]] = defaultdict(list)
     for each in named:
-        match = each.match
-        # a pattern's cases may be numbered within a patient
-        numbered = match.patient and not match.case.startswith(match.patient)
-        by_name[f"{match.patient}_{match.case}" if numbered else match.case].append(each)
+        by_name[each.match.name].append(each)
     cases = {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
     return {name: each for name, each in cases.items() if not is_made(name, each[0], cases)}
 
@@ -185,7 +186,7 @@ def case_of(
     first = next(iter(files.values()))
     problem = "" if is_safe(name) else f"{shown(name)}: a case cannot have this name: rename its files"
     fault = next((f"{shown(name)}: {faults[each.path]}" for each in files.values() if each.path in faults), "")
-    patient = first.match.patient or patient_of(name)
+    patient = patient_in(first, name)
     listed = grades.get(name) or grades.get(patient)
     grade = GRADES.get(first.match.grade.upper()) or grade_in(first.path) or listed or "unknown"
     channels = {kind: each.volume for kind, each in files.items() if each.volume}
@@ -199,6 +200,11 @@ def case_of(
 def is_safe(name: str) -> bool:
     """Whether a folder and a file can have the name, on this file system and on others to which the store may be copied."""
     return not name.startswith(".") and "\\" not in name and not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+
+def patient_in(named: Named, case: str) -> str:
+    """The patient that a file's path names, else that of its case's name."""
+    return named.match.patient or patient_of(case)
 
 
 def patient_of(name: str) -> str:

@@ -40,6 +40,11 @@ class Match:
     grade: str = ""
     home: str = field(default="", compare=False)  # the folder that holds the case, the words of contrasts in it as `*`
 
+    @property
+    def name(self) -> str:
+        """Of the case: a pattern's cases may be numbered within a patient."""
+        return f"{self.patient}_{self.case}" if self.patient and not self.case.startswith(self.patient) else self.case
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -85,14 +90,22 @@ OF_2018 = {"t1": "t1", "t1ce": "t1c", "t1c": "t1c", "t1gd": "t1c", "t2": "t2", "
 OF_2023 = {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "seg", "mask": "mask"}
 
 # BIDS. Images below derivatives/ do not count as raw ones (give that folder as source to use them). Labels and masks count wherever they
-# lie, except those on a template's grid and the tissues and brain regions that fMRIPrep and FreeSurfer write. One of several inversions or
-# echoes is no T1w, T2w or FLAIR (BIDS gives such images suffixes of their own: MP2RAGE, MESE, MEGRE), nor is the phase of one.
+# lie, on a template's grid only for images on it (see choice.one_space), and except the tissues and brain regions that tools write, and what a
+# label- does not call a tumour. One of several inversions or echoes is no T1w, T2w or FLAIR (BIDS gives such images suffixes of their own:
+# MP2RAGE, MESE, MEGRE), nor is the phase of one.
+NATIVE = ("orig", "individual", "scanner", "native", "t1w", "t2w", "flair")  # values of space- that are no template's, the best first
 SUBJECT = r"(?P<case>sub-[^_/]+(?:_ses-[^_/]+)?)"
 ENTITIES = r"(?:_(?!(?:ce|inv|echo)-|part-(?!mag_))[a-z0-9]+-[^_/]+)*"
 RAW = rf"{SOURCE}(?!{BELOW}derivatives/){BELOW}anat/{SUBJECT}{ENTITIES}"
-DERIVED = rf"{SOURCE}(?!{BELOW}derivatives/.*_space-(?!orig_|individual_|T1w_)){BELOW}{SUBJECT}(?:_[^/]+)?"
-NO_ANATOMY = r"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/)(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF)_))"
-LESION = r"_(?:dseg|seg|(?:label-(?!brain)[^_/]+|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi))"
+ANATOMICAL = rf"(?!.*/sub-[^/]*/(?:.*/)?(?:func|dwi|perf|fmap|pet)/)(?!.*_task-){SOURCE}"
+IN_DERIVATIVES = rf"(?={BELOW}derivatives/)"
+ON_TEMPLATE = rf"(?=.*_space-(?!(?:{'|'.join(NATIVE)})_))"
+DERIVED = rf"{ANATOMICAL}(?!{IN_DERIVATIVES}{ON_TEMPLATE}){BELOW}{SUBJECT}(?:_[^/]+)?"
+TEMPLATE = rf"{ANATOMICAL}{IN_DERIVATIVES}{ON_TEMPLATE}{BELOW}{SUBJECT}(?:_[^/]+)?"
+BY_TOOLS = r"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/)(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF|BG)_))"
+TUMOUR = r"(?:L|WT|GTV|(?:brain|whole)?(?:tumou?rs?|lesions?|gliomas?))\d*"  # values of label-; L is BIDS's for a lesion
+NO_ANATOMY = rf"{BY_TOOLS}(?!.*_(?:label-(?!{TUMOUR}_)|(?:atlas|seg)-|desc-(?:brain|tissue|ventric|hippo|synthseg)))"
+LESION = rf"_(?:dseg|seg|(?:label-{TUMOUR}|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi))"
 BRAIN = r"_(?:desc|label)-brain(?:_[a-z0-9]+-[^_/]+)*_mask"
 FILE = r"\.nii(?:\.gz)?"
 ONLY_BIDS = re.compile(
@@ -140,6 +153,12 @@ LAYOUTS = (
         ),
     ),
 )
+OFF_GRID = Layout(  # labels and masks of derivatives on a template's grid
+    "bids",
+    "",
+    (rule(rf"{NO_ANATOMY}{TEMPLATE}{LESION}{FILE}", {"": "seg"}), rule(rf"{TEMPLATE}{BRAIN}{FILE}", {"": "mask"})),
+)
+ANY_MASK = Layout("bids", "", (rule(rf"{BY_TOOLS}{ANATOMICAL}{BELOW}{SUBJECT}(?:_[^/]+)?_(?:mask|roi|d?seg|probseg){FILE}", {"": "seg"}),))
 FIRST = ("pattern", "bids", "brats2015", "brats2023", "brats2018", "msd")
 
 
@@ -149,7 +168,8 @@ def read(path: str, layouts: Iterable[Layout]) -> tuple[Layout, Match] | None:
         if match := layout.match(path):
             return layout, match
         if layout.name == "bids" and ONLY_BIDS.match(path):
-            return None
+            off_grid = OFF_GRID.match(path)
+            return (OFF_GRID, off_grid) if off_grid else None
     return None
 
 

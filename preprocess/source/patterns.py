@@ -12,7 +12,8 @@ FIELDS = ("case", "modality", "patient", "grade")
 FIELD = r"(\{\w*\}|\*\*/|\*)"
 NAMES = ("auto", *(layout.name for layout in LAYOUTS), "pattern")
 SYNTAX = (
-    "a pattern is a path below source with {case}, {modality} and perhaps {patient} and {grade}, * for any part of a name and **/ for any folders; "
+    "a pattern is a path below source with {case}, {modality} and perhaps {patient} and {grade}, * for any part of a name, **/ for any folders and | between "
+    "several; "
     "WORDS.WORD=KIND gives your words for t1, t1c, t2, flair, seg and mask"
 )
 
@@ -41,24 +42,26 @@ def from_pattern(pattern: str, names: Mapping[str, str], words: str = "names") -
     """The layout of a path template below the source. Raises SettingError, with the syntax.
 
     It must contain {case} and {modality}, and may contain {patient} and {grade}. Each matches the shortest text without a slash that fits;
-    the same field twice matches the same text. `*` is any part of a name, `**/` any folders. `names` adds words for the kinds.
+    the same field twice matches the same text. `*` is any part of a name, `**/` any folders, and a file may fit any of several templates with
+    `|` between them. `names` adds words for the kinds.
     """
-    parts = parsed(pattern)
-    fields = [part[1:-1] for part in parts[1::2] if part.startswith("{")]
-    if unknown := [field for field in fields if field not in FIELDS]:
-        raise SettingError(f"pattern={pattern} has the unknown field {{{unknown[0]}}}: {syntax(words)}")
-    if missing := [field for field in FIELDS[:2] if field not in fields]:
-        example = "for example {case}/*_{modality}.nii.gz"
-        raise SettingError(f"pattern={pattern} lacks {{{missing[0]}}}: {syntax(words)}; {example}")
+    templates = [parsed(each) for each in pattern.split("|")]
+    for parts in templates:
+        fields = [part[1:-1] for part in parts[1::2] if part.startswith("{")]
+        if unknown := [field for field in fields if field not in FIELDS]:
+            raise SettingError(f"pattern={pattern} has the unknown field {{{unknown[0]}}}: {syntax(words)}")
+        if missing := [field for field in FIELDS[:2] if field not in fields]:
+            example = "for example {case}/*_{modality}.nii.gz"
+            raise SettingError(f"pattern={pattern} lacks {{{missing[0]}}}: {syntax(words)}; {example}")
     if wrong := [word for word, kind in names.items() if kind not in KINDS or not word]:
         raise SettingError(f"{words}.{wrong[0]}={names[wrong[0]]} must be one of {', '.join(KINDS)}")
     kinds = {kind: kind for kind in KINDS} | {word.lower(): kind for word, kind in names.items()}
-    return Layout("pattern", pattern, (rule(SOURCE + "".join(pieces(parts)), kinds),))
+    return Layout("pattern", pattern, tuple(rule(SOURCE + "".join(pieces(parts)), kinds) for parts in templates))
 
 
 def parsed(pattern: str) -> list[str]:
     """A pattern split at its fields and stars, which stand at the odd places."""
-    return re.split(FIELD, pattern.removeprefix("./"))
+    return re.split(FIELD, pattern.strip().removeprefix("./"))
 
 
 def pieces(parts: Sequence[str]) -> Iterator[str]:
