@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.cohort.files import naming_of, read_json, record_path
+from preprocess.cohort.files import is_store, naming_of, read_json, record_path, store_above
 from preprocess.cohort.origin import ABSENT, changes, mark, stamp
 from preprocess.cohort.summary import summarise
 from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
+from preprocess.shared.files import plain
 from preprocess.shared.pool import pooled
 from preprocess.shared.settings import command, parse, setting
 from preprocess.source.brats import Case, Discovery
@@ -127,6 +128,7 @@ def report_left_out(discovery: Discovery) -> int:
 def settings_of(words: Sequence[str]) -> tuple[Settings, bool]:
     """The settings, and whether they are the demo's: neither a source nor a store is given. Raises SettingError if only one is."""
     settings = parse(Settings, [aliased(word) for word in words])
+    settings.source, settings.store = (path and plain(path) for path in (settings.source, settings.store))
     if settings.source and settings.store:
         return settings, False
     if settings.source:
@@ -147,7 +149,12 @@ def plan(settings: Settings) -> tuple[Discovery, CohortWriter]:
     naming = Naming.given(settings, remembered)
     if remembered and naming.stored() == remembered:
         print(f"as store={settings.store} remembers: {naming}")
-    discovery = naming.discover(Path(settings.source))
+    source = Path(settings.source)
+    if is_store(source) or store_above(source):
+        raise UserError(f"source={source} is a cohort, or lies in one: give the folder of the scans")
+    if settings.recipe.crop == "brain" and settings.recipe.box not in ([], stored_box(Path(settings.store))):
+        raise SettingError("recipe.crop=brain finds recipe.box= by itself: give only one of them")
+    discovery = naming.discover(source)
     print(discovery.message)
     split(members(discovery.cases), settings.split)
     if settings.recipe.crop == "brain" and not settings.recipe.box:

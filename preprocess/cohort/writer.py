@@ -27,6 +27,7 @@ from preprocess.cohort.files import (
     read_json,
     read_sealed,
     record_path,
+    store_above,
     subject_path,
     write_sealed,
 )
@@ -47,6 +48,8 @@ class CohortWriter:
         self.path = Path(path)
         if not self.path.name or self.path.is_file():
             raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
+        if store := store_above(self.path):
+            raise StoreError(f"store={path} lies inside the cohort {store}: give a path beside it")
         self.recipe, self.modalities, self.naming = recipe, list(modalities), dict(naming or {})
         if self.path.is_symlink():
             self.path = self.path.resolve()  # every writer must lock the same file, and a rename needs one file system

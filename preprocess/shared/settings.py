@@ -12,14 +12,16 @@ import dataclasses
 import difflib
 import operator
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf, StringNode
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from preprocess.shared import signals
@@ -36,6 +38,9 @@ BOUNDS = {
     "most": (operator.le, "at most"),
     "below": (operator.lt, "below"),
 }
+
+
+LISTS = {int: ("whole numbers", "1,2,4"), float: ("numbers", "1,2,4"), str: ("words", "t1,t2")}  # by the type of an element
 
 
 def setting(default: Any, doc: str, **bounds: float) -> Any:
@@ -78,10 +83,12 @@ def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
     """The typed config `base` with the `over` configs on top. Raises SettingError naming the key that does not fit, and what would."""
     merged = base
     for layer in over:
-        refuse_unknown_keys(base, layer)
         try:
-            merged = OmegaConf.merge(merged, with_empty_texts(base, layer))  # type: ignore[assignment]
+            listed = with_lists(base, layer)
+            refuse_unknown_keys(base, listed)
+            merged = OmegaConf.merge(merged, with_empty_texts(base, listed))  # type: ignore[assignment]
         except OmegaConfBaseException as error:
+            refuse_list(base, re.sub(r"(\[\d+\])+$", "", str(error.full_key)))
             where = error.full_key or "of " + ", ".join(map(str, layer))
             raise SettingError(f"setting {where}: {first_line(error)}") from error
     return merged
@@ -104,6 +111,39 @@ def with_empty_texts(base: DictConfig, layer: DictConfig) -> DictConfig:
             shown = shlex.quote(f"{key}={str(example).lower() if isinstance(example, bool) else example}")
             raise SettingError(f"{key}= is empty: give it a value, for example {shown}")
     return filled
+
+
+def with_lists(base: DictConfig, layer: DictConfig) -> DictConfig:
+    """The layer in which `labels=1,2,4` and `labels=4` are lists where the setting is one. Raises SettingError for a mapping in its place."""
+    filled = deepcopy(layer)
+    for key in keys(layer):
+        if (node := list_setting(base, key)) is None or OmegaConf.is_missing(layer, key):
+            continue
+        value = OmegaConf.select(layer, key)
+        if isinstance(value, DictConfig):
+            refuse_list(base, key)
+        elif not (value is None or OmegaConf.is_config(value)) and (node._metadata.element_type is not Any or "," in str(value)):
+            parts = [part for part in re.split(r"[\s,;]+", str(value).strip(" ()[]")) if part]
+            OmegaConf.update(filled, key, OmegaConf.create(f"[{','.join(parts)}]"))
+    return filled
+
+
+def list_setting(base: DictConfig, key: str) -> ListConfig | None:
+    """The default of a setting that is a list; None for any other, or an unknown one."""
+    head, _, name = key.rpartition(".")
+    with suppress(OmegaConfBaseException):
+        section = OmegaConf.select(base, head) if head else base
+        node = section._get_node(name) if isinstance(section, DictConfig) else None
+        return node if isinstance(node, ListConfig) else None
+    return None
+
+
+def refuse_list(base: DictConfig, key: str) -> None:
+    """Raise SettingError, with an example, if the setting is a list of numbers or words."""
+    node = list_setting(base, key)
+    if node is not None and (kind := LISTS.get(node._metadata.element_type)):
+        what, example = kind
+        raise SettingError(f"{key} must be a list of {what}: write {key}={example} or {key}='[{example}]'")
 
 
 def finish(config: DictConfig, schema: type[T]) -> T:

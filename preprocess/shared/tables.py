@@ -17,7 +17,8 @@ def table(path: Path) -> list[dict[str, str]]:
     head = next((line for line in text.splitlines() if line.strip()), "")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=head.count), skipinitialspace=True)
     return [
-        {(column or "").strip().lower(): value.strip() for column, value in row.items() if isinstance(value, str)} for row in reader
+        {(column or "").strip().lower(): value.strip() for column, value in row.items() if isinstance(value, str)}
+        for row in reader
     ]
 
 

@@ -44,7 +44,9 @@ class Case:
         default_factory=dict
     )  # kinds that are volumes of a 4-D file: number, and how many it holds
     renumber: dict[int, int] = field(default_factory=dict)  # BRATS's number of each label of the file, if any has another
-    noted: list[tuple[str, str]] = field(default_factory=list)  # what its names leave open: kind of file, or empty for all, and a sentence
+    noted: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # what its names leave open: kind of file, or empty for all, and a sentence
 
     def check(self, require: Sequence[str] = MODALITIES) -> None:
         """Raise CaseError if a required modality is missing, or if the file names show that the case cannot be used."""
@@ -159,7 +161,9 @@ def expanded(named: Sequence[Named], datasets: Callable[[Path], Dataset]) -> tup
             every += [replace(each, match=replace(each.match, kind=kind), volume=v) for kind, v in known.contrasts.items()]
         else:
             number = int(each.path.name.partition(".nii")[0][-4:])
-            every += [replace(each, match=replace(each.match, kind=kind)) for kind, (n, _) in known.contrasts.items() if n == number]
+            every += [
+                replace(each, match=replace(each.match, kind=kind)) for kind, (n, _) in known.contrasts.items() if n == number
+            ]
     return every, faults
 
 
@@ -192,7 +196,9 @@ def case_of(
     channels = {kind: each.volume for kind, each in files.items() if each.volume}
     paths = {kind: each.path for kind, each in files.items()}
     known = {kind: datasets(each.path.parent) for kind, each in files.items() if each.layout.name == "msd"}
-    doubts = dict.fromkeys(doubt for kind, each in known.items() for doubt in each.doubts if (kind == "seg") == (doubt[0] == "seg"))
+    doubts = dict.fromkeys(
+        doubt for kind, each in known.items() for doubt in each.doubts if (kind == "seg") == (doubt[0] == "seg")
+    )
     renumber = known["seg"].renumber if "seg" in known else {}
     return Case(shown(name), shown(patient), grade, paths, problem or fault or choice.problem, channels, renumber, list(doubts))
 

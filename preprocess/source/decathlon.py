@@ -21,7 +21,7 @@ WORDS = (  # what a label's name holds, in lower case, and what that means; the 
     (r"\bsnfh\b|flair hyperintens", OEDEMA),
     (r"o?edema|\bed\b|invaded", OEDEMA),
     (rf"{NOT}enhanc|necro|\b(?:ncr|nec|net|netc|ncrnet)\b", CORE),
-    (rf"(?<!non)(?<!not)(?<!un)(?<!non[^a-z])(?<!not[^a-z])enhanc|\bet\b|\bactive\b", ENHANCING),
+    (r"(?<!non)(?<!not)(?<!un)(?<!non[^a-z])(?<!not[^a-z])enhanc|\bet\b|\bactive\b", ENHANCING),
 )
 EXAMPLE = '{"channel_names": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}'
 CONTRASTS = "T1, T1w, T1 Gd, T1ce, T2, T2w, FLAIR"
@@ -113,7 +113,9 @@ def by_region(listed: Any) -> dict[str, set[int]]:
     """The numbers of regions by name, if any of the labels is one."""
     if not isinstance(listed, Mapping) or not any(is_region(numbers) for numbers in listed.values()):
         return {}
-    sets = {str(name): {int(n) for n in (numbers if isinstance(numbers, list) else [numbers])} for name, numbers in listed.items()}
+    sets = {
+        str(name): {int(n) for n in (numbers if isinstance(numbers, list) else [numbers])} for name, numbers in listed.items()
+    }
     return {name: numbers for name, numbers in sets.items() if numbers != {0}}
 
 

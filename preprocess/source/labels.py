@@ -49,7 +49,9 @@ def renumber(name: str, file: str, volume: npt.NDArray[np.float32], numbers: Map
     was = np.rint(np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0))
     if unnamed := {int(label) for label in np.unique(was)} - {0, *numbers}:
         shown = ", ".join(str(label) for label in sorted(unnamed)[:EXAMPLES])
-        raise CaseError(f"{name}: {file} holds label {shown}, which dataset.json does not name: correct dataset.json, or remove its labels")
+        raise CaseError(
+            f"{name}: {file} holds label {shown}, which dataset.json does not name: correct dataset.json, or remove its labels"
+        )
     for number, in_brats in numbers.items():
         volume[was == number] += in_brats - number  # what is no whole number stays none
 

@@ -93,7 +93,15 @@ OF_2023 = {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "seg",
 # lie, on a template's grid only for images on it (see choice.one_space), and except the tissues and brain regions that tools write, and what a
 # label- does not call a tumour. One of several inversions or echoes is no T1w, T2w or FLAIR (BIDS gives such images suffixes of their own:
 # MP2RAGE, MESE, MEGRE), nor is the phase of one.
-NATIVE = ("orig", "individual", "scanner", "native", "t1w", "t2w", "flair")  # values of space- that are no template's, the best first
+NATIVE = (
+    "orig",
+    "individual",
+    "scanner",
+    "native",
+    "t1w",
+    "t2w",
+    "flair",
+)  # values of space- that are no template's, the best first
 SUBJECT = r"(?P<case>sub-[^_/]+(?:_ses-[^_/]+)?)"
 ENTITIES = r"(?:_(?!(?:ce|inv|echo)-|part-(?!mag_))[a-z0-9]+-[^_/]+)*"
 RAW = rf"{SOURCE}(?!{BELOW}derivatives/){BELOW}anat/{SUBJECT}{ENTITIES}"
@@ -158,7 +166,9 @@ OFF_GRID = Layout(  # labels and masks of derivatives on a template's grid
     "",
     (rule(rf"{NO_ANATOMY}{TEMPLATE}{LESION}{FILE}", {"": "seg"}), rule(rf"{TEMPLATE}{BRAIN}{FILE}", {"": "mask"})),
 )
-ANY_MASK = Layout("bids", "", (rule(rf"{BY_TOOLS}{ANATOMICAL}{BELOW}{SUBJECT}(?:_[^/]+)?_(?:mask|roi|d?seg|probseg){FILE}", {"": "seg"}),))
+ANY_MASK = Layout(
+    "bids", "", (rule(rf"{BY_TOOLS}{ANATOMICAL}{BELOW}{SUBJECT}(?:_[^/]+)?_(?:mask|roi|d?seg|probseg){FILE}", {"": "seg"}),)
+)
 FIRST = ("pattern", "bids", "brats2015", "brats2023", "brats2018", "msd")
 
 
@@ -180,14 +190,30 @@ SPELLINGS = {
     "gdt1": "t1c", "gdt1w": "t1c", "t1cw": "t1c", "t2": "t2", "t2w": "t2", "t2weighted": "t2", "flair": "flair", "t2f": "flair", "t2flair": "flair",
 }  # fmt: skip
 ENHANCED = {"gd", "gad", "gado", "ce", "post", "contrast", "gadolinium", "enhanced", "postcontrast", "postgd", "km"}
-PLAIN = {"no", "non", "without", "wo", "pre", "before", "native", "unenhanced", "nonenhanced", "precontrast", "noncontrast", "nativ", "ohne"}
+PLAIN = {
+    "no",
+    "non",
+    "without",
+    "wo",
+    "pre",
+    "before",
+    "native",
+    "unenhanced",
+    "nonenhanced",
+    "precontrast",
+    "noncontrast",
+    "nativ",
+    "ohne",
+}
 NO_CONTRAST = {"star", "map", "mapping", "ratio", "rho"}  # T2*, quantitative maps
 TOKEN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(SPELLINGS, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
 
 
 def looks_like(name: str) -> str:
     """The contrast that the words of a name suggest; empty if none."""
-    words = re.split(r"[^a-z0-9]+", re.sub(r"\*", " star ", re.sub(r"(t1w?) ?\+ ?c\b", r"\1 ce", re.sub(r"\bw/o\b", "wo", name.lower()))))
+    words = re.split(
+        r"[^a-z0-9]+", re.sub(r"\*", " star ", re.sub(r"(t1w?) ?\+ ?c\b", r"\1 ce", re.sub(r"\bw/o\b", "wo", name.lower())))
+    )
     kinds = {SPELLINGS[word] for word in words if word in SPELLINGS}
     if NO_CONTRAST.intersection(words):
         return ""

@@ -16,7 +16,9 @@ RAW_BIDS = re.compile(r"sub-[^/]*_(T1w|T2w|FLAIR)\.nii(\.gz)?", re.IGNORECASE)
 PARTS = re.compile(r"_(part|inv|echo)-", re.IGNORECASE)
 PART_ADVICE = "one part, inversion or echo is no T1w, T2w or FLAIR: combine them, or link the one to take under a plain name"
 SPACE_ADVICE = "files in another space than the case's scans, such as EXAMPLE: only those on the scans' own grids are taken"
-MASK_ADVICE = "masks of something else than a brain or tumour, such as EXAMPLE: a tumour's is called dseg, or label-tumor or label-lesion"
+MASK_ADVICE = (
+    "masks of something else than a brain or tumour, such as EXAMPLE: a tumour's is called dseg, or label-tumor or label-lesion"
+)
 NO_SCAN = re.compile(  # maps, masks and transforms that tools write
     r"(?<![a-z])(masks?|segs?|dseg|segm(entation)?s?|labels?|roi|prob(seg|ability|abilities)?|pve|bias|fields?|warp|xfm|atlas|template|adc|fa|md"
     r"|dwi|dti|bold|synth)(?![a-z])",
@@ -69,7 +71,12 @@ def is_lost(source: Path, path: Path, beside: bool, cases: Kinds) -> bool:
 def not_taken(source: Path, files: Sequence[Path], choices: Mapping[str, Choice]) -> tuple[list[str], list[str]]:
     """Sentences on BIDS's files that no case took because of their space, or of what they show: on those of a kind that the case now lacks, and on
     the others."""
-    every = {each.path for choice in choices.values() for group in (*choice.left.values(), choice.dropped, choice.elsewhere) for each in group}
+    every = {
+        each.path
+        for choice in choices.values()
+        for group in (*choice.left.values(), choice.dropped, choice.elsewhere)
+        for each in group
+    }
     lost: dict[str, list[Path]] = {}
     others: dict[str, list[Path]] = {}
     for choice in choices.values():
@@ -78,7 +85,9 @@ def not_taken(source: Path, files: Sequence[Path], choices: Mapping[str, Choice]
     bids = [name for name, choice in choices.items() if next(iter(choice.files.values())).is_bids]
     tissues = tissue_folders(files)
     for path in files if bids else ():
-        match = path not in every and path.parent not in tissues and ANY_MASK.match(f"/source/{path.relative_to(source).as_posix()}")
+        match = (
+            path not in every and path.parent not in tissues and ANY_MASK.match(f"/source/{path.relative_to(source).as_posix()}")
+        )
         if match and match.case in bids:
             (others if "seg" in choices[match.case].left else lost).setdefault(MASK_ADVICE, []).append(path)
     return [left_behind("left out", *each) for each in lost.items()], [left_behind("not read", *each) for each in others.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,18 +12,25 @@ from preprocess.source.layouts import BELOW, KINDS, LAYOUTS, SOURCE, WORD, Layou
 FIELDS = ("case", "modality", "patient", "grade")
 FIELD = r"(\{\w*\}|\*\*/|\*)"
 NAMES = ("auto", *(layout.name for layout in LAYOUTS), "pattern")
+OTHER_NAMES = {
+    **{f"brats{year}": "brats2018" for year in (2017, 2019, 2020, 2021, 2022)},
+    **{f"brats{year}": "brats2023" for year in (2024, 2025, 2026)},
+    **dict.fromkeys(("decathlon", "nnunet", "nnunetv2", "nnunet_raw"), "msd"),
+}
 SYNTAX = (
-    "a pattern is a path below source with {case}, {modality} and perhaps {patient} and {grade}, * for any part of a name, **/ for any folders and | between "
-    "several; "
-    "WORDS.WORD=KIND gives your words for t1, t1c, t2, flair, seg and mask"
+    "a pattern is a path below source with {case}, {modality} and perhaps {patient} and {grade}, * for any part of a name, **/ for any folders "
+    "and | between several; WORDS.WORD=KIND gives your words for t1, t1c, t2, flair, seg and mask"
 )
 
 
 def candidates(layout: str, pattern: str, names: Mapping[str, str], words: str = "names") -> tuple[Layout, ...]:
     """The layouts that the settings allow; `words` is what the command calls `names`. Raises SettingError for an unknown layout or settings that
     contradict each other."""
+    layout = layout.lower()
     if layout not in NAMES:
-        raise SettingError(f"layout={layout} is not known: choose from {', '.join(NAMES)}")
+        near = OTHER_NAMES.get(layout) or next(iter(difflib.get_close_matches(layout, NAMES, n=1)), "")
+        meant = f"; did you mean layout={near}?" if near else ""
+        raise SettingError(f"layout={layout} is not known: choose from {', '.join(NAMES)}{meant}")
     if bool(pattern) != (layout == "pattern") and not (pattern and layout == "auto"):
         raise SettingError(
             f"layout={layout} and pattern={pattern or '(none)'} contradict each other: pattern= needs layout=pattern; {syntax(words)}"
