@@ -65,7 +65,10 @@ def test_a_corrected_segmentation_makes_its_subject_again(two: Path, capsys, par
     other = (two / "c.zarr/records/b.json").read_bytes()
     correct(seg, seg.stat() if keeps_time else None)
     assert [make(two, *([part] if part else [])) for part in parts or ("",)] == [0] * len(parts or ("",))
-    assert "1 subjects are made again, since their files are other ones now, such as a (other content of seg)" in capsys.readouterr().out
+    assert (
+        "1 subjects are made again, since their files are other ones now, such as a (other content of seg)"
+        in capsys.readouterr().out
+    )
     assert labelled(two, "a") > before
     assert (two / "c.zarr/records/b.json").read_bytes() == other
     assert list(verify(Cohort.open(two / "c.zarr"))) == []
@@ -166,9 +169,7 @@ def test_a_file_that_changes_while_it_is_read_sets_its_case_aside(two: Path, mon
 
     monkeypatch.setattr(to_zarr, "process", changing)
     assert make(two) == 1
-    assert Cohort.open(two / "c.zarr").rejected == {
-        "a": "a: its files changed while they were read: give the same command again"
-    }
+    assert Cohort.open(two / "c.zarr").rejected == {"a": "a: its files changed while they were read: give the same command again"}
 
 
 def test_a_corrected_table_of_grades_corrects_the_records_without_the_work(two: Path, hashed: Hashed, capsys) -> None:
