@@ -204,6 +204,8 @@ def make_again(writer: CohortWriter, cases: Sequence[Case]) -> None:
     if unclear := [case.problem for case in kept if case.problem and case.name not in stale]:
         print(f"{len(unclear)} subjects are kept that would be set aside if they were made now, such as {unclear[0]}")
     if regraded := [case for case in kept if case.name not in stale and writer.regrade(case.name, case.grade)]:
+        for case in regraded:
+            mark(writer.path, case, stamped(case))
         print(f"{len(regraded)} subjects have another grade now, such as {regraded[0].name}: {regraded[0].grade}")
 
 
@@ -264,7 +266,7 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
 def stamped(case: Case) -> int:
     """Of a case with a missing file 0: reading it says what is wrong."""
     try:
-        return stamp(case)
+        return stamp(case, case.grade)
     except OSError:
         return 0
 

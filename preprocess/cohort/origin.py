@@ -40,10 +40,12 @@ def names(case: Case) -> dict[str, dict[str, str]]:
     return every
 
 
-def stamp(case: Case) -> int:
-    """A time in ns: the second of the newest file, and in place of its fraction a digest of the sizes and times of all. Raises OSError."""
+def stamp(case: Case, grade: str) -> int:
+    """A time in ns: the second of the newest file, and in place of its fraction a digest of the sizes and times of all, and of the grade, which is
+    in the record too: tools that copy what has another time must see that a record has changed. Raises OSError."""
     stats = [path.stat() for path in case.files.values()]
-    digest = hashlib.sha256(repr([(each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats]).encode()).digest()
+    sizes = [(each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats]
+    digest = hashlib.sha256(repr([grade, *sizes]).encode()).digest()
     newest = max(0, *(each.st_mtime_ns // SECOND for each in stats))
     return newest * SECOND + int.from_bytes(digest[:8]) % SECOND
 
@@ -67,12 +69,13 @@ def changes(store: Path, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:
 def change(store: Path, case: Case) -> str:
     """What differs between a case's files and those that its subject was made of."""
     path = record_path(store, case.name)
-    was = read_sealed(path)["record"]["source"]
+    record = read_sealed(path)["record"]
+    was = record["source"]
     now = names(case)
     if differing := [kind for kind in {**was, **now} if not same_names(was.get(kind), now.get(kind))]:
         return "; ".join(renamed(kind, was.get(kind), now.get(kind)) for kind in differing)
     try:
-        seen = stamp(case)
+        seen = stamp(case, record["grade"])
         if seen == path.stat().st_mtime_ns:
             return SAME
         if any(absence(each) for each in case.files.values()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -165,9 +164,7 @@ class CohortWriter:
         commit = read_sealed(path)
         if commit["record"]["grade"] == grade or not self._is_new():
             return False
-        seen = path.stat().st_mtime_ns  # it has a meaning: see preprocess.cohort.origin
         write_sealed(path, {**commit, "record": {**commit["record"], "grade": grade}})
-        os.utime(path, ns=(seen, seen))
         return True
 
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:

@@ -110,10 +110,11 @@ IN_DERIVATIVES = rf"(?={BELOW}derivatives/)"
 ON_TEMPLATE = rf"(?=.*_space-(?!(?:{'|'.join(NATIVE)})_))"
 DERIVED = rf"{ANATOMICAL}(?!{IN_DERIVATIVES}{ON_TEMPLATE}){BELOW}{SUBJECT}(?:_[^/]+)?"
 TEMPLATE = rf"{ANATOMICAL}{IN_DERIVATIVES}{ON_TEMPLATE}{BELOW}{SUBJECT}(?:_[^/]+)?"
-BY_TOOLS = r"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/)(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF|BG)_))"
 TUMOUR = r"(?:L|WT|GTV|(?:brain|whole)?(?:tumou?rs?|lesions?|gliomas?))\d*"  # values of label-; L is BIDS's for a lesion
+TISSUES = r"(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF|BG)_))"
+BY_TOOLS = rf"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/){TISSUES}"
 NO_ANATOMY = rf"{BY_TOOLS}(?!.*_(?:label-(?!{TUMOUR}_)|(?:atlas|seg)-|desc-(?:brain|tissue|ventric|hippo|synthseg)))"
-LESION = rf"_(?:dseg|seg|(?:label-{TUMOUR}|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi))"
+LABELLED = rf"_(?:label-{TUMOUR}|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi|d?seg)"
 BRAIN = r"_(?:desc|label)-brain(?:_[a-z0-9]+-[^_/]+)*_mask"
 FILE = r"\.nii(?:\.gz)?"
 ONLY_BIDS = re.compile(
@@ -147,7 +148,8 @@ LAYOUTS = (
         (
             rule(rf"{RAW}_ce-[^_/]+{ENTITIES}_T1w{FILE}", {"": "t1c"}),
             rule(rf"{RAW}_{WORD}{FILE}", {"t1w": "t1", "t2w": "t2", "flair": "flair"}),
-            rule(rf"{NO_ANATOMY}{DERIVED}{LESION}{FILE}", {"": "seg"}),
+            rule(rf"{DERIVED}{LABELLED}{FILE}", {"": "seg"}),
+            rule(rf"{NO_ANATOMY}{DERIVED}_d?seg{FILE}", {"": "seg"}),
             rule(rf"{DERIVED}{BRAIN}{FILE}", {"": "mask"}),
         ),
     ),
@@ -164,7 +166,11 @@ LAYOUTS = (
 OFF_GRID = Layout(  # labels and masks of derivatives on a template's grid
     "bids",
     "",
-    (rule(rf"{NO_ANATOMY}{TEMPLATE}{LESION}{FILE}", {"": "seg"}), rule(rf"{TEMPLATE}{BRAIN}{FILE}", {"": "mask"})),
+    (
+        rule(rf"{TEMPLATE}{LABELLED}{FILE}", {"": "seg"}),
+        rule(rf"{NO_ANATOMY}{TEMPLATE}_d?seg{FILE}", {"": "seg"}),
+        rule(rf"{TEMPLATE}{BRAIN}{FILE}", {"": "mask"}),
+    ),
 )
 ANY_MASK = Layout(
     "bids", "", (rule(rf"{BY_TOOLS}{ANATOMICAL}{BELOW}{SUBJECT}(?:_[^/]+)?_(?:mask|roi|d?seg|probseg){FILE}", {"": "seg"}),)

@@ -189,12 +189,24 @@ def test_a_mask_of_something_else_is_never_the_tumour_and_is_named(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "word", ["label-L_mask", "label-tumour_mask", "label-Lesion1_roi", "label-WT_mask", "desc-tumor_mask", "desc-expert_dseg"]
+    "word",
+    [
+        "label-L_mask",
+        "label-tumour_mask",
+        "label-Lesion1_roi",
+        "label-WT_mask",
+        "desc-tumor_mask",
+        "desc-expert_dseg",
+        "label-tumor_seg",
+    ],
 )
 def test_what_is_called_a_tumour_or_lesion_is_one(tmp_path: Path, word: str) -> None:
     bids(tmp_path, "sub-01")
     touch(tmp_path / "derivatives/x/sub-01/anat", f"sub-01_{word}.nii.gz")
     assert taken(tmp_path) == {"seg": f"sub-01_{word}.nii.gz"}
+    if "dseg" not in word:
+        (tmp_path / "derivatives/x").rename(tmp_path / "derivatives/fmriprep")
+        assert taken(tmp_path) == {"seg": f"sub-01_{word}.nii.gz"}
 
 
 def test_masks_of_functional_scans_are_no_brain_masks(tmp_path: Path) -> None:
@@ -251,12 +263,10 @@ def test_masks_of_one_name_in_two_folders_have_a_pattern_that_works(tmp_path: Pa
 
 
 def test_labels_named_with_a_dash_and_with_an_underscore_have_a_pattern_that_works(tmp_path: Path) -> None:
-    touch(tmp_path / "a", *(f"a_{word}.nii.gz" for word in OF_2018), "a-seg.nii.gz")
-    touch(tmp_path / "b", *(f"b_{word}.nii.gz" for word in OF_2018))
-    assert {name: files["seg"] for name, files in followed(tmp_path, refused(tmp_path)).items()} == {
-        "a": "a_seg.nii.gz",
-        "b": "b_seg.nii.gz",
-    }
+    for number in range(14):
+        touch(tmp_path / f"p{number}", *(f"p{number}_{word}.nii.gz" for word in OF_2018), f"p{number}-seg.nii.gz")
+    result = followed(tmp_path, refused(tmp_path))
+    assert {name: files["seg"] for name, files in result.items()} == {f"p{n}": f"p{n}_seg.nii.gz" for n in range(14)}
 
 
 def test_cases_of_a_patient_in_a_pattern_have_their_labels(tmp_path: Path) -> None:
