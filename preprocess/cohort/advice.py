@@ -63,13 +63,14 @@ def sweep(cohort: Cohort) -> str:
 
 def other_split(cohort: Cohort) -> str:
     patients = patients_of(cohort)
+    other = "give the same command with other split.* settings, "
     if patients == LEAST - 1:
-        return "for methods without a segmentor, such as unet, give the same command with split.segmentor=0 split.val=0.5"
+        return f"for methods without a segmentor, such as unet, {other}split.counts='[0,2,1]' split.val=0.5"
     if patients < LEAST:
         return f"{patients} of at least {LEAST} patients are there: add some to the source and give the same command"
     test = max(1, patients // 5)
     segmentor = (patients - test) // 2
-    return f"give the same command with other split.* settings, e.g. split.counts='[{segmentor},{patients - test - segmentor},{test}]'"
+    return f"{other}e.g. split.counts='[{segmentor},{patients - test - segmentor},{test}]'"
 
 
 def of_two(cohort: Cohort) -> str:

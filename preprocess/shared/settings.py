@@ -40,6 +40,7 @@ BOUNDS = {
 }
 
 
+FLOAT = r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?"
 LISTS = {int: ("whole numbers", "1,2,4"), float: ("numbers", "1,2,4"), str: ("words", "t1,t2")}  # by the type of an element
 
 
@@ -124,7 +125,11 @@ def with_lists(base: DictConfig, layer: DictConfig) -> DictConfig:
             refuse_list(base, key)
         elif not (value is None or OmegaConf.is_config(value)) and (node._metadata.element_type is not Any or "," in str(value)):
             parts = [part for part in re.split(r"[\s,;]+", str(value).strip(" ()[]")) if part]
-            OmegaConf.update(filled, key, OmegaConf.create(f"[{','.join(parts)}]"))
+            OmegaConf.update(
+                filled,
+                key,
+                [float(part) if re.fullmatch(FLOAT, part) else int(part) if part.isdecimal() else part for part in parts],
+            )
     return filled
 
 

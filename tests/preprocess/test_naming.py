@@ -169,7 +169,9 @@ def test_of_a_small_cohort_a_look_and_one_training_come_first_and_run_as_they_st
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = six(Path("./x y/.."), write_case, 3)
-    assert main([*words, "split.segmentor=0", "split.val=0.5"]) == 0
+    assert main([*words, "split.folds=2"]) == 0
+    advice = capsys.readouterr().out.partition("give the same command with other split.* settings, ")[2]
+    assert main([*words, *shlex.split(advice)]) == 0
     look, train = command_lines(capsys.readouterr().out)
     assert look == ["python", "-m", "preprocess.explore", "c.zarr"]
     assert train[:3] == ["python", "-m", "distsynth.train"]

@@ -114,7 +114,7 @@ def test_one_value_is_a_list_of_one_and_a_free_setting_keeps_its_text() -> None:
     assert parse(Settings, ["wanted=a,b"]).wanted == "a,b"
 
 
-@pytest.mark.parametrize("value", ["edema", "1,b", "1.5", "1-4", "{1,2}", "[1 2 4]", "[1,x]"])
+@pytest.mark.parametrize("value", ["edema", "1,b", "1.5", "1-4", "1:2", "1:2,4", "{1,2}", "[1 2 4]", "[1,x]"])
 def test_what_is_no_list_of_numbers_is_refused_with_one(value: str) -> None:
     sentence = r"recipe.labels must be a list of whole numbers: write recipe.labels=1,2,4 or recipe.labels='\[1,2,4\]'"
     with pytest.raises(SettingError, match=f"^{sentence}$"):
