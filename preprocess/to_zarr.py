@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from preprocess.cohort import Cohort, CohortWriter
 from preprocess.cohort.files import is_store, naming_of, read_json, record_path, store_above
-from preprocess.cohort.origin import ABSENT, changes, mark, stamp
+from preprocess.cohort.origin import make_again, mark, stamped
 from preprocess.cohort.summary import summarise
 from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
@@ -33,7 +33,6 @@ from preprocess.splits import Fold, Member, SplitSettings, split
 
 PHANTOM = "data/phantom"  # where preprocess.phantom puts the demo's patients
 MADE_UP = "made-up patients; yours: source=PATH store=PATH"
-EXAMPLES = 3
 ALIASES = {"split": "split.file"} | {name: f"recipe.{name}" for name in ("resample", "coregister", "orientation", "labels")}
 
 
@@ -189,26 +188,6 @@ def refuse_strangers(settings: Settings, writer: CohortWriter, cases: Sequence[C
         raise StoreError(f"{what}{differs * (before != writer.naming)}: give another store=")
 
 
-def make_again(writer: CohortWriter, cases: Sequence[Case]) -> None:
-    """Uncommit the subjects whose files are others now, correct the grades of the rest, and print both."""
-    committed = writer.committed()
-    kept = [case for case in cases if case.name in committed]
-    differing = {case.name: what for case, what in changes(writer.path, kept)}
-    if absent := [name for name, what in differing.items() if what == ABSENT]:
-        print(f"{len(absent)} subjects are kept although their files cannot be read and so not be compared, such as {absent[0]}")
-    if stale := {name: what for name, what in differing.items() if what != ABSENT}:
-        some = ", ".join(f"{name} ({what})" for name, what in list(stale.items())[:EXAMPLES])
-        print(f"{len(stale)} subjects are made again, since their files are other ones now, such as {some}")
-        for name in stale:
-            record_path(writer.path, name).unlink()
-    if unclear := [case.problem for case in kept if case.problem and case.name not in stale]:
-        print(f"{len(unclear)} subjects are kept that would be set aside if they were made now, such as {unclear[0]}")
-    if regraded := [case for case in kept if case.name not in stale and writer.regrade(case.name, case.grade)]:
-        for case in regraded:
-            mark(writer.path, case, stamped(case))
-        print(f"{len(regraded)} subjects have another grade now, such as {regraded[0].name}: {regraded[0].grade}")
-
-
 def aliased(word: str) -> str:
     """The word with its full name in place of a short one: `split=my.csv`, `resample=t1`, `coregister=true`."""
     key, equals, value = word.partition("=")
@@ -261,14 +240,6 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
         why = (str(error).strip() or type(error).__name__).splitlines()[-1]
         return Outcome(case, watch, f"{case.name}: unexpected error ({type(error).__name__}: {why}): please report it")
     return Outcome(case, watch)
-
-
-def stamped(case: Case) -> int:
-    """Of a case with a missing file 0: reading it says what is wrong."""
-    try:
-        return stamp(case, case.grade)
-    except OSError:
-        return 0
 
 
 def finish(cases: Sequence[Case], settings: Settings, writer: CohortWriter, rejected: dict[str, str]) -> None:

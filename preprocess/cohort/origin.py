@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.cohort.files import file_digest, read_sealed, record_path
+from preprocess.cohort.writer import CohortWriter
 from preprocess.source.brats import Case
 from preprocess.source.contents import absence
 
 SECOND = 10**9  # nanoseconds
 THREADS = 8  # they wait for the disk
 SAME, ABSENT = "", "absent"
+EXAMPLES = 3
 
 
 def origin(case: Case) -> dict[str, dict[str, str]]:
@@ -50,10 +52,38 @@ def stamp(case: Case, grade: str) -> int:
     return newest * SECOND + int.from_bytes(digest[:8]) % SECOND
 
 
+def stamped(case: Case) -> int:
+    """Of a case with a missing file 0: reading it says what is wrong."""
+    try:
+        return stamp(case, case.grade)
+    except OSError:
+        return 0
+
+
 def mark(store: Path, case: Case, seen: int) -> None:
     """Give the record's file the time `seen`. Only its owner can; where nobody does, the files are hashed at each call."""
     with suppress(OSError):
         os.utime(record_path(store, case.name), ns=(seen, seen))
+
+
+def make_again(writer: CohortWriter, cases: Sequence[Case]) -> None:
+    """Uncommit the subjects whose files are others now, correct the grades of the rest, and print both."""
+    committed = writer.committed()
+    kept = [case for case in cases if case.name in committed]
+    differing = {case.name: what for case, what in changes(writer.path, kept)}
+    if absent := [name for name, what in differing.items() if what == ABSENT]:
+        print(f"{len(absent)} subjects are kept although their files cannot be read and so not be compared, such as {absent[0]}")
+    if stale := {name: what for name, what in differing.items() if what != ABSENT}:
+        some = ", ".join(f"{name} ({what})" for name, what in list(stale.items())[:EXAMPLES])
+        print(f"{len(stale)} subjects are made again, since their files are other ones now, such as {some}")
+        for name in stale:
+            record_path(writer.path, name).unlink()
+    if unclear := [case.problem for case in kept if case.problem and case.name not in stale]:
+        print(f"{len(unclear)} subjects are kept that would be set aside if they were made now, such as {unclear[0]}")
+    if regraded := [case for case in kept if case.name not in stale and writer.regrade(case.name, case.grade)]:
+        for case in (each for each in regraded if each.name not in differing):
+            mark(writer.path, case, stamped(case))
+        print(f"{len(regraded)} subjects have another grade now, such as {regraded[0].name}: {regraded[0].grade}")
 
 
 def changes(store: Path, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:

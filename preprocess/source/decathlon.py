@@ -23,7 +23,7 @@ WORDS = (  # what a label's name holds, in lower case, and what that means; the 
     (rf"{NOT}enhanc|necro|\b(?:ncr|nec|net|netc|ncrnet)\b", CORE),
     (r"(?<!non)(?<!not)(?<!un)(?<!non[^a-z])(?<!not[^a-z])enhanc|\bet\b|\bactive\b", ENHANCING),
 )
-EXAMPLE = '{"channel_names": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}'
+EXAMPLE = 'write {"channel_names": {"0": "…", "1": "…"}} with FLAIR, T1w, t1gd or T2w for each number'
 CONTRASTS = "T1, T1w, T1 Gd, T1ce, T2, T2w, FLAIR"
 
 
@@ -46,7 +46,7 @@ def dataset(folder: Path) -> Dataset:
     if not path.exists() and not path.is_symlink():
         what = f"there is no dataset.json beside {folder.name}: contrasts are read in the Decathlon's order {', '.join(ORDER)}"
         numbers = f"labels keep the numbers of the file (in the Decathlon {MEANING})"
-        missing = f"dataset.json beside {folder.name} is missing, which says what _0000, _0001 … are: put it there, with for example {EXAMPLE}"
+        missing = f"dataset.json beside {folder.name} is missing, which says what _0000, _0001 … are: {EXAMPLE}"
         return Dataset(in_order, doubts=(("", f"{what}, and {numbers}: put the dataset's own there"),), unnumbered=missing)
     try:
         content = json.loads(path.read_bytes())

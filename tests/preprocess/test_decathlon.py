@@ -249,5 +249,6 @@ def test_numbered_files_without_dataset_json_are_refused_with_what_to_write(tmp_
         CaseError, match=r"dataset.json beside imagesTr is missing, which says what _0000, _0001 … are"
     ) as refusal:
         discover(tmp_path / "nn").cases[0].check()
-    (tmp_path / "nn" / "dataset.json").write_text(str(refusal.value).partition("with for example ")[2])
+    assert str(refusal.value).endswith("with FLAIR, T1w, t1gd or T2w for each number")
+    described(tmp_path / "nn", {"0": "T2w", "1": "FLAIR", "2": "t1gd", "3": "T1w"}, None)
     discover(tmp_path / "nn").cases[0].check()
