@@ -24,7 +24,7 @@ from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.merging import first_line
 from preprocess.shared.merging import merge as merge
 from preprocess.shared.signals import listen
-from preprocess.shared.words import dotlist, positional
+from preprocess.shared.words import dotlist, positional, refuse_misspelt
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ def parse(schema: type[T], words: Sequence[str]) -> T:
 
     Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
+    refuse_misspelt(words)
     words = positional(words, *getattr(schema, "POSITIONAL", ()))
     return complete(finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema))
 
