@@ -52,7 +52,7 @@ def interval(values: Values, seed: int = 0) -> tuple[float, float]:
     """A 95 % interval of the mean by the studentised bootstrap over patients (Efron and Tibshirani 1993, chapter 12.5); NaN for fewer than five.
 
     In simulations it covers the mean in 92 to 96 % of cohorts of 5, 20 and 60 patients, be they normal, skewed or heavy-tailed; the percentile
-    bootstrap covers it in 78 to 86 % of those of 5 (`python -m distsynth.bench intervals`).
+    bootstrap covers it in 79 to 85 % of those of 5 (`python -m distsynth.bench intervals`).
     """
     count = len(values)
     if count < FEWEST:
