@@ -10,6 +10,7 @@ from typing import Any
 
 from preprocess.shared.errors import CaseError, StoreError
 from preprocess.shared.files import json_text, open_plain, read_bytes, write_json
+from preprocess.shared.terminal import plain
 from preprocess.splits import SPLITS
 
 SCHEMA = 2
@@ -26,9 +27,18 @@ def subject_path(store: Path, subject: str) -> Path:
 def record_path(store: Path, subject: str) -> Path:
     """Raises CaseError for a name that leads out of the folder, is that of a group's own file, is too long for a file or is no plain text."""
     named = subject not in ("", ".", "..", "zarr.json") and Path(subject).name == subject
-    if not named or not subject.isprintable() or len(os.fsencode(subject)) > 240:
+    if not named or plain(subject) != subject or len(os.fsencode(subject)) > 240:
         raise CaseError(f"{subject!r} cannot name a subject: give its files a plain, shorter name")
     return store / "records" / f"{subject}.json"
+
+
+def store_above(path: Path) -> Path | None:
+    """The cohort inside which a path lies, if any."""
+    return next((folder for folder in path.absolute().resolve().parents if is_store(folder)), None)
+
+
+def is_store(folder: Path) -> bool:
+    return (folder / "zarr.json").is_file() and (folder / "records").is_dir()
 
 
 def shard_path(array: Path, dimensions: int) -> Path:

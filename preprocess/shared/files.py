@@ -53,6 +53,14 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def plain(path: str) -> str:
+    """A path without `~`, `..`, a `./` before it or a slash after it, so that it is printed alike, and one place is never two."""
+    short = Path(os.path.normpath(Path(path).expanduser()))
+    if ".." in Path(path).parts and short.resolve() != Path(path).expanduser().resolve():
+        short = Path(path).expanduser().resolve()  # `..` of a link leads elsewhere
+    return str(short)
+
+
 def sync(folder: Path) -> None:
     """Put the names of a folder's files onto the disk."""
     handle = os.open(folder, os.O_RDONLY)
