@@ -211,7 +211,15 @@ PLAIN = {
     "nativ",
     "ohne",
 }
-NO_CONTRAST = {"star", "map", "mapping", "ratio", "rho"}  # T2*, quantitative maps
+NO_CONTRAST = {
+    "star",
+    "map",
+    "mapping",
+    "ratio",
+    "rho",
+    "subtraction",
+    "difference",
+}  # T2*, quantitative maps, what is computed of two
 TOKEN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(SPELLINGS, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
 
 
@@ -221,7 +229,7 @@ def looks_like(name: str) -> str:
         r"[^a-z0-9]+", re.sub(r"\*", " star ", re.sub(r"(t1w?) ?\+ ?c\b", r"\1 ce", re.sub(r"\bw/o\b", "wo", name.lower())))
     )
     kinds = {SPELLINGS[word] for word in words if word in SPELLINGS}
-    if NO_CONTRAST.intersection(words):
+    if NO_CONTRAST.intersection(words) or {"pre", "post"} <= {*words}:
         return ""
     if kinds == {"t1"} and ENHANCED.intersection(words) and not PLAIN.intersection(words):
         return "t1c"
