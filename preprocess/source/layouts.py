@@ -111,7 +111,7 @@ ON_TEMPLATE = rf"(?=.*_space-(?!(?:{'|'.join(NATIVE)})_))"
 DERIVED = rf"{ANATOMICAL}(?!{IN_DERIVATIVES}{ON_TEMPLATE}){BELOW}{SUBJECT}(?:_[^/]+)?"
 TEMPLATE = rf"{ANATOMICAL}{IN_DERIVATIVES}{ON_TEMPLATE}{BELOW}{SUBJECT}(?:_[^/]+)?"
 TUMOUR = r"(?:L|WT|GTV|(?:brain|whole)?(?:tumou?rs?|lesions?|gliomas?))\d*"  # values of label-; L is BIDS's for a lesion
-TISSUES = r"(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF|BG)_))"
+TISSUES = r"(?!.*_(?:desc-(?:aseg|aparc|head|skull|ribbon|air)|label-(?:GM|WM|CSF|BG)_))"
 BY_TOOLS = rf"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/){TISSUES}"
 NO_ANATOMY = rf"{BY_TOOLS}(?!.*_(?:label-(?!{TUMOUR}_)|(?:atlas|seg)-|desc-(?:brain|tissue|ventric|hippo|synthseg)))"
 LABELLED = rf"_(?:label-{TUMOUR}|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi|d?seg)"
