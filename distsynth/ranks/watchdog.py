@@ -21,13 +21,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
 from distsynth.ranks.heartbeat import Heartbeat, Peer, Phase, Seal, Verdict, alive, describe, machine, same_run, start_time
+from distsynth.ranks.position import position
 from distsynth.settings import LimitSettings
 
 if TYPE_CHECKING:  # torch.distributed exports it too, but mypy does not know
@@ -36,11 +35,6 @@ if TYPE_CHECKING:  # torch.distributed exports it too, but mypy does not know
 INTERVAL = 1.0  # seconds between two heartbeats
 GRACE = 8.0  # seconds a rank has to end by itself once there is a verdict
 SILENCE_AFTER_BREAK = 4.0  # replaces train.limits.silence once a connection has broken
-WAITS = ("_engine_run_backward", "fetched", "Batch.to")  # functions in which a rank waits for others or for a GPU that does
-DISTRIBUTED = (
-    f"torch{os.sep}distributed",
-    f"torch{os.sep}nn{os.sep}parallel{os.sep}distributed.py",
-)  # collectives, and DDP's own
 
 
 @dataclass
@@ -140,10 +134,10 @@ class Watchdog:
                 self.wake.clear()
 
     def exchange_verdict(self, store: Store) -> None:
-        """Read the run's verdict, or publish this rank's in the place of none or of an unsigned one."""
+        """Read the run's verdict, or write this rank's in the place of none or of an unsigned one."""
         written = store.get("verdict") if store.check(["verdict"]) else b""
         fields = self.seal.open("verdict", written)
-        if fields is None and self.verdict and not self.published.is_set():
+        if fields is None and self.verdict:
             mine = self.seal.close("verdict", asdict(self.verdict))
             fields = self.seal.open("verdict", store.compare_set("verdict", written, mine))  # type: ignore[arg-type]  # takes bytes too
         if fields is not None:
@@ -242,17 +236,8 @@ class Watchdog:
         return max(limit, 4 * self.slowest) if self.phase == "step" else limit
 
     def position(self) -> tuple[str, bool]:
-        """The line that the main thread is at, and whether it waits there for other ranks: in a collective operation, in DDP's backward pass or
-        its broadcast of buffers, or for a GPU in one of WAITS."""
-        frame: FrameType | None = sys._current_frames().get(self.main_thread)
-        line, waits = "", False
-        while frame is not None:
-            name = frame.f_code.co_filename
-            if f"torch{os.sep}" not in name and not line:
-                line = f"in {Path(name).name}:{frame.f_lineno}"
-            # DDP's forward pass is also below every line of the loss: it counts only where no line of ours is above it.
-            waits = waits or DISTRIBUTED[0] in name or (DISTRIBUTED[1] in name and not line) or frame.f_code.co_qualname in WAITS
-            frame = frame.f_back
+        """The line that the main thread is at, and whether it waits there for other ranks."""
+        line, waits = position(self.main_thread)
         return line, waits and self.size > 1
 
     def sealed(self, number: int) -> str:

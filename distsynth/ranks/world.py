@@ -159,8 +159,7 @@ def leave(device: torch.device, failed: bool) -> None:
 
 
 def fetched(value: Tensor) -> Tensor:
-    """The value copied to the CPU. This waits for the GPU, which may itself wait for another rank: the watchdog recognises this function's
-    name and does not count the wait as a hang."""
+    """The value copied to the CPU. This waits for the GPU, which may itself wait for another rank: see `distsynth.ranks.position`."""
     return value.cpu()
 
 

@@ -22,7 +22,7 @@ from distsynth.networks.segmentor import Segmentor
 from distsynth.networks.stargan import Generator
 from distsynth.networks.unet import UNet
 from distsynth.networks.vae import Autoencoders
-from distsynth.ranks import watchdog as module
+from distsynth.ranks import position
 from distsynth.ranks.device import refuse_shared, unsupported
 from distsynth.ranks.heartbeat import Verdict
 from distsynth.ranks.watchdog import Watchdog
@@ -324,5 +324,5 @@ def test_the_watchdogs_names_exist() -> None:
 
     from distsynth.ranks.world import fetched
 
-    assert {graph._engine_run_backward.__qualname__, fetched.__qualname__, Batch.to.__qualname__} == set(module.WAITS)
-    assert module.DISTRIBUTED[1] in (DistributedDataParallel.__init__.__code__.co_filename)
+    assert {graph._engine_run_backward.__qualname__, fetched.__qualname__, Batch.to.__qualname__} == set(position.WAITS)
+    assert position.DDP in DistributedDataParallel.__init__.__code__.co_filename
