@@ -15,6 +15,7 @@ from preprocess.bias import N4Settings, correct
 from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
 from preprocess.cohort.files import file_digest
+from preprocess.cohort.oddities import LOST
 from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
 from preprocess.intensity import BACKGROUND, Statistics, Volume, clip_share, normalise, present, quality, statistics
 from preprocess.shared.errors import CaseError, SettingError
@@ -27,6 +28,7 @@ from preprocess.source.scans import Reading, Scans, read
 LATER = ("coregister", "orientation", "labels", "box")  # settings that version 0.1 lacked
 AXES = (frozenset("RL"), frozenset("AP"), frozenset("SI"))
 MULTIPLE = 16  # voxels, of recipe.crop=brain
+LEAST = 0.1  # share of the brain that a crop must keep
 LARGEST_CROP = 1000  # times the voxels of the grid; a single slice needs 80
 
 
@@ -218,14 +220,23 @@ def process(
             intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
             stored.append(placed.crop(placed.z_scores(corrected, stats)))
     kept = int((stored[0] != BACKGROUND).sum())
+    whole = int(placed.mask.sum())
+    if kept < LEAST * whole:
+        voxel = " x ".join(f"{side:.3g}" for side in reversed(placed.spacing))
+        what = f"the crop keeps {kept / whole:.1%} of its brain, in voxels of {voxel} mm"
+        raise CaseError(f"{case.name}: {what}: correct the voxel size in the headers, or give a larger recipe.crop=")
     step = np.eye(4)
     step[:3, 3] = placed.offset[::-1]
     content = {modality: array_digest(channel) for modality, channel in zip(scans.modalities, stored, strict=True)}
+    labels = crop(placed.labels, placed.offset, placed.shape, 0)
+    tumour = int((placed.labels > 0).sum())
+    if tumour and (cut := 1 - int((labels > 0).sum()) / tumour) > LOST:
+        scans.noted.append(("seg", f"{cut:.0%} of the tumour lies outside the crop: recipe.crop=brain keeps every brain whole"))
     record = Record(
         subject=case.name, patient=case.patient, grade=case.grade, modalities=scans.modalities, shape=list(placed.shape),
         spacing=list(placed.spacing), affine=(placed.affine @ step).tolist(), source=source, dtypes=scans.dtypes,
         scaling=scans.scaling, content=content, canonical_shape=list(placed.mask.shape), crop_offset=list(placed.offset),
-        brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=int(placed.mask.sum()) - kept, intensity=intensity,
+        brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=whole - kept, intensity=intensity,
         quality=measured, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, noted=scans.noted, **scans.original,
     )  # fmt: skip
-    return record, np.stack(stored), crop(placed.labels, placed.offset, placed.shape, 0)
+    return record, np.stack(stored), labels

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from distsynth.config import Config
 from distsynth.evaluation.captions import captions, others
 from distsynth.evaluation.numbers import as_csv, row_of
 from distsynth.evaluation.scoring import best_baseline
@@ -40,9 +41,9 @@ def write_table(sweep: Path) -> str:
     return "\n".join([*on_terminal(runs, rows, notes), f"All columns: {sweep / 'table.md'}, as numbers in table.csv", ""])
 
 
-def table_of_run(run: RunDirectory) -> str:
-    """The same table for the terminal, of one run that has scores."""
-    rows, notes = rows_of(runs := [read_run(run)], [])
+def table_of_run(run: RunDirectory, config: Config | None = None) -> str:
+    """The same table for the terminal, of one run that has scores; `config` where they are of another variant than its own."""
+    rows, notes = rows_of(runs := [read_run(run, config)], [])
     return "\n".join(on_terminal(runs, rows, notes))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from preprocess.cohort.advice import next_step
+from preprocess.cohort.oddities import LOST, oddities
 from preprocess.cohort.reader import Cohort
 from preprocess.cohort.verify import same_images
 from preprocess.source.labels import label_name
@@ -16,7 +17,6 @@ from preprocess.splits import SPLITS
 
 GRADES = ("HGG", "LGG", "unknown")
 MUCH = 0.3  # share of a label that the clip flattens, on average over the subjects
-LOST = 0.01  # share of the brain, or of the tumour, outside the crop that is worth a warning
 
 
 def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]], rejected: Mapping[str, str]) -> int:
@@ -51,10 +51,11 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
 
 
 def noted(cohort: Cohort, most: int = 20) -> Iterator[str]:
-    """A line for everything odd that was noted of the subjects; one for all subjects of which the same was noted."""
+    """A line for everything odd about the subjects; one for all subjects of which the same holds."""
     subjects: dict[str, list[str]] = {}
     for subject, record in cohort.records.items():
-        for _, sentence in record.noted:
+        for flag in oddities(record):
+            sentence = f"{flag.contrast}: {flag.what} ({flag.number})" if flag.number else flag.what
             subjects.setdefault(sentence, []).append(subject)
     for sentence, named in list(subjects.items())[:most]:
         yield f"{named[0]}{f' and {len(named) - 1} more' * (len(named) > 1)}: {sentence}"

@@ -25,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from preprocess.shared import signals
 from preprocess.shared.errors import SettingError, UserError
 from preprocess.shared.signals import listen
-from preprocess.shared.words import dotlist, positional
+from preprocess.shared.words import dotlist, positional, refuse_misspelt
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ def parse(schema: type[T], words: Sequence[str]) -> T:
 
     Raises SettingError for a word that is not `key=value`, an unknown key, a missing value or one of the wrong type.
     """
+    refuse_misspelt(words)
     words = positional(words, *getattr(schema, "POSITIONAL", ()))
     return complete(finish(merge(OmegaConf.structured(schema), dotlist(words, set(texts(schema)))), schema))
 

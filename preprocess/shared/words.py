@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from preprocess.shared.errors import SettingError
 
+SECTIONS = ("cluster.", "data.", "evaluate.", "method.", "recipe.", "split.", "sweep.", "train.", "variant.")  # no paths begin so
 KEY = r"-*[A-Za-z_][\w.-]*"  # the name of a setting, perhaps with dashes before it
 
 
@@ -44,6 +45,8 @@ def refuse_misspelt(words: Sequence[str]) -> None:
             raise SettingError(f"no spaces around =: write {word.lstrip('-')}={value}")
         if "=" not in word and re.fullmatch(KEY + "=", before):
             raise SettingError(f"no spaces around =: write {before.lstrip('-')}{word}")
+        if "=" not in word and word.startswith(SECTIONS):
+            raise SettingError(f"{word} lacks its value: write {word}={after if after and '=' not in after else 'VALUE'}")
         if word.startswith("-"):
             raise SettingError(f"write key=value without dashes: {undashed(word, after)} in place of {word}")
 
