@@ -107,8 +107,10 @@ def test_the_ranks_own_verdict_replaces_a_forged_one(tmp_path: Path) -> None:
     ranks = launch(JOIN, ["60", str(tmp_path / "run")], port)
     assert all(rank.stdout and rank.stdout.readline() for rank in ranks)
     store: Any = dist.TCPStore("127.0.0.1", port, None, False, timedelta(seconds=5), wait_for_workers=False)  # type: ignore[attr-defined]
-    store.set("attempt/0/verdict", '{"sentence": "nothing is wrong"}')
     ranks[1].kill()
+    for _ in range(20):
+        store.set("attempt/0/verdict", '{"sentence": "nothing is wrong"}')
+        time.sleep(0.1)
     errors = [rank.communicate(timeout=30)[1] for rank in ranks]
     assert "error: rank 1 has died during startup: its process" in errors[0]
 
@@ -169,6 +171,16 @@ def test_the_limit_holds_when_a_stranger_listens_and_an_old_key_is_left(tmp_path
         error = rank.communicate(timeout=30)[1]
     assert rank.returncode == 2
     assert error.startswith("error: rank 1 hangs during startup, in rendezvous.py:")
+
+
+def test_ranks_that_share_a_gpu_end_with_one_sentence(tmp_path: Path) -> None:
+    """Each rank reports the same GPU, as where Slurm binds none."""
+    shared = 'from distsynth.ranks import world as module\nmodule.identity = lambda device: ("node7", "GPU-1")\n'
+    ranks = launch(shared + JOIN, ["60", str(tmp_path / "run")], free_port())
+    errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert errors[0].startswith("error: ranks 0 and 1 share one GPU (GPU-1 on node7): start at most one rank per GPU")
+    assert (errors[0].count("\n"), errors[1]) == (1, "")
+    assert [rank.returncode for rank in ranks] == [2, 2]
 
 
 def test_a_process_without_the_runs_key_has_not_joined(tmp_path: Path) -> None:
