@@ -29,7 +29,8 @@ from distsynth.evaluation.table import table_of_run
 from distsynth.methods import registry
 from distsynth.modalities import Variant
 from distsynth.preflight import open_cohorts
-from distsynth.ranks.world import World, choose_device
+from distsynth.ranks.device import choose_device
+from distsynth.ranks.world import World
 from distsynth.run_directory import RunDirectory, run_of
 from distsynth.settings import EvaluateSettings
 from preprocess.shared.errors import SettingError

@@ -5,6 +5,8 @@ val/flair/brain/psnr                 the score at a validation during training
 best/test/flair/brain/psnr           the score of the best checkpoint on a cohort, once training has ended
 joint/g_loss, joint/lr               a loss, or the learning rate, of a stage of training
 joint/grad_norm/generator            the gradient's norm of one of the stage's objectives
+joint/loss_scale/generator           fp16: the factor by which its loss is multiplied
+joint/skipped/generator              fp16: the share of its updates that were skipped because a gradient overflowed
 time/step_s, time/slices_per_s       where the time of an update goes
 system/memory_gb                     what the machine is doing
 """
@@ -62,6 +64,14 @@ def term(name: str) -> str | None:
 
 def gradient_norm(objective: str) -> str:
     return f"grad_norm/{objective}"
+
+
+def loss_scale(objective: str) -> str:
+    return f"loss_scale/{objective}"
+
+
+def skipped(objective: str) -> str:
+    return f"skipped/{objective}"
 
 
 def seconds(part: str) -> str:

@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
         raise SettingError(
             f"run={run.path} holds another configuration ({differing}): give another run=, or only run= to resume it"
         )
-    with ended_by_signal(run), join(config.train.device, config.train.limits) as world:
+    with ended_by_signal(run), join(config.train.device, config.train.limits, run.path) as world:
         config, begun = world.from_first((config, begun))  # another node may see an older folder
         if not begun:
             check_new(run, words, settings)
@@ -131,7 +131,7 @@ def train(path: Path) -> None:
     run = RunDirectory(path)
     wait_for(run.config)
     config = configuration.load(run.config)
-    with join(config.train.device, config.train.limits) as world, locked(run, world):
+    with join(config.train.device, config.train.limits, path) as world, locked(run, world):
         train_and_evaluate(config, run, world)
 
 
@@ -176,10 +176,10 @@ def train_and_evaluate(config: Config, run: RunDirectory, world: World, opened: 
 
 def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
     """End with the sentence that all ranks agree on; one rank prints it and, where the run has a directory, writes it to the journal."""
-    from distsynth.ranks.world import lost_peer
+    from distsynth.ranks.world import cause, lost_peer
 
     if lost_peer(error):
-        verdict = world.watchdog.blame(error)
+        verdict = world.watchdog.blame(cause(error))
     else:
         mine = reason(error, run)
         if transient(error):
@@ -189,6 +189,7 @@ def give_up(error: Exception, run: RunDirectory, world: World) -> NoReturn:
             traceback.print_exception(error)  # a bug: show where
     if not world.watchdog.speaks(verdict):
         raise SystemExit(2) from None
+    world.watchdog.reported = True
     if run.config.is_file():
         end(run, "failed", verdict.sentence, world, verdict.retry)
     raise RunLost(verdict.sentence) from None
@@ -209,16 +210,21 @@ def reason(error: BaseException, run: RunDirectory) -> str:
     """Why the run failed, in one sentence."""
     import torch
 
+    from distsynth.ranks.world import cause, unfit
+
     if isinstance(error, UserError):
         return str(error)
+    if unfit(error):
+        return f"{cause(error)}: check the GPUs of the ranks and the build of torch with python -m distsynth.bench gpu"
     if no_space(error):
         place = getattr(error, "filename", None) or run.path
         return f"no space left for {place}: free some and start the run again"
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full: set train.micro_batch, which only changes the use of memory; the run printed at its start what fits"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    message = str(error).splitlines()[0] if str(error) else ""
-    return f"unexpected error ({type(error).__name__}: {message}, {Path(where.filename).name}:{where.lineno}): please report it"
+    return (
+        f"unexpected error ({type(error).__name__}: {cause(error)}, {Path(where.filename).name}:{where.lineno}): please report it"
+    )
 
 
 def transient(error: BaseException) -> bool:
@@ -226,7 +232,9 @@ def transient(error: BaseException) -> bool:
     not finite would come again, since the same weights meet the same batches."""
     import torch
 
-    return not (isinstance(error, UserError | torch.OutOfMemoryError) or no_space(error))
+    from distsynth.ranks.world import unfit
+
+    return not (isinstance(error, UserError | torch.OutOfMemoryError) or no_space(error) or unfit(error))
 
 
 def no_space(error: BaseException) -> bool:

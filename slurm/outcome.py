@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,8 @@ def outcome_of(last: Line | None, state: str, error: str) -> Outcome:
     Transient failures are retried: ranks that died or hung, lost nodes, a checkpoint slower than the time limit's warning. Not retried: what the
     user has to fix, a loss that was not finite, a time limit that was reached too often, and what somebody stopped.
     """
+    if last is None and re.match(r"error: port \d+ is taken on ", error):  # another job has another port
+        return Outcome("retry", error.removeprefix("error: "))
     if last is None and error.startswith("error: "):  # refused before the journal was opened
         return Outcome("failed", error.removeprefix("error: "), missing=True)
     if TOO_OFTEN in error:

@@ -41,7 +41,7 @@ class RankSettings:
 def main(words: Sequence[str]) -> int:
     settings, given = split_words(RankSettings, words)
     torch.set_num_threads(1)
-    with world("auto", LimitSettings(start=3600)) as ranks:
+    with world("auto", LimitSettings(start=3600), Path(settings.out)) as ranks:
         measured = {
             "ranks": ranks.size,
             "steps": [timed(compose(given), slices, settings, ranks) for slices in dict.fromkeys(settings.slices)],

@@ -53,16 +53,22 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def measure(settings: ScalingSettings, ranks: int, words: Sequence[str]) -> dict[str, Any]:
-    """What `distsynth.bench.ranks` measures on so many ranks here. Raises UserError if they fail."""
+def measure(settings: ScalingSettings, ranks: int, words: Sequence[str], seconds: float | None = None) -> dict[str, Any]:
+    """What `distsynth.bench.ranks` measures on so many ranks here. Raises UserError if they fail, or take longer than so many seconds."""
     counts = settings.batch // ranks if ranks > 1 else ",".join(str(settings.batch // n) for n in settings.ranks)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         own = [f"out={out}", f"slices=[{settings.batch},{counts}]", f"updates={settings.updates}", f"pixels={settings.pixels}"]
         command = [*start, "-m", "distsynth.bench.ranks", *own, *words]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if done.returncode:
+        try:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{ranks} ranks could not be measured: they were not done after {seconds:g} s") from error
+        if (
+            not out.is_file()
+        ):  # written last; as of torch 2.13 a process that has used DDP sometimes aborts after that, while it exits
             why = re.search(r"^(?:\[rank\d+\]: )?(?:error|[\w.]*Error): (.+)", done.stderr, re.MULTILINE)
             raise UserError(f"{ranks} ranks could not be measured: {why[1] if why else 'a process crashed without a message'}")
         measured: dict[str, Any] = json.loads(out.read_text())

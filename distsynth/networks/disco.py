@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
+from distsynth.networks.heads import sigmoid
 from distsynth.networks.unet import NORMS
 
 
@@ -27,7 +27,7 @@ class DiscoGenerator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, outputs, 4, 2, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.layers(x))
+        return sigmoid(self.layers(x))
 
 
 class DiscoDiscriminator(nn.Module):

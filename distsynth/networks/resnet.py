@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
+
+from distsynth.networks.heads import tanh
 
 Padding = Literal["reflect", "zeros"]
 
@@ -30,7 +31,7 @@ class ResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.layers(x))
+        return tanh(self.layers(x))
 
 
 class ResidualBlock(nn.Module):

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from distsynth.networks.heads import sigmoid
+
 
 class Segmentor(nn.Module):
     """(B, inputs, H, W) -> (B, 1, H, W) probability of tumour, for any H and W above 2**levels."""
@@ -36,7 +38,7 @@ class Segmentor(nn.Module):
         for level, norm in enumerate(self.norms):
             x = torch.relu(norm(self.up[level](x, output_size=sizes[-2 - level])))
             x = torch.cat([x, skips.pop()], dim=1)
-        return torch.sigmoid(self.up[-1](x, output_size=sizes[0]))
+        return sigmoid(self.up[-1](x, output_size=sizes[0]))
 
 
 def down_block(inputs: int, outputs: int, norm: str) -> nn.Sequential:

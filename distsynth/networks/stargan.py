@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv3d
 
 from distsynth.networks.critic import CONV
+from distsynth.networks.heads import tanh
 from distsynth.networks.unet import full_resolution_block
 
 CONVOLVE = {2: conv2d, 3: conv3d}
@@ -77,7 +78,7 @@ class Generator(nn.Module):
         features = self.body(self.convolve(x, weight, padding=self.padding))
         if self.enter is not None:
             features = torch.cat([features, self.enter(x)], dim=1)
-        return torch.tanh(self.leave(features))
+        return tanh(self.leave(features))
 
 
 class Residual(nn.Module):

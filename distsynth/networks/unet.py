@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distsynth.networks import keyed
+from distsynth.networks.heads import tanh
 from preprocess.shared.errors import SettingError
 
 OUTER = 4  # outermost levels, which have no dropout in pix2pix
@@ -63,7 +64,7 @@ class UNet(nn.Module):
             x = up(x if skip is None else torch.cat([x, skip], dim=1))
             if seeds is not None and self.dropout and index in self.dropped:
                 x = keyed.dropout(x, seeds + index, self.dropout)
-        return torch.tanh(x if full is None or self.leave is None else self.leave(torch.cat([x, full], dim=1)))
+        return tanh(x if full is None or self.leave is None else self.leave(torch.cat([x, full], dim=1)))
 
 
 def stride_of(given: int, size: Sequence[int], most: int, setting: str) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from distsynth.networks.heads import tanh
 from distsynth.networks.resnet import ResidualBlock, conv_block
 
 SIDES = ("source", "target")
@@ -30,7 +30,7 @@ class Autoencoders(nn.Module):
 
     def decode(self, side: str, latent: Tensor) -> Tensor:
         """A latent code -> (B, 1, H, W) in [-1, 1]."""
-        return torch.tanh(self.decoders[side](self.first(latent)))
+        return tanh(self.decoders[side](self.first(latent)))
 
 
 def encoder(inputs: int, width: int, blocks: int) -> nn.Sequential:

@@ -1,11 +1,14 @@
-"""What the ranks exchange to watch each other: heartbeats, the verdict that ends a run, and whether a process is still alive."""
+"""What the ranks exchange to watch each other, signed: heartbeats, the verdict that ends a run, and whether a process is still alive."""
 
 from __future__ import annotations
 
+import hmac
+import json
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Phase = Literal["start", "first_step", "step", "validation", "checkpoint", "evaluation"]
 PHASES: dict[Phase, str] = {
@@ -50,6 +53,27 @@ class Peer:
     progressed: float
 
 
+@dataclass(frozen=True)
+class Seal:
+    """Signs what the ranks write to the store, and opens only what a rank of this run has written under that name."""
+
+    key: bytes = b""
+
+    def close(self, name: str, content: dict[str, Any]) -> str:
+        text = json.dumps(content)
+        return f"{self.signature(name, text)} {text}"
+
+    def open(self, name: str, written: bytes | str) -> dict[str, Any] | None:
+        """The content; None if it is not signed with this key."""
+        text = written if isinstance(written, str) else written.decode(errors="replace")
+        signature, _, text = text.partition(" ")
+        genuine = hmac.compare_digest(signature.encode(), self.signature(name, text).encode())
+        return dict[str, Any](json.loads(text)) if genuine else None
+
+    def signature(self, name: str, text: str) -> str:
+        return hmac.new(self.key, f"{name} {text}".encode(), "sha256").hexdigest()
+
+
 def describe(phase: Phase, step: int) -> str:
     return PHASES[phase].format(step)
 
@@ -70,3 +94,13 @@ def start_time(pid: int) -> int | None:
 
 def alive(pid: int, started: int) -> bool:
     return start_time(pid) == started
+
+
+def same_run(heartbeat: Heartbeat) -> bool:
+    """Whether the process lives on this machine, is this user's, and runs the command that this rank runs."""
+    own, other = Path("/proc/self"), Path(f"/proc/{heartbeat.pid}")
+    try:
+        same = own.stat().st_uid == other.stat().st_uid and (own / "cmdline").read_bytes() == (other / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return same and heartbeat.machine == machine() and heartbeat.pid != os.getpid() and alive(heartbeat.pid, heartbeat.started)

@@ -14,7 +14,6 @@ that does not help, the second thread ends its own process.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -22,13 +21,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from distsynth.ranks.heartbeat import Heartbeat, Peer, Phase, Verdict, alive, describe, machine, start_time
+from distsynth.ranks.heartbeat import Heartbeat, Peer, Phase, Seal, Verdict, alive, describe, machine, same_run, start_time
+from distsynth.ranks.position import position
 from distsynth.settings import LimitSettings
 
 if TYPE_CHECKING:  # torch.distributed exports it too, but mypy does not know
@@ -53,10 +51,11 @@ class Watchdog:
         self.step = self.progress = 0
         self.progressed = self.slowest = 0.0
         self.verdict: Verdict | None = None
-        self.connection_broken = self.exiting = False
+        self.connection_broken = self.exiting = self.reported = False
         self.writing: tuple[int, float] | None = None  # step and start time of the checkpoint being written
         self.peers: dict[int, Peer] = {}
         self.store: Store | None = None
+        self.seal = Seal()
         self.exchanged = self.checked = time.monotonic()
         self.main_thread = threading.get_ident()
         self.threads: list[threading.Thread] = []
@@ -90,17 +89,23 @@ class Watchdog:
 
     # -- threads -------------------------------------------------------------------------------------------------------
 
-    def start(self, store: Store | None) -> None:
-        """Start the threads. `store` is a connection of the watchdog's own, None with a single rank."""
-        self.store = store
+    def start(self) -> None:
+        """Diagnose from now on."""
         self.move()
-        if store is not None:
-            store.set(f"heartbeat/{self.rank}", json.dumps(asdict(self.heartbeat(0))))
-            store.wait([f"heartbeat/{rank}" for rank in range(self.size)])
-            self.threads.append(threading.Thread(target=self.exchange, daemon=True, name="heartbeat"))
-        self.threads.append(threading.Thread(target=self.watch, daemon=True, name="watchdog"))
-        for thread in self.threads:
-            thread.start()
+        self.progressed += 2 * INTERVAL  # joining the other ranks has the same limit and a better sentence
+        self.run(self.watch, "watchdog")
+
+    def join(self, store: Store, seal: Seal) -> None:
+        """Exchange heartbeats from now on, through a connection of the watchdog's own. All ranks must have joined."""
+        self.store, self.seal, self.exchanged = store, seal, time.monotonic()
+        self.move()
+        store.set(f"heartbeat/{self.rank}", self.sealed(0))
+        store.wait([f"heartbeat/{rank}" for rank in range(self.size)])
+        self.run(self.exchange, "heartbeat")
+
+    def run(self, target: Callable[[], None], name: str) -> None:
+        self.threads.append(threading.Thread(target=target, daemon=True, name=name))
+        self.threads[-1].start()
 
     def close(self) -> None:
         """End the threads: if Python shut down while one uses the store, the process would abort."""
@@ -110,29 +115,40 @@ class Watchdog:
             thread.join(5 * INTERVAL)
 
     def exchange(self) -> None:
-        """Write this rank's heartbeat; read the verdict and the other ranks' heartbeats (rank 0 reads all, the others rank 0's)."""
+        """Write this rank's heartbeat; read the verdict and the other ranks' heartbeats (rank 0 reads all, the others rank 0's). What is not
+        signed is dropped."""
         assert self.store is not None
         number = 0
         with contextlib.suppress(dist.DistError):  # then `exchanged` stays as it is, and `diagnose` notices
             while not self.closed.is_set():
                 number += 1
-                self.store.set(f"heartbeat/{self.rank}", json.dumps(asdict(self.heartbeat(number))))
-                if self.verdict and not self.published.is_set():
-                    self.store.compare_set("verdict", "", json.dumps(asdict(self.verdict)))
-                if self.store.check(["verdict"]):
-                    fields = json.loads(self.store.get("verdict"))
-                    self.verdict = Verdict(**fields | {"blamed": tuple(fields["blamed"])})
-                    self.published.set()
+                self.store.set(f"heartbeat/{self.rank}", self.sealed(number))
+                self.exchange_verdict(self.store)
                 watched = range(1, self.size) if self.rank == 0 else {0, *(self.verdict.blamed if self.verdict else ())}
-                for text in self.store.multi_get([f"heartbeat/{rank}" for rank in watched]):
-                    self.record(Heartbeat(**json.loads(text)))
+                names = [f"heartbeat/{rank}" for rank in watched]
+                for name, written in zip(names, self.store.multi_get(names), strict=True):
+                    if fields := self.seal.open(name, written):
+                        self.record(Heartbeat(**fields))
                 self.exchanged = time.monotonic()
                 self.wake.wait(INTERVAL)
                 self.wake.clear()
 
+    def exchange_verdict(self, store: Store) -> None:
+        """Read the run's verdict, or write this rank's in the place of none or of an unsigned one."""
+        written = store.get("verdict") if store.check(["verdict"]) else b""
+        fields = self.seal.open("verdict", written)
+        if fields is None and self.verdict:
+            mine = self.seal.close("verdict", asdict(self.verdict))
+            fields = self.seal.open("verdict", store.compare_set("verdict", written, mine))  # type: ignore[arg-type]  # takes bytes too
+        if fields is not None:
+            self.verdict = Verdict(**fields | {"blamed": tuple(fields["blamed"])})
+            self.published.set()
+
     def record(self, heartbeat: Heartbeat) -> None:
-        """Remember another rank's heartbeat, and when it and its progress changed."""
+        """Remember another rank's heartbeat, and when it and its progress changed; an older one that somebody has written again is dropped."""
         now, old = time.monotonic(), self.peers.get(heartbeat.rank)
+        if old and old.heartbeat.number > heartbeat.number:
+            return
         heard = old.heard if old and old.heartbeat.number == heartbeat.number else now
         progressed = old.progressed if old and old.heartbeat.progress == heartbeat.progress else now
         self.peers[heartbeat.rank] = Peer(heartbeat, heard, progressed)
@@ -220,21 +236,15 @@ class Watchdog:
         return max(limit, 4 * self.slowest) if self.phase == "step" else limit
 
     def position(self) -> tuple[str, bool]:
-        """The line that the main thread is at, and whether it waits there for other ranks: in a collective operation, in DDP's backward
-        pass, or for a GPU in `fetched`."""
-        frame: FrameType | None = sys._current_frames().get(self.main_thread)
-        line, waits = "", False
-        while frame is not None:
-            name = frame.f_code.co_filename
-            if f"torch{os.sep}" not in name and not line:
-                line = f"in {Path(name).name}:{frame.f_lineno}"
-            waits = waits or f"torch{os.sep}distributed" in name or frame.f_code.co_name in ("_engine_run_backward", "fetched")
-            frame = frame.f_back
+        """The line that the main thread is at, and whether it waits there for other ranks."""
+        line, waits = position(self.main_thread)
         return line, waits and self.size > 1
 
-    def heartbeat(self, number: int) -> Heartbeat:
+    def sealed(self, number: int) -> str:
+        """This rank's heartbeat, signed."""
         pid = os.getpid()
-        return Heartbeat(self.rank, machine(), pid, start_time(pid) or 0, number, self.phase, self.step, self.progress)
+        beat = Heartbeat(self.rank, machine(), pid, start_time(pid) or 0, number, self.phase, self.step, self.progress)
+        return self.seal.close(f"heartbeat/{self.rank}", asdict(beat))
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -251,46 +261,39 @@ class Watchdog:
             self.wake.set()
             self.published.wait(3 * INTERVAL)
 
-    def blame(self, error: BaseException) -> Verdict:
+    def blame(self, cause: str) -> Verdict:
         """A collective operation broke: wait until the rank that broke it is known."""
         self.exiting = self.connection_broken = True
         deadline = time.monotonic() + 3 * GRACE
         while self.verdict is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        return self.fail(
-            f"rank {self.rank} lost its connection to another rank at step {self.step}: {str(error).splitlines()[0]}"
-        )
+        return self.fail(f"rank {self.rank} lost its connection to another rank at step {self.step}: {cause}")
 
     def speaks(self, verdict: Verdict) -> bool:
         """Whether this rank is the one that reports the verdict."""
-        return self.rank == min((r for r in range(self.size) if r not in verdict.blamed), default=0)
+        others = [rank for rank in range(self.size) if rank not in verdict.blamed]
+        return self.store is None or self.rank == min(others, default=0)  # without a store no other rank knows
 
     def kill(self, blamed: tuple[int, ...]) -> None:
         """Kill the blamed ranks on this machine, stopped or hanging: none outlives the run, and the others' collective operation breaks."""
-        for rank in blamed:
-            peer = self.peers.get(rank)
-            if (
-                peer
-                and rank != self.rank
-                and peer.heartbeat.machine == machine()
-                and alive(peer.heartbeat.pid, peer.heartbeat.started)
-            ):
-                with contextlib.suppress(OSError):
-                    os.kill(peer.heartbeat.pid, signal.SIGKILL)
+        for peer in [self.peers[rank] for rank in blamed if rank in self.peers and same_run(self.peers[rank].heartbeat)]:
+            with contextlib.suppress(OSError):
+                os.kill(peer.heartbeat.pid, signal.SIGKILL)
 
     def end(self, verdict: Verdict) -> None:
         """The main thread is stuck: report the verdict, if that is this rank's task, and end the process without it."""
         with contextlib.suppress(Exception):
             if self.speaks(verdict):
-                self.tell(verdict)
+                if not self.reported:
+                    self.tell(verdict)
                 print(f"error: {verdict.sentence}", file=sys.stderr, flush=True)
         os._exit(2)
 
 
 @contextlib.contextmanager
-def running(watchdog: Watchdog, store: Store | None) -> Iterator[Watchdog]:
+def running(watchdog: Watchdog) -> Iterator[Watchdog]:
     """The watchdog, running until the block ends."""
-    watchdog.start(store)
+    watchdog.start()
     try:
         yield watchdog
     finally:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distsynth.ranks.device import choose_device, identity, refuse_idle_gpus, refuse_shared
+from distsynth.ranks.rendezvous import choose_interface, connect, meet, place
 from distsynth.ranks.watchdog import Watchdog, running
 from distsynth.settings import LimitSettings
 from preprocess.shared.errors import SettingError, UserError
-
-if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -103,50 +103,63 @@ class World:
 
 
 @contextmanager
-def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings) -> Iterator[World]:
-    """Join the other ranks, as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; without these there is one rank.
+def world(device: Literal["auto", "cpu", "cuda"], limits: LimitSettings, run: Path | None = None) -> Iterator[World]:
+    """Join the other ranks of a run, as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; without these there is one rank. The
+    folder of `run`, which need not exist, must have a parent that all ranks see: see `meet`.
 
     Raises SettingError if these contradict each other, or a GPU is requested and there is none for this rank; UserError if a rank does not join
     in time.
     """
     rank, size, local = place()
+    if device == "auto":
+        refuse_idle_gpus()
     chosen = choose_device(device, local)
-    if size > 1:
-        # On GPUs only the gradients go through NCCL: other numbers are on the CPU, and would wait for all work queued on the GPU.
-        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        # The watchdog ends what is stuck, and can say why; torch's own time-out must come later.
-        timeout = timedelta(seconds=2 * max(vars(limits).values()))
-        dist.init_process_group(backend, store=meet(rank, size, limits.start), rank=rank, world_size=size, timeout=timeout)
-    with running(Watchdog(rank, size, limits), connect(False, limits.silence) if size > 1 else None) as watchdog:
+    failed = True
+    with running(Watchdog(rank, size, limits)) as watchdog:
         try:
+            if size > 1:
+                join(chosen, watchdog, run)
             yield World(rank, size, local, chosen, watchdog)
+            failed = False
         finally:
-            gc.collect()  # DDP's reference cycles hold the group: freed only when the interpreter exits, they sometimes abort it
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            leave(chosen, failed)
 
 
-def place() -> tuple[int, int, int]:
-    """RANK, WORLD_SIZE and LOCAL_RANK. Raises SettingError if only some of torchrun's variables are there, or one is no number."""
-    start = "start the ranks with torchrun --nproc-per-node=N -m distsynth.train …"
-    numbers = {}
-    for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_PORT", "0")):
-        value = os.environ.get(name, default)
-        if not value.isdecimal():
-            raise SettingError(f"the environment variable {name}={value} must be a whole number: {start}, or unset it")
-        numbers[name] = int(value)
-    rank, size = numbers["RANK"], numbers["WORLD_SIZE"]
-    lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if size > 1 and lacking:
-        raise SettingError(f"WORLD_SIZE={size} is set without {', '.join(lacking)}: {start}, or unset WORLD_SIZE for one process")
-    if rank >= size:
-        raise SettingError(f"RANK={rank} must be below WORLD_SIZE={size}: {start}, or unset both for one process")
-    return rank, size, numbers["LOCAL_RANK"]
+def join(device: torch.device, watchdog: Watchdog, run: Path | None) -> None:
+    """Meet the other ranks, and form a group with them."""
+    limits, rank, size = watchdog.limits, watchdog.rank, watchdog.size
+    store, seal = meet(rank, size, limits.start, run)
+    watchdog.join(connect(limits.silence), seal)
+    choose_interface()
+    # torch's own watchdog would end the process, on another rank's error too, before this rank knows why.
+    os.environ.setdefault("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0")
+    # On GPUs only the gradients go through NCCL: other numbers are on the CPU, and would wait for all work queued on the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Our watchdog ends what is stuck, and can say why; torch's own time-out must come later.
+    timeout = timedelta(seconds=2 * max(vars(limits).values()))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    identities = [identity(device)] * size
+    dist.all_gather_object(identities, identities[rank])
+    try:
+        refuse_shared(identities)
+    except SettingError:
+        if rank:  # rank 0 prints it
+            raise SystemExit(2) from None
+        raise
+
+
+def leave(device: torch.device, failed: bool) -> None:
+    """Leave the group. After a failure NCCL is aborted: to leave it would wait for kernels that wait for a rank that may be dead."""
+    gc.collect()  # DDP's reference cycles hold the group: freed only when the interpreter exits, they sometimes abort it
+    if dist.is_initialized() and failed and device.type == "cuda":
+        with suppress(Exception):
+            dist.group.WORLD._get_backend(device).abort()  # type: ignore[union-attr]
+    elif dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def fetched(value: Tensor) -> Tensor:
-    """The value copied to the CPU. This waits for the GPU, which may itself wait for another rank: the watchdog recognises this function's
-    name and does not count the wait as a hang."""
+    """The value copied to the CPU. This waits for the GPU, which may itself wait for another rank: see `distsynth.ranks.position`."""
     return value.cpu()
 
 
@@ -175,51 +188,28 @@ def gathered(share: Tensor) -> tuple[Tensor, slice]:
     return torch.cat(parts), slice(first, first + len(share))
 
 
-def meet(rank: int, size: int, seconds: float) -> Store:
-    """The store, once all ranks have joined. Raises UserError naming those that do not join in time."""
-    try:
-        store = connect(rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", seconds)
-    except dist.DistError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        if "address already in use" in str(error).lower():
-            raise UserError(
-                f"port {os.environ['MASTER_PORT']} is taken on {socket.gethostname()}, perhaps by another run: set another MASTER_PORT, "
-                "or start the ranks with torchrun --standalone"
-            ) from error
-        raise UserError(f"rank {rank} could not reach rank 0 at {where} within {seconds:g} s (train.limits.start)") from error
-    joined = [f"joined/{other}" for other in range(size)]
-    store.set(joined[rank], "")
-    try:
-        store.wait(joined)
-    except dist.DistError as error:
-        missing = ", ".join(str(other) for other in range(size) if not store.check([joined[other]]))
-        raise UserError(f"rank {missing} of {size} did not join within {seconds:g} s (train.limits.start)") from error
-    return store
-
-
-def connect(host: bool, seconds: float) -> Store:
-    """A connection to the store at MASTER_ADDR:MASTER_PORT, which rank 0 or torchrun hosts."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, None, host, timedelta(seconds=seconds), wait_for_workers=False)  # type: ignore[attr-defined]
-    return dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
-
-
-def choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
-    """This rank's device. Raises SettingError if it is not available."""
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    # Slurm may show each task only its own GPU, or all GPUs of the node.
-    index = 0 if count == 1 and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "SLURM_STEP_GPUS" in os.environ else local_rank
-    if index >= count:
-        raise SettingError(
-            f"train.device={device}: local rank {local_rank} sees {count} GPUs: start at most one rank per GPU, or set train.device=cpu"
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+# Of NCCL's result codes (nccl.h), those for which this rank is to blame; with the first two a restart would end in the same way.
+USAGE, OWN = ("ncclInvalidUsage", "ncclInvalidArgument"), "ncclUnhandledCudaError"
+NO_KERNEL = ("no kernel image is available", "driver version is insufficient")
 
 
 def lost_peer(error: BaseException) -> bool:
     """Whether an error says that a connection to another rank broke."""
+    text = str(error)
+    if any(code in text for code in (*USAGE, OWN)):
+        return False
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in text for word in words))
+
+
+def unfit(error: BaseException) -> bool:
+    """Whether NCCL or CUDA refuses how the ranks, the GPUs and this build of torch are put together: a restart would end in the same way."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in (*USAGE, *NO_KERNEL))
+
+
+def cause(error: BaseException) -> str:
+    """An error in one line: its first or, of NCCL's, the code and what follows `Last error:`."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    code = next((line.partition(":")[0] for line in lines if re.match(r"nccl\w+:", line)), "")
+    last = lines.index("Last error:") + 1 if "Last error:" in lines else len(lines)
+    return f"NCCL: {lines[last]} ({code or 'no code'})" if last < len(lines) else f"NCCL: {code}" if code else lines[0]

@@ -6,6 +6,7 @@ trains. So all passes of the critic and the penalty's double backward stay insid
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distsynth import metric_names
 from distsynth.data.batch import Batch
 from distsynth.methods.contract import Made, Method, Objective, Stage, Terms
-from distsynth.ranks.world import World
+from distsynth.ranks.world import World, fetched
 from distsynth.settings import TrainSettings
 from distsynth.training.ema import EMA
 from distsynth.training.precision import full_products, resolve
@@ -113,8 +114,12 @@ class Engine:
             self.running_losses.add(name, terms, len(part) / len(batch))
             self.world.watchdog.move()
         self.after_backward(name)
+        before = steps_taken(optimiser)
         scaler.step(optimiser)
         scaler.update()
+        if scaler.is_enabled():
+            skipped = {metric_names.skipped(name): 1 - (steps_taken(optimiser) - before)}
+            self.running_losses.add(f"{name}, scaled", skipped, 1.0)
         return joined(made)
 
     def evaluate(self, name: str, part: Batch) -> tuple[Made, Tensor, Terms]:
@@ -152,9 +157,13 @@ class Engine:
     def gradient_norms(self) -> dict[str, float]:
         """The norms kept by the last update with `norms`, by objective, except of steps that fp16's scaler skips: these overflow on
         purpose."""
-        finite = {metric_names.gradient_norm(name): float(norm) for name, norm in self.norms.items() if norm.isfinite()}
+        norms = {metric_names.gradient_norm(name): float(fetched(norm)) for name, norm in self.norms.items()}
         self.norms = {}
-        return finite
+        return {name: norm for name, norm in norms.items() if math.isfinite(norm)}
+
+    def loss_scales(self) -> dict[str, float]:
+        """fp16's scale of each objective's loss."""
+        return {metric_names.loss_scale(name): s.get_scale() for name, s in self.scalers.items() if s.is_enabled()}
 
     def losses_since_last(self, step: int) -> dict[str, float]:
         """The mean of every term over the ranks and the updates since the last call. Raises NonFinite."""
@@ -173,7 +182,7 @@ class Engine:
         """Raise NonFinite if a weight is not finite, on every rank because all ranks hold the same weights: such weights must not become
         the newest checkpoint."""
         for name, objective in self.objectives.items():
-            if not nn.utils.get_total_norm(list(objective.network.parameters())).isfinite():
+            if not fetched(nn.utils.get_total_norm(list(objective.network.parameters()))).isfinite():
                 raise NonFinite(
                     self.explain(f"a weight that {name} of {self.where} trains was not finite", step, self.world.rank)
                 )
@@ -221,6 +230,11 @@ def common_dtype(dtype: torch.dtype, world: World) -> torch.dtype:
 def joined(parts: list[Made]) -> Made:
     """The outputs for the micro-batches as those for the batch, without gradients."""
     return {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
+
+
+def steps_taken(optimiser: torch.optim.Optimizer) -> Tensor:
+    """The steps that the optimiser has made, without those that fp16's scaler made it skip, still on the device."""
+    return next((state["step"].clone() for state in optimiser.state.values()), torch.zeros(()))
 
 
 def unwrapped(module: nn.Module) -> LossModule:

@@ -210,7 +210,7 @@ class Trainer:
     def log(self, stage: Stage, engine: Engine, lr: float, steps: int) -> None:
         """Write the losses to the journal, and at the end of an epoch to the screen, in the columns of the report's Tables 5 and 6."""
         losses = engine.losses_since_last(self.at.total)
-        terms = losses | engine.gradient_norms() | {"lr": lr}
+        terms = losses | engine.gradient_norms() | engine.loss_scales() | {"lr": lr}
         curves = {metric_names.in_stage(stage.name, term): value for term, value in terms.items()}
         self.saver.note("metrics", step=self.at.total, values=curves | self.timing.values())
         epoch, step = self.at.epoch + 1, self.at.epoch * steps + self.at.step

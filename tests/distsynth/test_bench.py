@@ -3,10 +3,13 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from distsynth.bench import gpu
 from distsynth.bench.__main__ import main
 from distsynth.bench.flops import count, counted
 from distsynth.bench.synthetic import shipped
@@ -43,6 +46,47 @@ def test_memory_prints_the_most_slices_for_each_card(run: Any) -> None:
     assert done.returncode == 0, done.stderr
     (_, _, most, more) = done.stdout.splitlines()[-1].replace(",", "").split()[-4:]
     assert 0 < int(most) < int(more)
+
+
+CARD = SimpleNamespace(name="Tesla V100", total_memory=16e9)
+
+
+def test_gpu_says_that_there_is_none_and_tests_the_rest(run: Any) -> None:
+    done = run("distsynth.bench", "gpu", "method=unet_small", "pixels=32")
+    assert done.returncode == 0, done.stdout
+    assert "no GPU: torch " in done.stdout
+    assert "| method | fp32 | bf16 |" in done.stdout
+    assert len(re.findall(r"^\| \w+_small \| \d.\de-\d\d \| (?:\d.\de-\d\d|not tested) \|$", done.stdout, re.M)) == 10
+    assert re.search(r"^- gloo with 1 rank: pass, the sum is right$", done.stdout, re.M)
+    assert re.search(r"^- gloo with 2 ranks: pass, a sum of 25 MiB takes [0-9.]+ ms", done.stdout, re.M)
+    assert re.search(r"^- unet_small, 32x32, fp32: pass, it needs [0-9.]+ GB and \d+ MB a slice$", done.stdout, re.M)
+    assert re.search(r"^All passed, \d+ s$", done.stdout, re.M)
+
+
+def test_gpu_fails_where_a_jobs_gpus_cannot_be_used_or_have_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = gpu.Report()
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    gpu.machine(report, gpu.CPU)
+    assert report.failed
+    assert "- FAIL: the job holds GPUs (SLURM_JOB_GPUS=0) that torch cannot use" in report.lines
+    report = gpu.Report()
+    for name, value in (("device_count", 2), ("get_device_properties", CARD), ("get_device_capability", (7, 0)),
+                        ("get_arch_list", ["sm_75", "compute_75"])):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 28, 9))
+    gpu.machine(report, torch.device("cuda", 0))
+    assert report.failed
+    assert any("NCCL 2.28.9, built for sm_75, compute_75" in line for line in report.lines)
+    assert report.lines[-1].startswith(
+        "- GPU 1: Tesla V100, compute capability 7.0, 16.0 GB: FAIL, compute capability 7.0: it is built for sm_75"
+    )
+
+
+def test_gpu_fails_where_gradients_differ_or_a_method_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert float(gpu.compared("unet_small", 32, gpu.CPU, "fp32")) < 1e-5
+    monkeypatch.setitem(gpu.TOLERANCE, "fp32", 1e-12)
+    assert gpu.compared("unet_small", 32, gpu.CPU, "fp32").startswith("FAIL ")
+    assert gpu.compared("unet_small", 32, torch.device("meta"), "fp32").startswith("FAIL (")
 
 
 def test_scaling_measures_and_predicts(tiny: tuple[str, ...], run: Any) -> None:

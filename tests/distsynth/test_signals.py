@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distsynth import train
-from distsynth.ranks.world import place
+from distsynth.ranks.rendezvous import place
 from distsynth.tracking.journal import read
 from preprocess.shared.errors import UserError
 
