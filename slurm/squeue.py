@@ -46,7 +46,7 @@ def absence() -> str:
     """Why this machine's Slurm cannot be used; empty where it answers."""
     if not shutil.which("sbatch"):
         return "there is no sbatch on the PATH"
-    done = ask("sinfo", "--noheader", "--format=%P", seconds=10)
+    done = ask("sinfo", "--noheader", "--format=%P", seconds=5)
     if done.returncode == 0 and done.stdout.strip():
         return ""
     return f"sbatch is here, but Slurm does not answer ({(done.stderr.strip() or 'sinfo lists no partition').splitlines()[-1]})"

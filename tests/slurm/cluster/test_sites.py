@@ -48,7 +48,7 @@ def test_inside_a_job_of_other_resources_where_mem_is_forbidden_and_nothing_is_e
     }  # fmt: skip
     for name, value in inherited.items():
         monkeypatch.setenv(name, value)
-    launched = start(*SHORT, "cluster.cpus=2", "cluster.extra.mem-per-cpu=1G", "train.steps_per_epoch=400", "cluster.retries=0")
+    launched = start(*SHORT, "cluster.cpus=2", "cluster.extra.mem-per-cpu=1G", "train.steps_per_epoch=100", "cluster.retries=0")
     launched.until_step(1)
     assert len(os.sched_getaffinity(launched.rank(0))) == 2
     assert lab.slurm("squeue", "-h", "-o", "%l", "-j", launched.job) == "12:00:00"
@@ -98,10 +98,10 @@ def test_nodes_without_the_clients_of_slurm(lab: Any, start: Start, script: Call
         if file.name not in absent and not (path / file.name).exists():
             (path / file.name).symlink_to(file)
     export = f"cluster.extra.export=ALL,PATH={path}"
-    launched = start(*ALONE, export, "cluster.retries=0", "train.epochs=40", "train.steps_per_epoch=200")
+    launched = start(*ALONE, export, "cluster.retries=0", "train.epochs=40", "train.steps_per_epoch=100")
     for number, name in enumerate(("USR2", "TERM"), 1):
         launched.until("begun again", lambda n=number: len(launched.starts) == n)
-        reached = launched.starts[-1] + 40
+        reached = launched.starts[-1] + 10
         launched.until_step(reached)
         lab.slurm("scancel", f"--signal={name}", launched.job)
     launched.until("begun a third time", lambda: len(launched.starts) == 3)
