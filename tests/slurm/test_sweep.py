@@ -184,5 +184,5 @@ def test_no_name_leads_out_of_the_folder_of_the_runs(name: str) -> None:
 def test_nor_does_a_runs_name(tmp_path: Path) -> None:
     inline = SweepSettings(name="s", axes={"variant": ["{name: .., inputs: [t1], outputs: [t2]}"]})
     for settings, words in ((inline, []), (SweepSettings(name="s"), ["variant.name=../../x"])):
-        with pytest.raises(SettingError, match="a run's name=.* must be the name of a folder"):
+        with pytest.raises(SettingError, match=r"a run's name=.* must be the name of a folder"):
             plan(settings, ["method=unet_small", *words], tmp_path)
