@@ -25,6 +25,7 @@ from distsynth import config as configuration
 from distsynth.config import Config
 from distsynth.data.cohorts import Cohorts
 from distsynth.evaluation.scoring import evaluate, flat
+from distsynth.evaluation.table import table_of_run
 from distsynth.methods import registry
 from distsynth.modalities import Variant
 from distsynth.preflight import open_cohorts
@@ -87,6 +88,7 @@ def score(config: Config, cohorts: Cohorts, run: RunDirectory, variant: Variant)
         print(f"{variant.name}: {variant.title}")
     for name, value in flat(scores).items():
         print(f"{name:<48} {value:.4f}")
+    print(table_of_run(place, replace(config, variant=variant)))
     print(f"written: {place.scores} and {place.figures}")
 
 

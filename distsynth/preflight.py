@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 from distsynth.config import Config
 from distsynth.data.cohorts import Cohorts, Opened, external, left_out, trained_on
-from distsynth.data.recipes import refuse_other, spacings
+from distsynth.data.recipes import other_tumour, refuse_other, spacings
 from distsynth.evaluation.judge import Judge
 from distsynth.methods import registry
 from distsynth.ranks.world import World
@@ -45,6 +46,8 @@ def check_all(configs: Sequence[Config], ranks: int) -> list[Opened]:
             patients(config, own, split, purpose)
         for name, (other, subjects) in opened[-1].externals.items():
             refuse_other(f"data.external.{name}", other, subjects, own.recipe, spacings(own, own.subjects))
+            if warning := other_tumour(f"data.external.{name}", other, own.recipe):
+                print(warning, file=sys.stderr)
         question = (config.evaluate.judge, config.method.name, *config.variant.outputs, config.data.store, config.data.fold)
         if question not in judged:
             Judge.of(config, opened[-1].cohort)

@@ -85,8 +85,8 @@ def run_of(words: Sequence[str]) -> tuple[str, list[str]]:
     twice."""
     from preprocess.shared.words import positional, refuse_misspelt  # which loads omegaconf: the wheel is built without it
 
-    words = positional(words, "run")
     refuse_misspelt(words)
+    words = positional(words, "run")
     given = [word.partition("=")[2] for word in words if word.startswith("run=")]
     if len(given) > 1:
         raise SettingError(f"run={given[0]} and run={given[1]} are both given: give the run directory once")
@@ -105,9 +105,14 @@ def similar(path: Path, key: str = "run=") -> str:
     if is_sweep(path):
         return f"give one of its runs, for example {key}{shown(min(path.glob('*/run.json')).parent)}"
     folder = path.parent if path.parent.is_dir() else path.parent.parent
-    runs = {str(each.parent.relative_to(folder)) for pattern in ("*/run.json", "*/*/run.json") for each in folder.glob(pattern)}
+    runs = {
+        str(each.parent.relative_to(folder))
+        for pattern in ("*/run.json", "*/*/run.json", "*/*/*/run.json")
+        for each in folder.glob(pattern)
+    }
     runs |= {name.rpartition("/")[0] for name in runs} - {""}  # the sweeps
-    near = difflib.get_close_matches(str(path.relative_to(folder)), sorted(runs), n=1)
+    near = [name for name in sorted(runs) if Path(name).name == path.name]
+    near = near or difflib.get_close_matches(str(path.relative_to(folder)), sorted(runs), n=1)
     return f"did you mean {key}{shown(folder / near[0])}?" if near else ""
 
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from preprocess.bias import N4Settings, correct
 from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
-from preprocess.cohort.files import file_digest
+from preprocess.cohort.oddities import LOST
+from preprocess.cohort.origin import origin
 from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
 from preprocess.intensity import BACKGROUND, Statistics, Volume, clip_share, normalise, present, quality, statistics
 from preprocess.shared.errors import CaseError, SettingError
@@ -27,6 +28,7 @@ from preprocess.source.scans import Reading, Scans, read
 LATER = ("coregister", "orientation", "labels", "box")  # settings that version 0.1 lacked
 AXES = (frozenset("RL"), frozenset("AP"), frozenset("SI"))
 MULTIPLE = 16  # voxels, of recipe.crop=brain
+LEAST = 0.1  # share of the brain that a crop must keep
 LARGEST_CROP = 1000  # times the voxels of the grid; a single slice needs 80
 
 
@@ -167,18 +169,6 @@ class Placed:
         return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
 
 
-def origin_names(case: Case) -> dict[str, tuple[str, str]]:
-    """By kind the name of its file and, of a 4-D file, the number of the volume."""
-    return {kind: (path.name, str(case.channels[kind][0]) if kind in case.channels else "") for kind, path in case.files.items()}
-
-
-def origin(case: Case) -> dict[str, dict[str, str]]:
-    """By kind the name of its file, its sha256 and, of a 4-D file, the number of the volume."""
-    digests = {path: file_digest(path) for path in case.files.values()}
-    volume = {kind: {"volume": str(number)} for kind, (number, _) in case.channels.items()}
-    return {kind: {"file": p.name, "sha256": digests[p], **volume.get(kind, {})} for kind, p in case.files.items()}
-
-
 def brain_extent(case: Case, recipe: Recipe, checks: Checks, require: Sequence[str]) -> list[int]:
     """(z, y, x) voxels of the brain on the grid that the recipe stores; empty for a case that cannot be used."""
     try:
@@ -218,14 +208,23 @@ def process(
             intensity[modality], shares[modality] = stats.record(), clip_share(corrected, lesions, stats)
             stored.append(placed.crop(placed.z_scores(corrected, stats)))
     kept = int((stored[0] != BACKGROUND).sum())
+    whole = int(placed.mask.sum())
+    if kept < LEAST * whole:
+        voxel = " x ".join(f"{side:.3g}" for side in reversed(placed.spacing))
+        what = f"the crop keeps {kept / whole:.1%} of its brain, in voxels of {voxel} mm"
+        raise CaseError(f"{case.name}: {what}: correct the voxel size in the headers, or give a larger recipe.crop=")
     step = np.eye(4)
     step[:3, 3] = placed.offset[::-1]
     content = {modality: array_digest(channel) for modality, channel in zip(scans.modalities, stored, strict=True)}
+    labels = crop(placed.labels, placed.offset, placed.shape, 0)
+    tumour = int((placed.labels > 0).sum())
+    if tumour and (cut := 1 - int((labels > 0).sum()) / tumour) > LOST:
+        scans.noted.append(("seg", f"{cut:.0%} of the tumour lies outside the crop: recipe.crop=brain keeps every brain whole"))
     record = Record(
         subject=case.name, patient=case.patient, grade=case.grade, modalities=scans.modalities, shape=list(placed.shape),
         spacing=list(placed.spacing), affine=(placed.affine @ step).tolist(), source=source, dtypes=scans.dtypes,
         scaling=scans.scaling, content=content, canonical_shape=list(placed.mask.shape), crop_offset=list(placed.offset),
-        brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=int(placed.mask.sum()) - kept, intensity=intensity,
-        quality=measured, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, noted=scans.noted, **scans.original,
+        brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=whole - kept, intensity=intensity,
+        quality=measured, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, noted=[*case.noted, *scans.noted], **scans.original,
     )  # fmt: skip
-    return record, np.stack(stored), crop(placed.labels, placed.offset, placed.shape, 0)
+    return record, np.stack(stored), labels

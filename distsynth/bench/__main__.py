@@ -7,6 +7,7 @@
     python -m distsynth.bench scaling method=tcmgan_small
     python -m distsynth.bench speed method=tcmgan
     python -m distsynth.bench inference method=unet variant=miso_flair
+    python -m distsynth.bench intervals
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that a checkpoint pauses training, as a share of the seconds between two checkpoints
@@ -15,6 +16,7 @@ memory     the memory that each method takes, and the largest batch that fits on
 scaling    updates on 1, 2 and 4 ranks here, what their communication costs, and predictions of a cost model for 8 to 1,024 GPUs
 speed      an update compared with the published procedure, on the same networks
 inference  one patient's synthesis compared with MONAI's sliding-window inferer, on the same network: seconds and memory
+intervals  in what share of simulated cohorts the interval of distsynth.compare holds the true difference
 
 Training settings (method=, variant=, train.…) select what is measured; each benchmark's own settings are at the top of its file.
 Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
@@ -28,7 +30,7 @@ from importlib import import_module
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import command
 
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "intervals")
 
 
 def main(words: Sequence[str]) -> int:

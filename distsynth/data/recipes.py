@@ -49,6 +49,19 @@ def refuse_other(
             )
 
 
+def other_tumour(setting: str, cohort: Cohort, recipe: Mapping[str, Any]) -> str:
+    """A sentence if a cohort's tumour is made of other labels than the training's, which may be right where its labels are numbered otherwise; else
+    nothing. Enhancing tumour is 4 until 2022 and 3 from 2023 on."""
+    theirs, ours = (sorted({3 if label == 4 else label for label in Recipe.of(each).labels}) for each in (cohort.recipe, recipe))
+    if theirs == ours:
+        return ""
+    words = [
+        f"labels={labels}" if labels else "all labels" for labels in (Recipe.of(cohort.recipe).labels, Recipe.of(recipe).labels)
+    ]
+    what = f"{setting}={cohort.path} counts {words[0]} as tumour and the training's cohort {words[1]}"
+    return f"warning: {what}: compare their tumour scores only if these mean the same"
+
+
 def of_images(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change what a network sees, with the defaults of those that an older version lacked."""
     whole = Recipe.of(recipe)

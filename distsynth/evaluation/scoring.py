@@ -26,7 +26,7 @@ from distsynth import config as configuration
 from distsynth import metric_names
 from distsynth.config import Config
 from distsynth.data.cohorts import Opened, read_image, scored
-from distsynth.data.recipes import refuse_other, spacings
+from distsynth.data.recipes import other_tumour, refuse_other, spacings
 from distsynth.data.trained_on import DIGITS
 from distsynth.evaluation import baselines, earlier
 from distsynth.evaluation.finished import Finished, Row
@@ -66,7 +66,7 @@ def evaluate(
     """
     allow_tf32(False)  # the same scores whether or not this process has trained
     state = checkpoint.load(run.checkpoints / "best.pt")
-    refuse_unfit(config, opened, run, state)
+    refuse_unfit(config, opened, run, state, world.leads)
     model = restore(config, state).serving(variant or config.variant)
     config = replace(config, variant=model.variant)
     model.method.to(world.device)
@@ -119,9 +119,9 @@ def known_patients(cohort: Cohort, subjects: Sequence[str], scans: Collection[st
     return [subject for subject, its in digests.items() if known & {digest[:DIGITS] for digest in its}]
 
 
-def refuse_unfit(config: Config, opened: Opened, run: RunDirectory, state: dict[str, Any]) -> None:
+def refuse_unfit(config: Config, opened: Opened, run: RunDirectory, state: dict[str, Any], speaks: bool) -> None:
     """Raise SettingError if the run was not trained on the cohort as it is split, StoreError if this or an external one was made by another
-    recipe than the training's."""
+    recipe than the training's. One rank `speaks`: it warns of what makes scores doubtful."""
     own, recipe = opened.cohort, state["made_from"].get("recipe", opened.cohort.recipe)
     if not trained_here(own, config, state):
         known = state.get("trained_on", {}).get("spacing")  # absent in a checkpoint of version 0.1
@@ -132,7 +132,9 @@ def refuse_unfit(config: Config, opened: Opened, run: RunDirectory, state: dict[
         )
     for name, (other, subjects) in opened.externals.items():
         refuse_other(f"data.external.{name}", other, subjects, recipe, spacings(own, own.subjects))
-        if seen := known_patients(other, subjects, state.get("trained_on", {}).get("scans", [])):
+        if speaks and (warning := other_tumour(f"data.external.{name}", other, recipe)):
+            print(warning, file=sys.stderr)
+        if speaks and (seen := known_patients(other, subjects, state.get("trained_on", {}).get("scans", []))):
             what = f"{len(seen)} of {len(subjects)} patients of data.external.{name}, such as {seen[0]}"
             print(f"warning: the run was trained or chosen on {what}: their scores say nothing of new patients", file=sys.stderr)
 

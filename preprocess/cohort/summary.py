@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from preprocess.cohort.advice import next_step
+from preprocess.cohort.oddities import LOST, oddities
 from preprocess.cohort.reader import Cohort
 from preprocess.cohort.verify import same_images
 from preprocess.source.labels import label_name
@@ -16,7 +17,6 @@ from preprocess.splits import SPLITS
 
 GRADES = ("HGG", "LGG", "unknown")
 MUCH = 0.3  # share of a label that the clip flattens, on average over the subjects
-LOST = 0.01  # share of the brain, or of the tumour, outside the crop that is worth a warning
 
 
 def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]], rejected: Mapping[str, str]) -> int:
@@ -33,9 +33,8 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
     if cut := sum(share > LOST for share in lost.values()):
         keeps = "recipe.crop=brain in another store= keeps every brain whole"
         console.print(f"[yellow]warning[/yellow] {cut} subjects lose over {100 * LOST:g} % of their brain to the crop: {keeps}")
-    for (first, modality), (second, its) in same_images(cohort):
-        both = f"{escape(first)}'s {modality} and {escape(second)}'s {its}"
-        console.print(f"[yellow]warning[/yellow] {both} are the same image: is this one scan under two names?")
+    if pairs := same_images(cohort):
+        console.print(f"[yellow]warning[/yellow] {escape(duplicates(pairs))}")
     for line in noted(cohort):
         console.print(f"[yellow]warning[/yellow] {escape(line)}")
     print_seconds(seconds)
@@ -50,11 +49,20 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
     return 1 if rejected else 0
 
 
+def duplicates(pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]], most: int = 2) -> str:
+    """One sentence on pairs of the same image."""
+    some = ", ".join(f"{first}'s {modality} and {second}'s {its}" for (first, modality), (second, its) in pairs[:most])
+    if len(pairs) == 1:
+        return f"{some} are the same image: is this one scan under two names?"
+    return f"{len(pairs)} pairs of images are the same, such as {some}: are these scans under two names?"
+
+
 def noted(cohort: Cohort, most: int = 20) -> Iterator[str]:
-    """A line for everything odd that was noted of the subjects; one for all subjects of which the same was noted."""
+    """A line for everything odd about the subjects; one for all subjects of which the same holds."""
     subjects: dict[str, list[str]] = {}
     for subject, record in cohort.records.items():
-        for _, sentence in record.noted:
+        for flag in oddities(record):
+            sentence = f"{flag.contrast}: {flag.what} ({flag.number})" if flag.number else flag.what
             subjects.setdefault(sentence, []).append(subject)
     for sentence, named in list(subjects.items())[:most]:
         yield f"{named[0]}{f' and {len(named) - 1} more' * (len(named) > 1)}: {sentence}"

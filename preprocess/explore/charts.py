@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from preprocess.cohort import Cohort
-from preprocess.cohort.summary import LOST, by_split, clip_shares
+from preprocess.cohort.oddities import LOST
+from preprocess.cohort.summary import by_split, clip_shares
 from preprocess.explore.sample import Histograms, label_ml
 from preprocess.explore.style import (
     CONTRASTS,

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
-from preprocess.cohort.summary import LOST
+from preprocess.cohort.oddities import FAR, LOST, OUTSIDE, Flag
 from preprocess.explore import charts, pictures
-from preprocess.explore.flags import FAR, OUTSIDE, Flag
 from preprocess.explore.page import Section, Table, write
 from preprocess.explore.sample import Cases, examples, histograms, losses
 from preprocess.explore.stages import repeated, stored

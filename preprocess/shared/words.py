@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from preprocess.shared.errors import SettingError
 
+SECTIONS = ("cluster.", "data.", "evaluate.", "method.", "recipe.", "split.", "sweep.", "train.", "variant.")  # no paths begin so
 KEY = r"-*[A-Za-z_][\w.-]*"  # the name of a setting, perhaps with dashes before it
 
 
@@ -23,8 +24,8 @@ def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
             raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
         try:
             key, _, value = word.partition("=")
-            # A case may be named 007, which YAML would read as an octal number.
-            if (key in texts and "${" not in value) or re.fullmatch(r"0\d+", value):
+            # A case may be named 007, which YAML would read as an octal number, and 1:30 as 90.
+            if (key in texts and "${" not in value) or re.fullmatch(r"0\d+|\d+(:\d+)+", value):
                 quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
                 OmegaConf.update(config, key, value[1:-1] if quoted else value)
             else:
@@ -44,6 +45,8 @@ def refuse_misspelt(words: Sequence[str]) -> None:
             raise SettingError(f"no spaces around =: write {word.lstrip('-')}={value}")
         if "=" not in word and re.fullmatch(KEY + "=", before):
             raise SettingError(f"no spaces around =: write {before.lstrip('-')}{word}")
+        if "=" not in word and word.startswith(SECTIONS):
+            raise SettingError(f"{word} lacks its value: write {word}={after if after and '=' not in after else 'VALUE'}")
         if word.startswith("-"):
             raise SettingError(f"write key=value without dashes: {undashed(word, after)} in place of {word}")
 

@@ -45,8 +45,10 @@ def zeroed(volume: Volume, step: float) -> tuple[Volume, list[float], int]:
         candidates = ~other
         candidates[other] = close
         brain &= ~on_the_border(candidates)
-    least = np.float32(1e-6 * max(reach) / CLOSE)  # an intensity of exactly 0 would be taken for background
-    made = np.where(brain, np.where(volume == 0, least, volume), np.float32(0))
+    made = np.where(brain, volume, np.float32(0))
+    if 0.0 not in constants:  # an intensity of 0 in the brain would be taken for background
+        intensities = volume[brain & np.isfinite(volume)].astype(np.float64)
+        made[brain & (volume == 0)] = 1e-6 * (intensities.std() if len(intensities) else 0)
     return made, constants, int((~np.isfinite(made)).sum()) if beyond else 0
 
 
@@ -60,7 +62,7 @@ def constants_of(volume: Volume) -> list[float]:
         return [0.0]
     rest = sample[sample != first]
     second = marked(rest, IN_VOLUME)
-    if second is None or (rest == second).mean() > 1 - CLOSE:  # a brain of one intensity is no background
+    if second is None or second == rest.max():  # a third of a brain may be saturated, or all of it one intensity
         return [first]
     return [first, second]
 
@@ -89,10 +91,12 @@ def level(volume: Volume, constant: float, constants: Sequence[float]) -> float:
     """The typical distance of a brain's intensities from a constant of background: the median of all that are not close to it."""
     values = volume[::STEP, ::STEP, ::STEP].ravel()
     values = values[np.isfinite(values) & ~np.isin(values, np.array(constants, np.float32))]
-    sample = np.abs(values - np.float32(constant))
-    if not len(sample):
-        return 0.0
-    return float(np.median(sample[sample >= BRIGHT * np.percentile(sample, 99.9)]))
+    return typical(np.abs(values - np.float32(constant)))
+
+
+def typical(distances: npt.NDArray[Any]) -> float:
+    """The median of distances from the background that are not close to 0; 0 without any. One voxel in twenty may be an outlier."""
+    return float(np.median(distances[distances >= BRIGHT * np.percentile(distances, 95)])) if len(distances) else 0.0
 
 
 def on_the_border(mask: Mask) -> Mask:

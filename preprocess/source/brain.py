@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.shared.errors import CaseError
+from preprocess.source.background import BRIGHT, typical
 from preprocess.source.doubts import Doubts
 
 Mask = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float32]
 
 SMALLEST, LARGEST = 0.5, 2.5  # litres; an adult's brain has 1 to 2, a newborn's 0.35, a head 3 and more
 NEWBORN = 0.3
@@ -20,6 +22,11 @@ NARROWEST, WIDEST = 80.0, 300.0  # mm, the sides of a brain's box
 CUT = 0.25  # of the largest section that a slice at the end of the grid shows where the scan covers a part of the brain
 APART, TOO_FAR_APART = 0.01, 0.1  # share of the brain by which contrasts' masks differ
 NEGATIVE = 0.05  # share of the brain; raw scans have up to 0.01 of it from interpolation
+DIM, EDGE = (
+    0.02,
+    0.02,
+)  # of a contrast's typical intensity; share of a brain as dim in all contrasts: in real scans 0.003, in one T1 0.015
+SAMPLE = 27  # one voxel in as many is enough to know shares
 EXAMPLES = 5
 FEW, NEARLY = 64, 0.9  # values of labels; a probability, also as 0 to 255, is close to its largest value in most of the brain
 
@@ -96,27 +103,34 @@ def sides_of(mask: Mask, spacing: Sequence[float]) -> list[float]:
     return [float(span[-1] - span[0] + 1) * side for span, side in zip(spans, spacing, strict=True)]
 
 
-def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, str], given: bool, doubts: Doubts) -> None:
-    """Raise CaseError if the contrasts' own brains, masks by modality, are not the same brain: over 10 % apart; over 1 % is said.
+def check_contrasts(
+    values: Mapping[str, Values], files: Mapping[str, str], given: bool, registered: bool, doubts: Doubts
+) -> None:
+    """Raise CaseError if the contrasts do not show the same brain: over 10 % of it is background in one, or close to 0 in all, as interpolation
+    leaves an edge; from 1 and 2 % on it is said. `values` are the intensities of the brain's voxels by modality.
 
-    Where the mask is `given`, they must fill it.
+    Where the mask is `given`, the contrasts must fill it. Those that were not `registered` have been brought onto each other.
     """
-    filled = {modality: int(np.count_nonzero(brain & mask)) for modality, brain in brains.items()}
-    whole = np.count_nonzero(mask)
-    if min(filled.values()) == whole:
-        return
+    filled = {modality: int(np.count_nonzero(each)) for modality, each in values.items()}
+    whole = len(next(iter(values.values())))
     odd = min(filled, key=lambda modality: filled[modality]) if given else furthest(filled)
-    common = filled[odd] if given else np.count_nonzero(reduce(np.logical_and, brains.values(), mask))
-    apart = 1 - common / whole
+    common = filled[odd] if given else np.count_nonzero(reduce(np.logical_and, [each != 0 for each in values.values()]))
+    apart, edge = 1 - common / whole, dim_share(values)
+    ratio = filled[odd] / float(np.median(list(filled.values())))
+    one_differs = abs(ratio - 1) > apart / 2
+    if not given and edge > max(EDGE, apart if one_differs else apart / 2):
+        what = f"{edge:.0%} of the brain is close to 0 in every contrast, as interpolation leaves around a brain"
+        cure = "interpolate before the skull is removed, or give a brain mask"
+        (doubts.refuse if max(edge, apart) > TOO_FAR_APART else doubts.say)("", f"{what}: {cure}")
+        return
     if apart <= APART:
         return
     shares = ", ".join(f"{modality} {count / whole:.1%}" for modality, count in filled.items())
     if given:
         what = f"{apart:.1%} of the brain mask is background in {files[odd]}: is it this patient's, and on this grid?"
     else:
-        ratio = filled[odd] / float(np.median(list(filled.values())))
-        why = "do they lie on each other? coregister=true aligns them"
-        if abs(ratio - 1) > apart / 2:
+        why = f"do they {'lie on each other? coregister=true aligns them' if registered else 'show the same patient?'}"
+        if one_differs:
             why = (
                 "was its skull left, or was it interpolated after the skull was removed?"
                 if ratio > 1
@@ -126,19 +140,27 @@ def check_contrasts(brains: Mapping[str, Mask], mask: Mask, files: Mapping[str, 
     (doubts.refuse if apart > TOO_FAR_APART else doubts.say)(odd, what)
 
 
+def dim_share(values: Mapping[str, Values]) -> float:
+    """The share of the brain that is close to 0 in every contrast."""
+    samples = [np.abs(each[::SAMPLE]) for each in values.values()]
+    return float(np.logical_and.reduce([sample < DIM * typical(sample[sample > 0]) for sample in samples]).mean())
+
+
 def furthest(counts: Mapping[str, int]) -> str:
     """The modality whose count is furthest from the median."""
     middle = float(np.median(list(counts.values())))
     return max(counts, key=lambda modality: abs(counts[modality] - middle))
 
 
-def check_intensities(brains: Mapping[str, npt.NDArray[np.float32]], files: Mapping[str, str], doubts: Doubts) -> None:
+def check_intensities(values: Mapping[str, Values], files: Mapping[str, str], doubts: Doubts) -> None:
     """Say if many of the brain's intensities, by modality, are negative. Raises CaseError if all of a modality's are equal."""
     negative = {}
-    for modality, brain in brains.items():
+    for modality, brain in values.items():
         if np.ptp(brain) == 0:
             raise CaseError(f"{doubts.case}: {files[modality]} has the same intensity everywhere in the brain")
-        if (share := float((brain < 0).mean())) > NEGATIVE:
+        sample = brain[::SAMPLE]
+        below = sample < -BRIGHT * typical(np.abs(sample))  # interpolation leaves some closer to 0
+        if (share := float(below.mean())) > NEGATIVE:
             negative[modality] = share
     if negative:
         shares = ", ".join(f"{modality} {share:.0%}" for modality, share in negative.items())

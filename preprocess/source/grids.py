@@ -18,6 +18,7 @@ Affine = npt.NDArray[np.float64]
 
 SAME = 0.05  # mm, by which corners of the same grid may differ, as rounded headers do
 TWO_PLACES = 0.1  # of the smallest voxel side, by which qform and sform may differ
+TWO_SIZES = 0.01  # share by which pixdim and sform may differ in the voxels' sides
 SHEAR = 2e-3  # cosine between two axes of the grid
 FINEST, COARSEST = 0.1, 20.0  # mm, sides of voxels
 
@@ -69,7 +70,14 @@ def check_header(kind: str, image: Image, doubts: Doubts) -> None:
     sides = list(reversed(spacing_of(image.affine)))
     if not FINEST <= min(sides) <= max(sides) <= COARSEST:
         doubts.refuse(kind, f"{image.file}'s header gives voxels of {' x '.join(f'{side:.4g}' for side in sides)} mm: correct it")
-    if image.header is None or not (image.header["qform_code"] and image.header["sform_code"]):
+    if image.header is None or not image.header["sform_code"]:
+        return
+    pixdim = [float(side) for side in image.header.get_zooms()[:3]]
+    if not np.allclose(pixdim, sides, rtol=TWO_SIZES):
+        shown = " and ".join(" x ".join(f"{side:.4g}" for side in each) for each in (pixdim, sides))
+        doubts.say(kind, f"the header of {kind} gives two voxel sizes, {shown} mm (pixdim and sform): the sform is used")
+        return
+    if not image.header["qform_code"]:
         return
     qform, sform = image.header.get_qform(), image.header.get_sform()
     if (far := apart(image.array.shape, qform, sform)) > TWO_PLACES * min(sides):

@@ -15,12 +15,13 @@ from preprocess.geometry import onto, spacing_of, to_canonical
 from preprocess.shared.errors import CaseError
 from preprocess.source import grids
 from preprocess.source.background import zeroed
-from preprocess.source.brain import LARGEST, check_contrasts, check_intensities, check_size, given_mask
+from preprocess.source.brain import LARGEST, check_contrasts, check_intensities, check_size, dim_share, given_mask
 from preprocess.source.brats import Case
 from preprocess.source.doubts import Checks, Doubts
 from preprocess.source.images import Image, is_synthetic, load_all
-from preprocess.source.labels import check_defined, check_tumour, counted, label_map
+from preprocess.source.labels import check_defined, check_tumour, counted, label_map, renumber
 from preprocess.source.layouts import KINDS, MODALITIES
+from preprocess.source.pieces import brain_pieces
 
 COVERED, HARDLY_COVERED = 0.99, 0.5  # share of the brain that all contrasts show
 LOST = 0.05  # share of a brain or of labels that lies outside the grid that they are resampled to
@@ -79,9 +80,7 @@ def read(case: Case, reading: Reading = AS_SCANNED) -> Scans:
         raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
     images = load_all(case.name, case.files, case.channels)
     if case.renumber and "seg" in images:
-        was = np.rint(images["seg"].array)
-        for number, in_brats in case.renumber.items():
-            images["seg"].array[was == number] = in_brats
+        renumber(case.name, images["seg"].file, images["seg"].array, case.renumber)
     return assemble(case.name, images, reading)
 
 
@@ -107,7 +106,7 @@ def assemble(name: str, images: Mapping[str, Image], reading: Reading = AS_SCANN
     seen = onto_one_grid(files, images, grid, reading, doubts)
     modalities = [kind for kind in MODALITIES if kind in files]
     volumes = np.stack([files[kind].volume for kind in modalities])
-    mask = brain_of(files, volumes, seen, files[grid].affine, doubts)
+    mask = brain_of(files, volumes, seen, files[grid].affine, reading.registered, doubts)
     labels = seg.volume if seg else np.zeros(mask.shape, np.uint8)
     if seg:
         check_defined(name, seg.file, undefined, mask)
@@ -187,7 +186,10 @@ def onto_one_grid(
     target = files[grid]
     seen = np.ones(target.volume.shape, bool)
     for kind, file in files.items():
+        axes, others = (each.original["original_orientation"] for each in (file, target))
         if same_grid(file, target):
+            if axes != others:
+                doubts.say(kind, f"the voxel axes of {kind} are {axes} and those of {grid} {others}: is its header right?")
             continue
         if reading.registered and not reading.resample:
             raise CaseError(grids.difference(doubts.case, images[kind], images[grid], grid))
@@ -226,6 +228,7 @@ def brain_of(
     volumes: npt.NDArray[Any],
     seen: npt.NDArray[np.bool_],
     affine: npt.NDArray[Any],
+    registered: bool,
     doubts: Doubts,
 ) -> npt.NDArray[np.bool_]:
     """The brain that all contrasts show: the mask's or, without one, where any contrast is not background.
@@ -235,6 +238,8 @@ def brain_of(
     mask_file = files["mask"].file if "mask" in files else ""
     brains = {kind: volume != 0 for kind, volume in zip((kind for kind in MODALITIES if kind in files), volumes, strict=True)}
     brain = given_mask(mask_file, files["mask"].volume, doubts) if mask_file else reduce(np.logical_or, brains.values())
+    spacing, skull = spacing_of(affine), "" if mask_file else strip(doubts.case, files)
+    brain = brain_pieces(brain, spacing, mask_file or "the brain", skull, doubts)
     mask: npt.NDArray[np.bool_] = seen & brain
     if not mask.any():
         what = mask_file or "every contrast"
@@ -246,15 +251,14 @@ def brain_of(
         else:
             doubts.say("", f"{what}: the rest is left out")
     names = {kind: file.file for kind, file in files.items()}
-    if mask_file:
-        check_size(brain, spacing_of(affine), mask_file, "", doubts)
-    check_intensities({kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}, names, doubts)
-    smallest = min(np.count_nonzero(each) for each in brains.values()) * np.prod(spacing_of(affine)) / 1e6
-    if not mask_file and smallest > LARGEST:  # the skull is in all contrasts
-        check_size(brain, spacing_of(affine), "", strip(doubts.case, files), doubts)
-    check_contrasts(brains, mask, names, bool(mask_file), doubts)
+    values = {kind: volume[mask] for kind, volume in zip(brains, volumes, strict=True)}
+    smallest = min(map(np.count_nonzero, values.values())) * (1 - dim_share(values)) * np.prod(spacing) / 1e6
+    if mask_file or smallest > LARGEST:  # the skull is in all contrasts
+        check_size(brain, spacing, mask_file, skull, doubts)
+    check_intensities(values, names, doubts)
+    check_contrasts(values, names, bool(mask_file), registered, doubts)
     if not mask_file and smallest <= LARGEST:
-        check_size(brain, spacing_of(affine), "", strip(doubts.case, files), doubts)
+        check_size(brain, spacing, "", skull, doubts)
     return mask
 
 

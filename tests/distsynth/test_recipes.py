@@ -11,7 +11,7 @@ from workbench import untrained_run
 
 from distsynth import evaluate
 from distsynth.config import compose
-from distsynth.data.recipes import refuse_other, spacings
+from distsynth.data.recipes import other_tumour, refuse_other, spacings
 from distsynth.preflight import check
 from preprocess import to_zarr
 from preprocess.cohort import Cohort
@@ -80,6 +80,16 @@ def test_a_recipe_of_version_0_1_has_the_defaults() -> None:
     refuse_other("data.external.clinic", theirs, theirs.subjects, old, THREE)
 
 
+def test_other_labels_that_count_as_tumour_are_said() -> None:
+    whole, core = cohort([3.0, 3.0, 3.0]), cohort([3.0, 3.0, 3.0], labels=[1, 3])
+    assert other_tumour("data.external.clinic", whole, whole.recipe) == ""
+    assert other_tumour("data.external.clinic", core, cohort(labels=[1, 4]).recipe) == ""
+    assert other_tumour("data.external.clinic", core, whole.recipe) == (
+        "warning: data.external.clinic=clinic.zarr counts labels=[1, 3] as tumour and the training's cohort all labels: "
+        "compare their tumour scores only if these mean the same"
+    )
+
+
 @pytest.fixture
 def cohort_of(phantoms: Path, tmp_path: Path) -> Callable[..., Path]:
     def store(name: str, *words: str) -> Path:
@@ -103,3 +113,16 @@ def test_it_is_refused_before_the_training_and_in_the_evaluation(
             evaluate.main([str(run.path), words])
     assert not run.scores.exists()
     assert Cohort.open(coarse).subjects == Cohort.open(store).subjects
+
+
+def test_a_cohort_with_other_labels_is_scored_with_a_warning_and_the_table(
+    store: Path, cohort_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core = cohort_of("core.zarr", "labels=[1]", "recipe.spacing=5")
+    run = untrained_run(tmp_path / "run", *UNET, f"data.store={store}")
+    capsys.readouterr()
+    assert evaluate.main([str(run.path), f"data.external.clinic={core}"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("counts labels=[1] as tumour and the training's cohort all labels") == 1
+    assert "| variant |" in printed.out
+    assert "patients of data.external.clinic" in printed.out

@@ -20,7 +20,14 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("asked", "meant"),
-    [("runs/frist", "runs/first"), ("runs/lr/sim", "runs/lr/simo"), ("runs/l/mimo", "runs/lr/mimo"), ("rums/first", "")],
+    [
+        ("runs/frist", "runs/first"),
+        ("runs/lr/sim", "runs/lr/simo"),
+        ("runs/l/mimo", "runs/lr/mimo"),
+        ("first", "runs/first"),
+        ("mimo", "runs/lr/mimo"),
+        ("rums/first", ""),
+    ],
 )
 def test_a_run_that_does_not_exist_is_refused_with_the_nearest_name(runs: Path, asked: str, meant: str) -> None:
     for main, words in ((evaluate.main, []), (export.main, ["out=m.zip"]), (synthesise.main, ["out=o", "t1=t1.nii.gz"])):
@@ -55,6 +62,8 @@ def test_a_new_run_names_its_cohort(runs: Path) -> None:
         (["run=", "x"], "no spaces around =: write run=x"),
         (["--run=x"], "write key=value without dashes: run=x in place of --run=x"),
         (["--run", "x"], "write key=value without dashes: run=x in place of --run"),
+        (["data.store", "data/x.zarr", "run=x"], "data.store lacks its value: write data.store=data/x.zarr"),
+        (["runs/first", "data.external.x"], "data.external.x lacks its value: write data.external.x=VALUE"),
         (["run="], "run= is empty: give the run's folder, for example run=runs/first"),
         (["run=a", "run=b"], "run=a and run=b are both given: give the run directory once"),
     ],

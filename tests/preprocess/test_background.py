@@ -41,6 +41,94 @@ def test_a_brain_that_was_interpolated_after_it_was_stripped_is_named(sick: Sick
     assert "brains are" in sick.said("checks=warn")
 
 
+@pytest.mark.parametrize("change", ["cubic", "cut at 0", "rotated", "smoothed"])
+def test_brains_that_were_all_interpolated_after_they_were_stripped_are_set_aside(sick: Sick, change: str) -> None:
+    def interpolated(array: Array) -> Array:
+        if change == "smoothed":
+            return ndimage.gaussian_filter(array, 1.0)
+        if change == "rotated":
+            return ndimage.rotate(array, 7, axes=(0, 1), reshape=False, order=3)
+        moved = ndimage.shift(array, 0.3, order=3)
+        return np.clip(moved, 0, None) if change == "cut at 0" else moved
+
+    sick.put_all(interpolated)
+    sentence = sick.refusal()
+    assert (
+        "% of the brain is close to 0 in every contrast, as interpolation leaves around a brain: interpolate before" in sentence
+    )
+    assert "already normalised" not in sick.said("checks=warn")
+
+
+def test_an_edge_of_half_intensities_is_no_doubt(sick: Sick) -> None:
+    sick.put_all(lambda array: ndimage.shift(array, 0.5, order=1))
+    assert sick.said() == ""
+
+
+@pytest.mark.parametrize("kind", ["voxel", "text", "salt"])
+def test_what_lies_apart_from_the_brain_moves_nothing(sick: Sick, kind: str) -> None:
+    voxels, z = clean(sick)
+    stray = np.zeros(sick.brain.shape, bool)
+    if kind == "voxel":
+        stray[1, 1, 1] = True
+    elif kind == "text":
+        stray[2:8, 1, 1:4] = True
+    else:
+        far = ~ndimage.binary_dilation(sick.brain, iterations=3)
+        stray = far & (np.random.default_rng(0).random(far.shape) < 2e-3)
+    sick.put_all(lambda array: np.where(stray, 300, array), ("t1", "t2"))
+    said = sick.said()
+    assert f"{stray.sum()} voxel" in said
+    assert "apart from the brain: taken as background" in said
+    assert sick.brain_voxels() == voxels
+    np.testing.assert_array_equal(sick.z_scores(), z)
+
+
+def test_stray_voxels_of_a_brain_mask_move_nothing_either(sick: Sick) -> None:
+    mask = sick.brain.astype("u1")
+    mask[1, 1, 1] = 1
+    sick.as_bids(mask)
+    assert sick.brain_voxels() == sick.brain.sum()
+    assert "1 voxel lies apart from sub-01_desc-brain_mask.nii.gz: taken as background" in sick.said()
+
+
+def test_a_detached_rest_of_the_head_is_set_aside(sick: Sick) -> None:
+    grown = [ndimage.binary_dilation(sick.brain, iterations=n) for n in (2, 4)]
+    sick.put_all(lambda array: np.where(grown[1] & ~grown[0], 300, array))
+    assert "litres that lie apart, one around the other: was a part of the head left? make a brain mask with" in sick.refusal()
+
+
+def test_halves_of_a_brain_are_kept_and_said(sick: Sick) -> None:
+    middle = int(np.argwhere(sick.brain)[:, 0].mean())
+    gap = np.abs(np.indices(sick.brain.shape)[0] - middle) <= 1
+    sick.put_all(lambda array: np.where(gap, 0, array))
+    assert "litres that lie apart: is each a part of the brain?" in sick.said()
+    assert sick.brain_voxels() == (sick.brain & ~gap).sum()
+
+
+def test_a_brain_that_is_saturated_in_a_third_is_no_background(sick: Sick) -> None:
+    def saturated(array: Array) -> Array:
+        return np.clip(array / np.percentile(array[sick.brain], 55) * 255, 0, 255).round()
+
+    sick.put_all(saturated)
+    assert sick.brain_voxels() == sick.brain.sum()
+
+
+@pytest.mark.parametrize("constant", [-1e6, -3e38])
+def test_a_0_in_the_brain_stays_close_to_0_whatever_the_background_is(sick: Sick, constant: float) -> None:
+    voxels, z = clean(sick)
+    lowest = {kind: sick.a[kind][sick.brain].min() for kind in CONTRASTS}
+    for kind in CONTRASTS:
+        sick.put(kind, np.where(sick.brain, sick.a[kind] - lowest[kind], constant).astype("f4"))
+    assert sick.brain_voxels() == voxels
+    assert np.abs(sick.z_scores() - z).max() < 0.01
+
+
+def test_outliers_do_not_decide_what_is_close_to_0(sick: Sick) -> None:
+    bright = sick.brain & (np.random.default_rng(0).random(sick.brain.shape) < 0.01)
+    sick.put_all(lambda array: np.where(bright, 1000 * array, array))
+    assert sick.brain_voxels() == sick.brain.sum()
+
+
 @pytest.mark.parametrize("value", [-1024, -1, 7, 32767])
 def test_a_constant_that_is_not_0_is_background_and_said_once(sick: Sick, value: float) -> None:
     voxels, z = clean(sick)

@@ -128,6 +128,6 @@ def test_brain_and_tumour_outside_the_crop_are_flagged(
     assert [(flag.contrast, flag.what) for flag in outside] == [
         ("", "a brain of 2.4 litres is larger than most: was the skull removed?"),
         ("", "brain outside the crop"),
-        ("seg", "tumour outside the crop"),
+        ("seg", "40% of the tumour lies outside the crop: recipe.crop=brain keeps every brain whole"),
     ]
     assert 0.5 < float(outside[1].number.rstrip("%")) < 10

@@ -126,6 +126,31 @@ def test_voxel_sizes_that_cannot_be_are_set_aside(sick: Sick, factor: float) -> 
     assert "correct it" in sentence
 
 
+def test_a_crop_that_keeps_almost_nothing_is_refused(sick: Sick) -> None:
+    for kind in KINDS:
+        sick.put(kind, sick.a[kind].astype("i2"), np.diag([20, 20, 20, 1]) @ sick.affine)
+    sentence = sick.refusal("checks=warn")
+    assert "of its brain, in voxels of 100 x 100 x 100 mm: correct the voxel size" in sentence
+
+
+@pytest.mark.parametrize("kind", ["seg", "t2"])
+def test_other_voxel_axes_on_the_same_grid_are_said(sick: Sick, kind: str) -> None:
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirror[0, 3] = sick.brain.shape[0] - 1
+    sick.put(kind, sick.a[kind].astype("i2"), sick.affine @ mirror)
+    assert f"the voxel axes of {kind} are RPS and those of t1 LPS: is its header right?" in sick.said("checks=warn")
+
+
+def test_two_voxel_sizes_in_one_header_are_said(sick: Sick) -> None:
+    for kind in KINDS:
+        image = nib.Nifti1Image(sick.a[kind].astype("i2"), sick.affine)
+        image.set_qform(None, 0)
+        image.header["pixdim"][1:4] = 1
+        nib.save(image, sick.files[kind])
+    said = sick.said()
+    assert "the header of t1 gives two voxel sizes, 1 x 1 x 1 and 5 x 5 x 5 mm (pixdim and sform): the sform is used" in said
+
+
 def test_a_crop_is_never_a_thousand_times_the_grid(sick: Sick) -> None:
     for kind in KINDS:
         sick.put(kind, sick.a[kind].astype("i2"), np.diag([0.02, 0.02, 0.02, 1]) @ sick.affine)
