@@ -96,7 +96,7 @@ def make(settings: Settings) -> int:
         with writer.lock(part):
             refuse_strangers(settings, writer, cases)
             mine = share(cases, settings.part)
-            make_again(writer, mine)
+            make_again(writer, mine, settings.require)
             done = writer.committed()
             todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)

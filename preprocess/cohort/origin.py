@@ -17,6 +17,7 @@ from typing import Any
 
 from preprocess.cohort.files import file_digest, read_sealed, record_path
 from preprocess.cohort.writer import CohortWriter
+from preprocess.shared.errors import CaseError
 from preprocess.source.brats import Case
 from preprocess.source.contents import absence
 
@@ -66,34 +67,48 @@ def mark(store: Path, case: Case, seen: int) -> None:
         os.utime(record_path(store, case.name), ns=(seen, seen))
 
 
-def make_again(writer: CohortWriter, cases: Sequence[Case]) -> None:
-    """Uncommit the subjects whose files are others now, correct the grades of the rest, and print both."""
+def make_again(writer: CohortWriter, cases: Sequence[Case], require: Sequence[str]) -> None:
+    """Uncommit the subjects whose files are others now, correct the grades of the rest, and print both. Those that could not be made again, as their
+    names show, are kept."""
     committed = writer.committed()
     kept = [case for case in cases if case.name in committed]
     differing = {case.name: what for case, what in changes(writer.path, kept)}
     if absent := [name for name, what in differing.items() if what == ABSENT]:
         print(f"{len(absent)} subjects are kept although their files cannot be read and so not be compared, such as {absent[0]}")
-    if stale := {name: what for name, what in differing.items() if what != ABSENT}:
+    if unclear := {case.name: why for case in kept if (why := refusal(case, require))}:
+        some = next(iter(unclear.values()))
+        print(f"{len(unclear)} subjects are kept that would be set aside if they were made now, such as {some}")
+    if stale := {name: what for name, what in differing.items() if what != ABSENT and name not in unclear}:
         some = ", ".join(f"{name} ({what})" for name, what in list(stale.items())[:EXAMPLES])
         print(f"{len(stale)} subjects are made again, since their files are other ones now, such as {some}")
         for name in stale:
             record_path(writer.path, name).unlink()
-    if unclear := [case.problem for case in kept if case.problem and case.name not in stale]:
-        print(f"{len(unclear)} subjects are kept that would be set aside if they were made now, such as {unclear[0]}")
     if regraded := [case for case in kept if case.name not in stale and writer.regrade(case.name, case.grade)]:
         for case in (each for each in regraded if each.name not in differing):
             mark(writer.path, case, stamped(case))
         print(f"{len(regraded)} subjects have another grade now, such as {regraded[0].name}: {regraded[0].grade}")
 
 
+def refusal(case: Case, require: Sequence[str]) -> str:
+    """Why a case cannot be used, as its files' names show; empty if they do not."""
+    try:
+        case.check(require)
+    except CaseError as error:
+        return str(error)
+    return ""
+
+
 def changes(store: Path, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:
     """The committed cases whose files are others now, with what differs; ABSENT for one whose files cannot be read and so not be compared.
 
     Raises StoreError for a damaged record."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         for case, what in zip(cases, pool.map(partial(change, store), cases), strict=True):
             if what:
                 yield case, what
+    finally:
+        pool.shutdown(cancel_futures=True)  # a signal must not wait for the rest
 
 
 def change(store: Path, case: Case) -> str:

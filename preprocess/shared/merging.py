@@ -10,7 +10,7 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, StringNode
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from preprocess.shared.errors import SettingError
@@ -29,6 +29,7 @@ def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
             merged = OmegaConf.merge(merged, with_empty_texts(base, listed))  # type: ignore[assignment]
         except OmegaConfBaseException as error:
             refuse_list(base, re.sub(r"(\[\d+\])+$", "", str(error.full_key)))
+            refuse_value_of_group(base, layer)
             where = error.full_key or "of " + ", ".join(map(str, layer))
             raise SettingError(f"setting {where}: {first_line(error)}") from error
     return merged
@@ -38,7 +39,8 @@ def with_lists(base: DictConfig, layer: DictConfig) -> DictConfig:
     """The layer in which `labels=1,2,4` and `labels=4` are lists where the setting is one. Raises SettingError for a mapping in its place."""
     filled = deepcopy(layer)
     for key in keys(layer):
-        if (node := list_setting(base, key)) is None or OmegaConf.is_missing(layer, key):
+        node = node_of(base, key)
+        if not isinstance(node, ListConfig) or OmegaConf.is_missing(layer, key):
             continue
         value = OmegaConf.select(layer, key)
         if isinstance(value, DictConfig):
@@ -53,22 +55,29 @@ def with_lists(base: DictConfig, layer: DictConfig) -> DictConfig:
     return filled
 
 
-def list_setting(base: DictConfig, key: str) -> ListConfig | None:
-    """The default of a setting that is a list; None for any other, or an unknown one."""
+def node_of(base: DictConfig, key: str) -> Node | None:
+    """OmegaConf's node of a setting; None for an unknown one."""
     head, _, name = key.rpartition(".")
     with suppress(OmegaConfBaseException):
         section = OmegaConf.select(base, head) if head else base
-        node = section._get_node(name) if isinstance(section, DictConfig) else None
-        return node if isinstance(node, ListConfig) else None
+        return section._get_node(name) if isinstance(section, DictConfig) else None
     return None
 
 
 def refuse_list(base: DictConfig, key: str) -> None:
     """Raise SettingError, with an example, if the setting is a list of numbers or words."""
-    node = list_setting(base, key)
-    if node is not None and (kind := LISTS.get(node._metadata.element_type)):
+    node = node_of(base, key)
+    if isinstance(node, ListConfig) and (kind := LISTS.get(node._metadata.element_type)):
         what, example = kind
         raise SettingError(f"{key} must be a list of {what}: write {key}={example} or {key}='[{example}]'")
+
+
+def refuse_value_of_group(base: DictConfig, layer: DictConfig) -> None:
+    """Raise SettingError for a value in the place of a group of settings: `names=T1post=t1c`, `recipe.n4=false`."""
+    for key in keys(layer):
+        if isinstance(group := node_of(base, key), DictConfig) and not OmegaConf.is_config(OmegaConf.select(layer, key)):
+            some = [f"{key}.{name}=…" for name in list(group)[:2]] or [f"{key}.NAME=VALUE"]
+            raise SettingError(f"{key} is a group of settings: write {', '.join(some)}")
 
 
 def with_empty_texts(base: DictConfig, layer: DictConfig) -> DictConfig:

@@ -77,8 +77,8 @@ def choose(source: Path, name: str, named: Sequence[Named], run: str, pattern: C
         if of_kind := sorted((each for each in kept if each.match.kind == kind), key=lambda each: each.run):
             left[kind] = runs(of_kind, run) if run else of_kind
             dropped += [each for each in of_kind if each not in left[kind]]
-    twice = next((kind for kind in left if len(left[kind]) > 1), "")
-    problem = twins(source, name, twice, left[twice], pattern) if twice else apart(source, name, left)
+    several = [kind for kind in left if len(left[kind]) > 1]
+    problem = twins(source, name, left, several, pattern) if several else apart(source, name, left)
     return Choice(left, dropped, elsewhere, problem)
 
 
@@ -124,18 +124,22 @@ def runs(named: Sequence[Named], run: str) -> list[Named]:
     return [group[0 if run == "first" else -1] for group in groups.values()]
 
 
-def twins(source: Path, name: str, kind: str, named: Sequence[Named], pattern: Callable[[], str]) -> str:
+def twins(
+    source: Path, name: str, left: Mapping[str, Sequence[Named]], several: Sequence[str], pattern: Callable[[], str]
+) -> str:
     """The sentence on two files of one kind, with what is possible: a rule, a pattern that works, or new names."""
+    kind, named = several[0], left[several[0]]
     first, second = named[:2]
+    every = f"there are several files each of {', '.join(several)}: " * (len(several) > 1)
     both = " and ".join(shown(each.path.relative_to(source)) for each in (first, second))
     able = ["keep one"]
     if first.match.home != second.match.home and kind in MODALITIES:
         able.append("rename one's files if they are two patients")
-    if len(runs(named, "first")) == 1:
+    if all(len(runs(left[each], "first")) == 1 for each in several):
         able.append("set bids.run=first or bids.run=last")
     if words := pattern():
         able.append(f"select one with {words}")
-    return f"{shown(name)}: {both} are both its {kind}: {', or '.join(able)}"
+    return f"{shown(name)}: {every}{both} are both its {kind}: {', or '.join(able)}"
 
 
 def without_tissues(named: Iterable[Named], files: Iterable[Path]) -> list[Named]:

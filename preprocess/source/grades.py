@@ -26,6 +26,9 @@ GRADES = {
 }
 
 
+NAMES = ("subject", "patient", "participant", "case")  # columns of names, as are those that end in id
+
+
 def grade_in(path: Path) -> str:
     """The grade that the nearest folder above the file is named after, or an empty string."""
     return next((folder.upper() for folder in reversed(path.absolute().parts[:-1]) if folder.upper() in ("HGG", "LGG")), "")
@@ -61,12 +64,13 @@ def rows(path: Path, default: str) -> Iterator[tuple[str, str]]:
     for cells in table(path):
         column = next((name for name in cells if name == "grade"), next((name for name in cells if name.endswith("grade")), ""))
         grade = graded(cells[column]) if column else default
-        yield from ((name, grade) for column, name in cells.items() if column.endswith("id"))
+        yield from ((name, grade) for column, name in cells.items() if column.endswith("id") or column in NAMES)
 
 
 def graded(text: str) -> str:
-    """HGG or LGG for `4`, `IV`, `WHO grade IV` or `HGG`; empty for others."""
-    return GRADES.get(re.sub(r"^(WHO)?[\s_]*(GRADE)?[\s_]*", "", text.upper()), "")
+    """HGG or LGG for `4`, `4.0`, `IV`, `WHO grade IV` or `HGG`; empty for others."""
+    plain = re.sub(r"^(WHO)?[\s_]*(GRADE|G)?[\s_]*(?=[1-4I])|(\.0|°)$", "", text.strip().upper())
+    return GRADES.get(plain, "")
 
 
 def by_known_name(listed: Mapping[str, str], names: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -111,7 +111,7 @@ ON_TEMPLATE = rf"(?=.*_space-(?!(?:{'|'.join(NATIVE)})_))"
 DERIVED = rf"{ANATOMICAL}(?!{IN_DERIVATIVES}{ON_TEMPLATE}){BELOW}{SUBJECT}(?:_[^/]+)?"
 TEMPLATE = rf"{ANATOMICAL}{IN_DERIVATIVES}{ON_TEMPLATE}{BELOW}{SUBJECT}(?:_[^/]+)?"
 TUMOUR = r"(?:L|WT|GTV|(?:brain|whole)?(?:tumou?rs?|lesions?|gliomas?))\d*"  # values of label-; L is BIDS's for a lesion
-TISSUES = r"(?!.*_(?:desc-(?:aseg|aparc)|label-(?:GM|WM|CSF|BG)_))"
+TISSUES = r"(?!.*_(?:desc-(?:aseg|aparc|head|skull|ribbon|air)|label-(?:GM|WM|CSF|BG)_))"
 BY_TOOLS = rf"(?!.*(?:fmriprep|smriprep|freesurfer|fastsurfer)[^/]*/){TISSUES}"
 NO_ANATOMY = rf"{BY_TOOLS}(?!.*_(?:label-(?!{TUMOUR}_)|(?:atlas|seg)-|desc-(?:brain|tissue|ventric|hippo|synthseg)))"
 LABELLED = rf"_(?:label-{TUMOUR}|desc-(?:tumou?r|lesion)[^_/]*)(?:_[a-z0-9]+-[^_/]+)*_(?:mask|roi|d?seg)"
@@ -211,7 +211,15 @@ PLAIN = {
     "nativ",
     "ohne",
 }
-NO_CONTRAST = {"star", "map", "mapping", "ratio", "rho"}  # T2*, quantitative maps
+NO_CONTRAST = {
+    "star",
+    "map",
+    "mapping",
+    "ratio",
+    "rho",
+    "subtraction",
+    "difference",
+}  # T2*, quantitative maps, what is computed of two
 TOKEN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(SPELLINGS, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
 
 
@@ -221,7 +229,7 @@ def looks_like(name: str) -> str:
         r"[^a-z0-9]+", re.sub(r"\*", " star ", re.sub(r"(t1w?) ?\+ ?c\b", r"\1 ce", re.sub(r"\bw/o\b", "wo", name.lower())))
     )
     kinds = {SPELLINGS[word] for word in words if word in SPELLINGS}
-    if NO_CONTRAST.intersection(words):
+    if NO_CONTRAST.intersection(words) or {"pre", "post"} <= {*words}:
         return ""
     if kinds == {"t1"} and ENHANCED.intersection(words) and not PLAIN.intersection(words):
         return "t1c"

@@ -30,11 +30,21 @@ Kinds = Mapping[str, set[str]]  # by case, those that it has
 def without_image(named: Sequence[Named], cases: Kinds) -> list[Named]:
     """Labels and masks of no case.
 
-    Not those whose name begins with that of a case, or a case's with theirs: a mask that fMRIPrep made of all sessions, or a map on another grid.
+    Not those whose name begins with that of a case, or a case's with theirs: a mask that fMRIPrep made of all sessions, or a map on another grid;
+    but labels, such as CASE_final_seg, if such a case has none.
     """
-    known = {name[:end] for name in cases for end in (*cuts(name), len(name))}
-    lost = [each for each in named if each.match.kind not in (STACK, CHANNEL) and each.match.name not in cases]
-    return [n for n in lost if not owners(n.path.name, cases) and not (n.is_bids and n.match.case in known)]
+    known: dict[str, list[str]] = {}
+    for name in cases:
+        for end in (*cuts(name), len(name)):
+            known.setdefault(name[:end], []).append(name)
+    lost = []
+    for each in named:
+        if each.match.kind in (STACK, CHANNEL) or each.match.name in cases:
+            continue
+        near = owners(each.path.name, cases) or (known.get(each.match.case, []) if each.is_bids else [])
+        if not near or (each.match.kind == "seg" and any("seg" not in cases[name] for name in near)):
+            lost.append(each)
+    return lost
 
 
 def unread(source: Path, files: Sequence[Path], taken: Sequence[Path], cases: Kinds) -> list[Path]:

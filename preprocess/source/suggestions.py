@@ -18,11 +18,13 @@ EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 def selecting(source: Path, files: Sequence[Path], choices: Mapping[str, Choice], words: str) -> str:
     """The words of a command that take one file of each kind of every case, where there are several; empty if no simple pattern does."""
+    every = [(name, kind, each) for name, choice in choices.items() for kind, named in choice.left.items() for each in named]
+    common = Counter((kind, word_of(name, each)) for name, kind, each in every)
     for folder in favourites(source, choices):
         for separator in "_-":
             for extension in (".nii.gz", ".nii", ".nii*"):
                 picked = {
-                    (name, kind): preferred(source, name, named, separator, extension, folder)
+                    (name, kind): preferred(source, name, by_commonness(name, kind, named, common), separator, extension, folder)
                     for name, choice in choices.items()
                     for kind, named in choice.left.items()
                 }
@@ -64,6 +66,16 @@ def templates(source: Path, picked: Mapping[tuple[str, str], Named], separator: 
         yield "|".join(f"{folder}{file}" for folder in folders)
 
 
+def by_commonness(name: str, kind: str, named: Sequence[Named], common: Mapping[tuple[str, str], int]) -> list[Named]:
+    """First the file that is named as most cases' files of its kind."""
+    return sorted(named, key=lambda each: -common[kind, word_of(name, each)])
+
+
+def word_of(name: str, named: Named) -> str:
+    """What follows the case's name in a file's."""
+    return EXTENSION.sub("", named.path.name).removeprefix(name)
+
+
 def named_words(picked: Mapping[tuple[str, str], Named], separator: str) -> dict[str, str]:
     """What follows the case's name in the files to take, with its kind; nothing if a file is named in another way."""
     words: dict[str, str] = {}
@@ -75,7 +87,7 @@ def named_words(picked: Mapping[tuple[str, str], Named], separator: str) -> dict
 
 
 def preferred(source: Path, name: str, named: Sequence[Named], separator: str, extension: str, folder: str) -> Named:
-    """The file that a pattern can name and that lies in the folder."""
+    """The first file that a pattern can name and that lies in the folder."""
 
     def rank(each: Named) -> tuple[bool, bool, bool]:
         file = each.path.name

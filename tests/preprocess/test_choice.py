@@ -250,6 +250,22 @@ def test_two_acquisitions_beside_plain_names_and_sessions_have_a_pattern_that_wo
     }
 
 
+def test_the_acquisition_that_every_subject_has_is_the_one_in_the_pattern(tmp_path: Path) -> None:
+    touch(bids(tmp_path, "sub-01", t2="acq-a_T2w"), "sub-01_acq-b_T2w.nii.gz")
+    bids(tmp_path, "sub-02", t2="acq-b_T2w")
+    result = followed(tmp_path, refused(tmp_path))
+    assert [files["t2"] for files in result.values()] == ["sub-01_acq-b_T2w.nii.gz", "sub-02_acq-b_T2w.nii.gz"]
+
+
+def test_all_kinds_that_have_several_files_are_named_and_a_rule_is_only_advised_where_it_settles_all(tmp_path: Path) -> None:
+    anat = bids(tmp_path, "sub-01", t1="run-1_T1w")
+    touch(anat, "sub-01_run-2_T1w.nii.gz", "sub-01_acq-x_T2w.nii.gz")
+    sentence = refused(tmp_path)
+    assert sentence.startswith("sub-01: there are several files each of t1, t2: sub-01/anat/sub-01_run-1_T1w.nii.gz and ")
+    assert "bids.run" not in sentence
+    assert followed(tmp_path, sentence)["sub-01"]["t2"] == "sub-01_T2w.nii.gz"
+
+
 def test_masks_of_one_name_in_two_folders_have_a_pattern_that_works(tmp_path: Path) -> None:
     for subject in ("sub-01", "sub-02"):
         bids(tmp_path, subject)

@@ -122,7 +122,7 @@ def test_labels_take_brats_numbers_where_dataset_json_names_them(tmp_path: Path,
         *((word, "t1c") for word in ("t1ce", "T1wCE", "T1 Gd", "T1-Gd", "T1+C", "T1 + C", "post-contrast T1", "T1 with contrast", "ceT1w", "T1C")),
         *((word, "t2") for word in ("T2", "T2w", "T2-weighted", "T2 TSE")),
         *((word, "flair") for word in ("FLAIR", "T2 FLAIR", "T2-FLAIR", "T2FLAIR", "t2f")),
-        *((word, "") for word in ("T2*", "T2*w", "T2 star", "T1 map", "T1/T2 ratio", "T1, T2", "SWI", "ADC", "CT")),
+        *((word, "") for word in ("T2*", "T2*w", "T2 star", "T1 map", "T1/T2 ratio", "T1, T2", "SWI", "CT", "T1 post - pre", "T1 subtraction")),
     ],
 )  # fmt: skip
 def test_the_words_for_a_contrast_are_never_mistaken(word: str, kind: str) -> None:

@@ -188,6 +188,16 @@ def test_a_subject_that_became_unclear_is_kept_and_reported(two: Path, capsys) -
     assert "1 subjects are kept that would be set aside if they were made now, such as a: " in capsys.readouterr().out
 
 
+def test_a_subject_that_lacks_a_contrast_now_is_kept_and_reported(two: Path, capsys) -> None:
+    (two / "source/a/a_t2.nii.gz").unlink()
+    assert make(two) == 0
+    assert "1 subjects are kept that would be set aside if they were made now, such as a: no t2 file" in capsys.readouterr().out
+    assert make(two, "require=t1") == 0
+    assert (
+        "made again, since their files are other ones now, such as a (t2 a_t2.nii.gz before, none now)" in capsys.readouterr().out
+    )
+
+
 def test_labels_that_dataset_json_explains_later_are_renumbered(sick: Sick, capsys) -> None:
     root = sick.source.with_name("msd")
     for folder in ("imagesTr", "labelsTr"):

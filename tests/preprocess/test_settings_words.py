@@ -119,3 +119,16 @@ def test_what_is_no_list_of_numbers_is_refused_with_one(value: str) -> None:
     sentence = r"recipe.labels must be a list of whole numbers: write recipe.labels=1,2,4 or recipe.labels='\[1,2,4\]'"
     with pytest.raises(SettingError, match=f"^{sentence}$"):
         parse(to_zarr.Settings, [f"recipe.labels={value}"])
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("names=T1post=t1c", "names is a group of settings: write names.NAME=VALUE"),
+        ("recipe.n4=false", "recipe.n4 is a group of settings: write recipe.n4.enabled=…, recipe.n4."),
+    ],
+)
+def test_a_value_in_the_place_of_a_group_is_answered_with_its_settings(word: str, sentence: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse(to_zarr.Settings, [word])
+    assert str(caught.value).startswith(sentence)
