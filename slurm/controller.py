@@ -41,3 +41,21 @@ def ranks_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def gpus_of(pid: int) -> list[str]:
+    """The GPUs that a controller was given."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+    return next((v.partition("=")[2].split(",") for v in variables if v.startswith("CUDA_VISIBLE_DEVICES=")), [])
+
+
+def gpus_here() -> list[str]:
+    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them; where it is set, only those."""
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if visible is None else visible.split(",")[:count]

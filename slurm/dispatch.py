@@ -17,9 +17,9 @@ from distsynth.tracking.journal import Line, read, write_end
 from preprocess.shared.errors import SettingError, StoreError
 from preprocess.shared.files import read_bytes, write_json
 from slurm import controller, squeue
-from slurm.cluster import ClusterSettings, submit
+from slurm.cluster import ClusterSettings, LimitReached, submit
 from slurm.job import TrainJob
-from slurm.outcome import Outcome, outcome_of
+from slurm.outcome import LIMIT, Outcome, last_error, outcome_of
 from slurm.sweep import Run
 
 GRACE = 15.0  # seconds until a job that Slurm no longer lists, or that has lost some of its ranks, counts as ended
@@ -33,6 +33,7 @@ class Started:
     run: Run
     job: Any
     before: Line | None  # the journal's last line when it was submitted
+    gpus: Sequence[str] = ()  # on this machine
     incomplete_since: float | None = None  # when Slurm no longer listed it, or some of its ranks had ended
 
 
@@ -42,10 +43,15 @@ class Dispatcher:
     def __init__(self, settings: ClusterSettings, name: str, runs: Sequence[Run], logs: Path) -> None:
         self.settings, self.name, self.logs = settings, name, logs
         self.local = settings.resolved == "local"
-        self.jobs = {run.name: Started(run, job, None) for run in runs if (job := self.alive(run))}
+        self.gpus = controller.gpus_here() if self.local and settings.gpus else []
+        self.jobs = {run.name: started for run in runs if (started := self.alive(run))}
         self.waiting = [run for run in runs if run.name not in self.jobs]
+        self.begun = set(self.jobs)
+        self.most = self.all = len(runs)  # how many jobs Slurm takes at once, as far as it has shown
         self.tries: Counter[str] = Counter()
-        self.not_before = 0.0
+        self.limits: Counter[str] = Counter()
+        self.not_before, self.asked = 0.0, time.monotonic()
+        self.printed = {""}
 
     @property
     def busy(self) -> bool:
@@ -57,28 +63,66 @@ class Dispatcher:
             if self.over(started) and not trained_elsewhere(started.run):
                 del self.jobs[name]
                 self.settle(started)
+                self.not_before = 0.0
+        if not self.local and self.jobs and time.monotonic() > self.asked + GRACE:
+            self.asked = time.monotonic()
+            self.warn(squeue.stuck(started.job.job_id for started in self.jobs.values()))
         if time.monotonic() < self.not_before:
             return
-        free = max(1, self.settings.parallel) - len(self.jobs) if self.local else len(self.waiting)
-        starting = [run for run in self.waiting if not trained_elsewhere(run)][: max(0, free)]
+        starting = [run for run in self.waiting if not trained_elsewhere(run)][: max(0, self.free)]
         try:
             self.start(starting)
         except SettingError as error:
-            if not any(self.tries[run.name] for run in starting):
+            again = (
+                self.begun or squeue.mine() if isinstance(error, LimitReached) else self.begun & {run.name for run in starting}
+            )
+            if not again:
                 raise
             self.not_before = time.monotonic() + PAUSE
-            print(f"warning: {error}; the next attempt is in {PAUSE:.0f} s", file=sys.stderr)
+            self.warn(f"{error}; the launcher tries again")
+
+    @property
+    def free(self) -> int:
+        """How many runs may be started now."""
+        if self.local:
+            sets = max(1, len(self.gpus) // self.settings.ranks) if self.gpus else self.all
+            return min(max(1, self.settings.parallel), sets) - len(self.jobs)
+        if self.settings.parallel and self.most < self.all:  # Slurm bounds the runs of one array, not of several
+            return self.settings.parallel - len(self.jobs)
+        return len(self.waiting)
 
     def start(self, runs: Sequence[Run]) -> None:
-        if not runs:
+        """Submit the runs, or as many of them as the site's limits allow; the others stay among the waiting ones."""
+        for run in runs if self.local else ():
+            self.submit([run])
+        if self.local or not runs:
             return
-        jobs = submit(self.settings, self.name, [TrainJob(run.directory.path, self.settings.threads) for run in runs], self.logs)
-        for run, job in zip(runs, jobs, strict=True):
+        runs = runs[: self.most]
+        try:
+            self.submit(runs)
+        except LimitReached:
+            if len(runs) == 1:
+                raise
+            self.most = len(runs) // 2
+            self.start(runs)
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        taken = {gpu for started in self.jobs.values() for gpu in started.gpus}
+        gpus = [gpu for gpu in self.gpus if gpu not in taken][: self.settings.ranks]
+        work = [TrainJob(run.directory.path, self.settings.threads) for run in runs]
+        for run, job in zip(runs, submit(self.settings, self.name, work, self.logs, gpus), strict=True):
             self.waiting.remove(run)
-            self.jobs[run.name] = Started(run, job, last_line(run.directory))
+            self.begun.add(run.name)
+            self.jobs[run.name] = Started(run, job, last_line(run.directory), gpus)
             write_json(run.directory.job, {"kind": self.settings.resolved, "id": job.job_id})
 
-    def alive(self, run: Run) -> Any:
+    def warn(self, sentence: str) -> None:
+        """Print a warning once."""
+        if sentence not in self.printed:
+            print(f"warning: {sentence}", file=sys.stderr)
+            self.printed.add(sentence)
+
+    def alive(self, run: Run) -> Started | None:
         """The job of a run that an earlier launcher submitted and that is still queued or running, or None."""
         if not run.directory.job.is_file():
             return None
@@ -93,9 +137,14 @@ class Dispatcher:
             return None
         if self.local:
             process = controller.running(int(job["id"]), self.logs)
-            return process and submitit.LocalJob(self.logs / "%j", job["id"], range(self.settings.ranks), process)
+            if process is None:
+                return None
+            local = submitit.LocalJob(self.logs / "%j", job["id"], range(self.settings.ranks), process)
+            return Started(run, local, None, controller.gpus_of(process.pid))
+        if not squeue.state(job["id"]):
+            return None
         tasks = range(self.settings.nodes * self.settings.ranks)
-        return submitit.SlurmJob(self.logs / "%j", job["id"], tasks) if squeue.state(job["id"]) else None
+        return Started(run, submitit.SlurmJob(self.logs / "%j", job["id"], tasks), None)
 
     def over(self, started: Started) -> bool:
         """Whether a job has ended for good."""
@@ -124,7 +173,7 @@ class Dispatcher:
         state = "" if self.local else squeue.state(job.job_id, ended=True)
         outcome = outcome_of(None if last == started.before else last, state, last_error(job))
         if outcome.status == "retry":
-            outcome = self.retry(run, outcome.reason, job)
+            outcome = self.retry(run, outcome.reason, job) if outcome.died else self.resume(run, outcome.reason)
         if outcome.missing:
             write_end(run.directory.journal, outcome.status, outcome.reason)
 
@@ -139,6 +188,15 @@ class Dispatcher:
         message = f"{reason}; submitted again, {self.tries[run.name]} of {tries} times (see {job.paths.stderr})"
         print(f"{run.name}: {message}", file=sys.stderr)
         return Outcome("stopped", message, missing=True)
+
+    def resume(self, run: Run, reason: str) -> Outcome:
+        """Put a run that a time limit or a pre-emption has stopped back among the waiting ones, as often as `cluster.requeues` allows."""
+        self.limits[run.name] += 1
+        if self.limits[run.name] > self.settings.requeues:
+            return Outcome("failed", LIMIT, missing=True)
+        self.waiting.append(run)
+        print(f"{run.name}: {reason}; its job could not requeue itself, and the launcher submits it again", file=sys.stderr)
+        return Outcome("stopped")
 
     def cancel(self) -> None:
         """Stop the jobs on this machine and wait for their end; Slurm's jobs continue."""
@@ -172,19 +230,3 @@ def trained_elsewhere(run: Run) -> bool:
 def last_line(run: RunDirectory) -> Line | None:
     lines, _ = read(run.journal)
     return lines[-1] if lines else None
-
-
-def last_error(job: Any) -> str:
-    """The last line of the job's error output: the first rank's that is an `error: …`, else rank 0's; empty if there is none.
-
-    srun's notes, such as `srun: Force Terminated`, are no reasons and do not count; its errors, such as `task 0: Killed`, do.
-    """
-    lines = []
-    for rank in range(job.num_tasks):
-        try:
-            text = Path(job.task(rank).paths.stderr).read_text(errors="replace").strip()
-        except OSError:
-            text = ""
-        reasons = [line for line in text.splitlines() if not line.startswith("srun: ") or line.startswith("srun: error: ")]
-        lines.append(reasons[-1] if reasons else "")
-    return next((line for line in lines if line.startswith("error: ")), lines[0])

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import zlib
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -33,7 +35,9 @@ class TrainJob(Job):
 
     def __call__(self) -> str:
         os.environ.update(rank_variables(str(self.run), self.cpus))
-        signal.signal(signal.SIGTERM, requeue_job)
+        requeue = partial(requeue_job, signal.getsignal(signal.SIGUSR2))
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, requeue)
         from distsynth.ranks.preemption import Stopped
         from distsynth.train import train
         from preprocess.shared.errors import UserError
@@ -60,16 +64,21 @@ class PartJob(Job):
         return status
 
 
-def requeue_job(number: int, frame: FrameType | None) -> None:
-    """Handles SIGTERM, after the checkpoint. With Slurm's defaults it is the only signal that a pre-empted job gets before it is killed, and Slurm
-    does not requeue a job that ends by itself in the grace time: so the job requeues itself, as after USR2. A job that is being cancelled, killed
-    or requeued is no longer `RUNNING` for Slurm, and is not requeued here."""
+def requeue_job(requeue: Any, number: int, frame: FrameType | None) -> None:
+    """Handles USR2 and SIGTERM, after the checkpoint, by `requeue`, submitit's handler of USR2. With Slurm's defaults SIGTERM is the only signal
+    that a pre-empted job gets before it is killed, and Slurm does not requeue a job that ends by itself in the grace time: so the job requeues
+    itself, as after USR2. A job that is being cancelled, killed or requeued is no longer `RUNNING` for Slurm, and is not requeued here.
+
+    Where the node has no client of Slurm, or Slurm does not allow it, the job ends as stopped, and the launcher submits the run again."""
     from submitit import JobEnvironment
 
     job = JobEnvironment()
-    requeue = signal.getsignal(signal.SIGUSR2)
-    if job.cluster == "slurm" and job.global_rank == 0 and callable(requeue) and squeue.state(job.job_id) == "RUNNING":
+    if number == signal.SIGTERM and (job.cluster != "slurm" or job.global_rank or squeue.state(job.job_id) != "RUNNING"):
+        return
+    try:
         requeue(number, frame)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"warning: the job cannot requeue itself ({error})", file=sys.stderr)
 
 
 def rank_variables(name: str, cpus: int) -> dict[str, str]:
@@ -82,7 +91,10 @@ def rank_variables(name: str, cpus: int) -> dict[str, str]:
     from submitit import JobEnvironment
 
     job = JobEnvironment()
+    # On a machine that others use too, threads that wait for each other must not spin (libgomp's and Intel's variable).
+    quiet = {} if job.cluster == "slurm" else {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
     return {
+        **quiet,
         "RANK": str(job.global_rank),
         "WORLD_SIZE": str(job.num_tasks),
         "LOCAL_RANK": str(job.local_rank),

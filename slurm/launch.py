@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -68,6 +69,11 @@ class Launch:
     dry_run: bool = setting(False, "only show the plan")
     poll_seconds: float = setting(2.0, "seconds between two readings of the runs' journals")
 
+    def __post_init__(self) -> None:
+        # Slurm and submitit replace %j and the like in the paths of the logs, and take a backslash for "replace nothing".
+        if re.search(r"%\d*[a-zA-Z%]|[\\\x00-\x1f]", str(Path(self.runs).absolute())) or not self.runs.strip():
+            raise SettingError(f"runs={self.runs!r} must be a folder whose path has no %, backslash or line break")
+
 
 OWN = ("cluster", "sweep", "runs", "job", "dry_run", "poll_seconds")
 IN_PARTS = {"preprocess": launch_preprocessing, "synthesise": launch_synthesis}
@@ -78,6 +84,8 @@ def main(words: Sequence[str]) -> int:
     job = launch.job.replace("synthesize", "synthesise")
     if job in IN_PARTS:
         logs = Path(launch.runs).absolute() / job / "logs"
+        if launch.cluster.why:
+            print(f"on {launch.cluster.resolved}{launch.cluster.why}")
         return IN_PARTS[job](launch.cluster, shared, logs, launch.poll_seconds, launch.dry_run)
     runs = plan(launch.sweep, shared, Path(launch.runs).absolute())
     made_up = made_up_patients(launch.sweep, shared, runs)
@@ -180,7 +188,7 @@ def show_plan(launch: Launch, runs: Sequence[Run]) -> None:
         method = run.axes.get("method", run.config.method.name)
         cells = (run.name, run.config.variant.title, method, *(run.axes[axis] for axis in columns))
         table.add_row(*map(Text, cells))  # which are no markup
-    print(f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}")
+    print(f"sweep {launch.sweep.name}: {len(runs)} runs on {launch.cluster.resolved}, {launch.cluster.size}{launch.cluster.why}")
     if absent := left_out(launch.sweep, runs):
         pairs = "; ".join(f"{method} with {', '.join(variants)}" for method, variants in absent.items())
         print(f"left out, since the method does not serve the variant: {pairs}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 from preprocess.shared.errors import SettingError
 from slurm import squeue
-from slurm.dispatch import last_error
+from slurm.cluster import ClusterSettings, LimitReached, submit
 from slurm.job import PartJob
-from slurm.outcome import with_state
+from slurm.outcome import last_error, with_state
 
 PATIENCE = 15.0  # seconds until a result that a shared file system still hides appears
 
@@ -32,6 +33,20 @@ def part_jobs(module: str, words: Sequence[str], parts: int) -> list[PartJob]:
     return [PartJob(module, [*words, f"part={number}/{parts}"]) for number in range(1, parts + 1)]
 
 
+def submit_parts(cluster: ClusterSettings, name: str, module: str, words: Sequence[str], parts: int, logs: Path) -> list[Any]:
+    """Submit a command as an array of parts; as fewer, larger ones where a limit of the site refuses so many. Returns their jobs.
+
+    Raises SettingError if Slurm refuses even one.
+    """
+    try:
+        return submit(cluster, name, part_jobs(module, words, parts), logs)
+    except LimitReached as error:
+        if parts == 1:
+            raise
+        print(f"warning: {parts} parts are too many for this site, taking {parts // 2}: {error}", file=sys.stderr)
+        return submit_parts(cluster, name, module, words, parts // 2, logs)
+
+
 def array_id(jobs: Sequence[Any]) -> str:
     """Slurm's number of the array whose elements the jobs are."""
     return str(jobs[0].job_id).partition("_")[0]
@@ -43,8 +58,12 @@ def watch(job_id: str, unit: str, total: int, count: Callable[[], int], poll_sec
 
     with Progress(TextColumn(unit), BarColumn(), MofNCompleteColumn()) as progress:
         task = progress.add_task("", total=total)
-        while squeue.state(job_id):
+        warning, begun = "", time.monotonic()
+        while state := squeue.state(job_id):
             progress.update(task, completed=count())
+            if state == "PENDING" and not warning and time.monotonic() > begun + PATIENCE:
+                warning = squeue.stuck([job_id])
+                print(f"warning: {warning}\n" if warning else "", end="", file=sys.stderr)
             time.sleep(poll_seconds)
         progress.update(task, completed=count())
 

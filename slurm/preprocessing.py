@@ -8,7 +8,7 @@ The settings are to_zarr's and cluster.*. The same command again continues where
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from preprocess import to_zarr
 from preprocess.cohort import Cohort
 from preprocess.cohort.summary import summarise
 from preprocess.shared.errors import UserError
-from slurm.cluster import ClusterSettings, submit
+from slurm.cluster import ClusterSettings, LimitReached, submit
 from slurm.job import PartJob
-from slurm.parts import absolute, array_id, failure_of, part_jobs, refuse_part, watch
+from slurm.parts import absolute, array_id, failure_of, refuse_part, submit_parts, watch
 
 MODULE = "preprocess.to_zarr"
 
@@ -42,8 +42,12 @@ def launch_preprocessing(cluster: ClusterSettings, words: Sequence[str], logs: P
     with writer.lock("launch"):  # checks the recipe and the source before anything is queued
         to_zarr.refuse_strangers(settings, writer, cases)
     here = absolute(settings, "source", "store")
-    last = submit_all(dataclasses.replace(cluster, nodes=1, ranks=1, gpus=0), [*words, *here], logs)
-    watch(last.job_id, "subjects", len(cases), lambda: len(writer.committed()), poll_seconds)
+
+    def show(job_id: str) -> None:
+        watch(job_id, "subjects", len(cases), lambda: len(writer.committed()), poll_seconds)
+
+    last = submit_all(dataclasses.replace(cluster, nodes=1, ranks=1, gpus=0), [*words, *here], logs, show)
+    show(last.job_id)
     if failure := failure_of(last):
         raise UserError(f"the manifest was not written: {failure} (see {logs}); the same command continues")
     cohort = Cohort.open(settings.store)
@@ -53,11 +57,20 @@ def launch_preprocessing(cluster: ClusterSettings, words: Sequence[str], logs: P
     return status
 
 
-def submit_all(cluster: ClusterSettings, words: Sequence[str], logs: Path) -> Any:
-    """Submit the array, and the last step to run after it even if parts fail; returns the last step's job."""
-    parts = part_jobs(MODULE, [*words, f"workers={cluster.cpus}"], cluster.array)
-    array = array_id(submit(cluster, "distsynth-preprocess", parts, logs))
+def submit_all(cluster: ClusterSettings, words: Sequence[str], logs: Path, wait: Callable[[str], None]) -> Any:
+    """Submit the array, and the last step to run after it even if parts fail; returns the last step's job. Where a limit of the site refuses it
+    beside the array, `wait` for the array first."""
+    jobs = submit_parts(cluster, "distsynth-preprocess", MODULE, [*words, f"workers={cluster.cpus}"], cluster.array, logs)
+    array = array_id(jobs)
     after = dataclasses.replace(cluster, extra={**cluster.extra, "dependency": f"afterany:{array}"})
-    (last,) = submit(after, "distsynth-manifest", [PartJob(MODULE, [*words, "part=finish"])], logs)
-    print(f"Slurm jobs {array} ({cluster.array} parts) and {last.job_id} (manifest); they continue if the launcher is stopped")
+    finish = [PartJob(MODULE, [*words, "part=finish"])]
+    try:
+        (last,) = submit(after, "distsynth-manifest", finish, logs)
+    except LimitReached:
+        print(
+            f"Slurm job {array} ({len(jobs)} parts); the manifest is submitted after it: stopped before, give the same command again"
+        )
+        wait(array)
+        (last,) = submit(cluster, "distsynth-manifest", finish, logs)
+    print(f"Slurm jobs {array} ({len(jobs)} parts) and {last.job_id} (manifest); they continue if the launcher is stopped")
     return last

@@ -25,8 +25,11 @@ class SweepSettings:
     axes: dict[str, Any] = setting({}, "setting: list of values; nested keys join to a dotted one")
 
     def __post_init__(self) -> None:
-        if not self.name:
+        if not self.name.strip():
             raise SettingError("sweep.name= is empty: give the sweep a name, which is its folder under runs")
+        if "%" in self.name or "\\" in self.name:  # Slurm and submitit replace %j and the like in the paths of the logs
+            raise SettingError(f"sweep.name={self.name} must not hold % or a backslash")
+        refuse_path("sweep.name", self.name)
 
     @property
     def of_pairs(self) -> bool:
@@ -48,8 +51,8 @@ def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]
     """All runs, composed and checked. `words` are the settings that they share. A sweep over methods and variants leaves out the pairs that do not
     go together.
 
-    Raises SettingError for an axis without values, a setting that does not fit, a run directory that holds another configuration, or where no
-    method serves any of the variants.
+    Raises SettingError for an axis without values, a name that is no folder's, a setting that does not fit, a run directory that holds another
+    configuration, or where no method serves any of the variants.
     """
     planned = []
     refuse_double(settings, words)
@@ -62,6 +65,7 @@ def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]
             continue
         axes = {key: named(value) for key, value in axes.items()}
         name = run_name(axes) or f"{config.variant.name}_{config.method.name}"
+        refuse_path("a run's name", name)
         run = Run(name, axes, config, RunDirectory(runs / settings.name / name))
         check_unchanged(run)
         planned.append(run)
@@ -70,6 +74,12 @@ def plan(settings: SweepSettings, words: Sequence[str], runs: Path) -> list[Run]
             f"sweep {settings.name}: none of the methods of sweep.axes.method serves any variant of sweep.axes.variant"
         )
     return planned
+
+
+def refuse_path(what: str, name: str) -> None:
+    """Raise SettingError for a name that is not that of one folder: nothing is written outside the folder of the runs."""
+    if name in (".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+        raise SettingError(f"{what}={name[:60]!r} must be the name of a folder: up to 200 characters, without / and line breaks")
 
 
 def left_out(settings: SweepSettings, runs: Sequence[Run]) -> dict[str, list[str]]:

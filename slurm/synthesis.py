@@ -26,8 +26,8 @@ from preprocess.shared.locks import only_one
 from preprocess.shared.settings import parse
 from preprocess.source.brats import Case
 from slurm import squeue
-from slurm.cluster import ClusterSettings, submit
-from slurm.parts import PATIENCE, absolute, array_id, failure_of, part_jobs, refuse_part, watch
+from slurm.cluster import ClusterSettings
+from slurm.parts import PATIENCE, absolute, array_id, failure_of, refuse_part, submit_parts, watch
 
 if TYPE_CHECKING:
     from distsynth.synthesis.models import Candidate
@@ -148,10 +148,11 @@ class Array:
     def submitted(cls, root: Path, logs: Path, words: Sequence[str], parts: int, cluster: ClusterSettings) -> Array:
         """New jobs. Raises SettingError if Slurm refuses them."""
         cls(root, []).forget()
-        array = cls(root, submit(cluster, "distsynth-synthesise", part_jobs("distsynth.synthesise", words, parts), logs))
-        write_json(root / ".launched.json", {"jobs": [job.job_id for job in array.jobs], "logs": str(logs), "words": list(words)})
+        array = cls(root, submit_parts(cluster, "distsynth-synthesise", "distsynth.synthesise", words, parts, logs))
+        jobs = [job.job_id for job in array.jobs]
+        write_json(root / ".launched.json", {"jobs": jobs, "asked": parts, "logs": str(logs), "words": list(words)})
         number = array_id(array.jobs)
-        print(f"Slurm job {number} ({parts} parts): it continues if the launcher is stopped; scancel {number} stops it")
+        print(f"Slurm job {number} ({len(jobs)} parts): it continues if the launcher is stopped; scancel {number} stops it")
         return array
 
     @classmethod
@@ -168,15 +169,15 @@ class Array:
             return None
         array = cls(root, [submitit.SlurmJob(Path(before["logs"]) / "%j", job, [0]) for job in before["jobs"]])
         number = array_id(array.jobs)
-        same = before["words"] == list(words) and len(array.jobs) == parts
+        same = before["words"] == list(words) and before.get("asked", len(array.jobs)) == parts
         waiting = bool(squeue.state(number))
         if waiting and not same:
             raise StoreError(
                 f"Slurm job {number} still writes to out={root} with other settings: wait for it, or scancel {number}"
             )
-        if not same or not (waiting or all(array.report(k).is_file() for k in range(1, parts + 1))):
+        if not same or not (waiting or all(array.report(k).is_file() for k in range(1, len(array.jobs) + 1))):
             return None
-        print(f"Slurm job {number} ({parts} parts), launched before, {'continues' if waiting else 'has ended'}")
+        print(f"Slurm job {number} ({len(array.jobs)} parts), launched before, {'continues' if waiting else 'has ended'}")
         return array
 
     def report(self, number: int) -> Path:

@@ -53,7 +53,8 @@ CONF
     chmod 600 "$lab/slurmdbd.conf" "$lab/munge.key"
     # proctrack/linuxproc and the lines after it: nothing that needs cgroups. config_overrides: more cores and memory than there are.
     # cred_expire: seconds until a requeued job may start again (Slurm's own: 120). The partitions low and high pre-empt as a site that
-    # has set nothing else does: SIGTERM, the grace time, SIGKILL.
+    # has set nothing else does: SIGTERM, the grace time, SIGKILL. As sites do: tasks are bound to their cores, arrays have at most four
+    # elements, and whoever uses the partition one may have one job at a time there.
     cat >"$SLURM_CONF" <<CONF
 ClusterName=lab
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -68,7 +69,8 @@ SlurmdPidFile=$lab/run/slurmd-%n.pid
 SlurmctldLogFile=$lab/log/slurmctld.log
 SlurmdLogFile=$lab/log/%n.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
+MaxArraySize=4
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SwitchType=switch/none
@@ -87,10 +89,12 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=26819
 AccountingStoragePass=$MUNGE_SOCKET
-$(for name in $nodes; do echo "NodeName=$name NodeAddr=127.0.77.${name#node} Port=$((27000 + ${name#node})) CPUs=4 RealMemory=64000"; done)
+AccountingStorageEnforce=limits,qos
+$(for name in $nodes; do echo "NodeName=$name NodeAddr=127.0.77.${name#node} Port=$((27000 + ${name#node})) CPUs=2 RealMemory=64000"; done)
 PartitionName=main Nodes=ALL Default=YES PriorityTier=10 PreemptMode=OFF
 PartitionName=low Nodes=ALL PriorityTier=1 GraceTime=30
 PartitionName=high Nodes=ALL PriorityTier=100 PreemptMode=OFF
+PartitionName=one Nodes=ALL PriorityTier=10 PreemptMode=OFF QOS=one MaxTime=60
 CONF
 }
 
@@ -103,6 +107,7 @@ start_accounting() {
     MYSQL_UNIX_PORT=$lab/mysql.socket detached slurmdbd
     wait_for 30 slurmdbd sacctmgr -n -i show cluster
     sacctmgr -i -Q add cluster lab >/dev/null
+    sacctmgr -i -Q add qos one MaxSubmitJobsPerUser=1 >/dev/null
 }
 
 start_node() {

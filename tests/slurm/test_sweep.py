@@ -172,3 +172,17 @@ def test_a_run_of_a_version_with_fewer_settings_is_not_of_other_settings(tmp_pat
     assert [line.strip() for line in lines if "init_partial" in line] == ["init_partial: false"]
     run.directory.config.write_text("".join(line for line in lines if "init_partial" not in line))
     plan(settings, [], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", ".", " ", "", "a/b", "a\nb", "a\x1bb", "a%jb", "a\\b", "x" * 300])
+def test_no_name_leads_out_of_the_folder_of_the_runs(name: str) -> None:
+    with pytest.raises(SettingError, match=r"^sweep\.name=") as caught:
+        SweepSettings(name=name)
+    assert str(caught.value).isprintable()
+
+
+def test_nor_does_a_runs_name(tmp_path: Path) -> None:
+    inline = SweepSettings(name="s", axes={"variant": ["{name: .., inputs: [t1], outputs: [t2]}"]})
+    for settings, words in ((inline, []), (SweepSettings(name="s"), ["variant.name=../../x"])):
+        with pytest.raises(SettingError, match=r"a run's name=.* must be the name of a folder"):
+            plan(settings, ["method=unet_small", *words], tmp_path)

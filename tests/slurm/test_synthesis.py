@@ -12,8 +12,8 @@ import pytest
 
 from distsynth import synthesise
 from preprocess.shared.errors import SettingError, StoreError, UserError
-from slurm import cluster, launch, squeue, synthesis
-from slurm.cluster import ClusterSettings
+from slurm import cluster, launch, parts, squeue, synthesis
+from slurm.cluster import ClusterSettings, LimitReached
 from slurm.job import PartJob
 from slurm.synthesis import launch_synthesis
 
@@ -46,7 +46,7 @@ def patients(out: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A Slurm that runs parts at once, in another folder; those in `deadly` die before they have done anything, and `queue` is its queue."""
-    fake = SimpleNamespace(deadly=set(), queue=set(), submitted=[])
+    fake = SimpleNamespace(deadly=set(), queue=set(), submitted=[], most=99)
 
     def job(number: int, part: PartJob) -> Any:
         paths = SimpleNamespace(result_pickle=tmp_path / f"result-{number}", stderr=tmp_path / f"stderr-{number}")
@@ -63,6 +63,8 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         return made
 
     def submit(settings: ClusterSettings, name: str, parts: Sequence[PartJob], logs: Path) -> list[Any]:
+        if len(parts) > fake.most:
+            raise LimitReached("Slurm takes no more jobs at once")
         fake.settings, fake.submitted = settings, parts
         here = Path.cwd()
         os.chdir("/")
@@ -71,7 +73,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         finally:
             os.chdir(here)
 
-    monkeypatch.setattr(synthesis, "submit", submit)
+    monkeypatch.setattr(parts, "submit", submit)
     monkeypatch.setattr(synthesis, "PATIENCE", 0.1)
     monkeypatch.setattr(
         squeue, "state", lambda job, ended=False: "NODE_FAIL" if ended else ("RUNNING" if job in fake.queue else "")
@@ -103,6 +105,20 @@ def test_the_parts_write_what_one_command_writes_and_their_reports_become_one(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"].keys() == {
         *json.loads((plain / "report.json").read_text())["settings"]
     }
+
+
+def test_where_the_site_takes_fewer_parts_they_are_larger(
+    slurm: SimpleNamespace, plain: Path, clinic: Path, trained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    slurm.most = 2
+    words = [*ON_SLURM, "cluster.array=5", f"source={clinic}", f"out={tmp_path / 'out'}", f"run={trained}"]
+    assert launch.main(words) == 1
+    assert [word for part in slurm.submitted for word in part.words if word.startswith("part=")] == ["part=1/2", "part=2/2"]
+    assert images(tmp_path / "out") == images(plain)
+    said = capsys.readouterr()
+    assert "Slurm job 7 (2 parts): it continues" in said.out
+    assert "warning: 5 parts are too many for this site, taking 2: Slurm takes no more" in said.err
+    assert not (tmp_path / "out" / ".launched.json").exists()
 
 
 def test_each_part_has_what_was_asked_for(
