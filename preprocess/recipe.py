@@ -14,8 +14,8 @@ import numpy.typing as npt
 from preprocess.bias import N4Settings, correct
 from preprocess.cohort import Record
 from preprocess.cohort.arrays import array_digest
-from preprocess.cohort.files import file_digest
 from preprocess.cohort.oddities import LOST
+from preprocess.cohort.origin import origin
 from preprocess.geometry import bounding_box, crop, crop_offset, crop_shape, extent, resample, spacing_of
 from preprocess.intensity import BACKGROUND, Statistics, Volume, clip_share, normalise, present, quality, statistics
 from preprocess.shared.errors import CaseError, SettingError
@@ -169,18 +169,6 @@ class Placed:
         return crop(z_scores, [o - side.start for o, side in zip(offset, self.box, strict=True)], shape, BACKGROUND)
 
 
-def origin_names(case: Case) -> dict[str, tuple[str, str]]:
-    """By kind the name of its file and, of a 4-D file, the number of the volume."""
-    return {kind: (path.name, str(case.channels[kind][0]) if kind in case.channels else "") for kind, path in case.files.items()}
-
-
-def origin(case: Case) -> dict[str, dict[str, str]]:
-    """By kind the name of its file, its sha256 and, of a 4-D file, the number of the volume."""
-    digests = {path: file_digest(path) for path in case.files.values()}
-    volume = {kind: {"volume": str(number)} for kind, (number, _) in case.channels.items()}
-    return {kind: {"file": p.name, "sha256": digests[p], **volume.get(kind, {})} for kind, p in case.files.items()}
-
-
 def brain_extent(case: Case, recipe: Recipe, checks: Checks, require: Sequence[str]) -> list[int]:
     """(z, y, x) voxels of the brain on the grid that the recipe stores; empty for a case that cannot be used."""
     try:
@@ -237,6 +225,6 @@ def process(
         spacing=list(placed.spacing), affine=(placed.affine @ step).tolist(), source=source, dtypes=scans.dtypes,
         scaling=scans.scaling, content=content, canonical_shape=list(placed.mask.shape), crop_offset=list(placed.offset),
         brain_size=extent(placed.mask), brain_voxels=kept, brain_voxels_lost=whole - kept, intensity=intensity,
-        quality=measured, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, noted=scans.noted, **scans.original,
+        quality=measured, clip_share=shares, label_voxels=counts, has_labels="seg" in case.files, noted=[*case.noted, *scans.noted], **scans.original,
     )  # fmt: skip
     return record, np.stack(stored), labels

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.cohort import BACKGROUND, Cohort, Record
+from preprocess.cohort.files import is_store, store_above
 from preprocess.geometry import Place, uncrop
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.shared.files import write_atomically, write_json
@@ -188,6 +189,8 @@ def main(words: Sequence[str]) -> int:
     record = cohort.record(settings.subject)
     volumes = {settings.modality: read_npy(settings.array)} if settings.array else stored(cohort, settings)
     out = Path(settings.out)
+    if is_store(out) or store_above(out):
+        raise SettingError(f"out={out} lies inside a cohort: give a folder beside it")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for modality, volume in volumes.items():

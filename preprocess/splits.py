@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import setting
+from preprocess.shared.tables import Names, table
 
+NAMES = ("subject", "patient", "participant_id")  # columns of a user's list, the first that a row has
 SPLITS = ("segmentor", "gan", "val", "test")
 Fold = dict[str, list[str]]  # subjects by split
 
@@ -133,7 +135,9 @@ def listed(members: Sequence[Member], path: Path) -> Fold:
     for member in members:
         for name in {member.subject, member.patient}:
             by_name.setdefault(name, []).append(member)
-    for name, wanted_split in read_list(path):
+    known = Names(by_name)
+    for written, wanted_split in read_list(path):
+        name = known.find(written) or written
         if name not in by_name:
             raise SettingError(
                 f"split.file={path} names {name}, which is not a subject or patient of this cohort: correct or remove it"
@@ -152,13 +156,12 @@ def listed(members: Sequence[Member], path: Path) -> Fold:
 def read_list(path: Path) -> list[tuple[str, str]]:
     """(name, split) of each row. Raises SettingError."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = table(path)
+    except (OSError, ValueError, csv.Error) as error:
         raise SettingError(f"split.file={path} cannot be read ({error}): give a CSV file") from error
     listed_rows = []
     for number, row in enumerate(rows, 2):
-        name, home = row.get("subject") or row.get("patient"), row.get("split")
+        name, home = next((row[column] for column in NAMES if row.get(column)), ""), row.get("split", "").lower()
         if not name or not home:
             raise SettingError(f"split.file={path} line {number}: expected the columns split and patient or subject")
         if home not in SPLITS:

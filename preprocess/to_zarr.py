@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from preprocess.cohort import Cohort, CohortWriter
-from preprocess.cohort.files import naming_of, read_json, record_path
+from preprocess.cohort.files import is_store, naming_of, read_json, record_path, store_above
+from preprocess.cohort.origin import make_again, mark, stamped
 from preprocess.cohort.summary import summarise
-from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, origin_names, process
+from preprocess.recipe import Recipe, Stopwatch, box_of, brain_extent, process
 from preprocess.shared.errors import CaseError, SettingError, StoreError, UserError
+from preprocess.shared.files import plain
 from preprocess.shared.pool import pooled
 from preprocess.shared.settings import command, parse, setting
 from preprocess.source.brats import Case, Discovery
@@ -94,7 +96,7 @@ def make(settings: Settings) -> int:
         with writer.lock(part):
             refuse_strangers(settings, writer, cases)
             mine = share(cases, settings.part)
-            make_again(writer, mine)
+            make_again(writer, mine, settings.require)
             done = writer.committed()
             todo = [case for case in mine if case.name not in done]
             outcomes = sorted(run(todo, settings, writer), key=lambda outcome: outcome.case.name)
@@ -125,6 +127,7 @@ def report_left_out(discovery: Discovery) -> int:
 def settings_of(words: Sequence[str]) -> tuple[Settings, bool]:
     """The settings, and whether they are the demo's: neither a source nor a store is given. Raises SettingError if only one is."""
     settings = parse(Settings, [aliased(word) for word in words])
+    settings.source, settings.store = (path and plain(path) for path in (settings.source, settings.store))
     if settings.source and settings.store:
         return settings, False
     if settings.source:
@@ -145,7 +148,12 @@ def plan(settings: Settings) -> tuple[Discovery, CohortWriter]:
     naming = Naming.given(settings, remembered)
     if remembered and naming.stored() == remembered:
         print(f"as store={settings.store} remembers: {naming}")
-    discovery = naming.discover(Path(settings.source))
+    source = Path(settings.source)
+    if is_store(source) or store_above(source):
+        raise UserError(f"source={source} is a cohort, or lies in one: give the folder of the scans")
+    if settings.recipe.crop == "brain" and settings.recipe.box not in ([], stored_box(Path(settings.store))):
+        raise SettingError("recipe.crop=brain finds recipe.box= by itself: give only one of them")
+    discovery = naming.discover(source)
     print(discovery.message)
     split(members(discovery.cases), settings.split)
     if settings.recipe.crop == "brain" and not settings.recipe.box:
@@ -178,15 +186,6 @@ def refuse_strangers(settings: Settings, writer: CohortWriter, cases: Sequence[C
         before = naming_of(writer.path)
         differs = f" with these names (before: {shlex.join(f'{k}={v}' for k, v in before.items()) or 'layout=auto'})"
         raise StoreError(f"{what}{differs * (before != writer.naming)}: give another store=")
-
-
-def make_again(writer: CohortWriter, cases: Sequence[Case]) -> None:
-    """Uncommit the subjects that were made of files of other names, or before their case got a further file, and print which."""
-    committed = writer.committed()
-    if stale := [case.name for case in cases if case.name in committed and writer.made_of_others(case.name, origin_names(case))]:
-        print(f"{len(stale)} subjects are made again, since their files are other ones now, such as {stale[0]}")
-        for name in stale:
-            record_path(writer.path, name).unlink()
 
 
 def aliased(word: str) -> str:
@@ -224,9 +223,13 @@ def one(case: Case, settings: Settings, writer: CohortWriter) -> Outcome:
     try:
         case.check(settings.require)
         record_path(writer.path, case.name)  # refuses an impossible name before the work, not after it
+        seen = stamped(case)
         record, image, labels = process(case, settings.recipe, watch, settings.checks)
+        if stamped(case) != seen:
+            raise CaseError(f"{case.name}: its files changed while they were read: give the same command again")
         with watch.stage("write"):
             writer.write(record, image, labels)
+            mark(writer.path, case, seen)
     except CaseError as error:
         return Outcome(case, watch, str(error))
     except MemoryError:

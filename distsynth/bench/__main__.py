@@ -7,7 +7,7 @@
     python -m distsynth.bench scaling method=tcmgan_small
     python -m distsynth.bench speed method=tcmgan
     python -m distsynth.bench inference method=unet variant=miso_flair
-    python -m distsynth.bench gpu
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "intervals", "gpu")
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that a checkpoint pauses training, as a share of the seconds between two checkpoints
@@ -16,7 +16,7 @@ memory     the memory that each method takes, and the largest batch that fits on
 scaling    updates on 1, 2 and 4 ranks here, what their communication costs, and predictions of a cost model for 8 to 1,024 GPUs
 speed      an update compared with the published procedure, on the same networks
 inference  one patient's synthesis compared with MONAI's sliding-window inferer, on the same network: seconds and memory
-gpu        whether this machine's GPUs, driver and build of torch compute what they should; a report to paste into an issue
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "intervals", "gpu")
 
 Training settings (method=, variant=, train.…) select what is measured; each benchmark's own settings are at the top of its file.
 Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
@@ -30,7 +30,7 @@ from importlib import import_module
 from preprocess.shared.errors import SettingError
 from preprocess.shared.settings import command
 
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "gpu")
+BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "intervals", "gpu")
 
 
 def main(words: Sequence[str]) -> int:

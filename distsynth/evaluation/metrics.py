@@ -39,11 +39,13 @@ CARD = {
 def score(truth: Volume, prediction: Volume, brain: Mask, tumour: Mask, raw_truth: Volume) -> dict[str, dict[str, float]]:
     """Metrics by region of a (z, y, x) prediction in z-scores. `raw_truth` is the truth before the clip. Empty regions are left out.
 
-    Raises ValueError if the truth is constant inside the brain or the volume is thinner than the SSIM's window.
+    Raises ValueError if the truth is constant inside the brain, the prediction is not finite there, or the volume is thinner than the SSIM's window.
     """
     low, high = float(truth[brain].min()), float(truth[brain].max())
     if not high > low:
         raise ValueError("the truth is constant inside the brain, so its range is zero")
+    if wrong := int((~np.isfinite(prediction[brain])).sum()):
+        raise ValueError(f"the prediction holds {wrong} values that are not finite")
     wanted, made, raw = (np.where(brain, v, low).astype(np.float32) for v in (truth, prediction, raw_truth))
     similarity = ssim_map(wanted, made, brain, high - low)
     masks = {"brain": brain, "tumour": tumour & brain, "tumour_raw": tumour & brain, "volume": np.ones_like(brain)}

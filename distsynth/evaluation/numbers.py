@@ -11,7 +11,10 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from distsynth.evaluation.scoring import best_baseline
+from distsynth.evaluation.statistics import by_patient, interval
 from distsynth.evaluation.sweep_scores import Scored
 from distsynth.modalities import Modality
 
@@ -54,9 +57,19 @@ def over_copy(run: Scored, output: str) -> Iterator[tuple[str, float]]:
         return
     if "copy" in models:
         yield "test psnr above copy", run.psnr("test", output) - run.psnr("test", output, "copy")
+    low, high = margin_interval(run, output, best[0])
+    if np.isfinite(low):
+        yield from (("test psnr above best baseline, 95 % low", low), ("test psnr above best baseline, 95 % high", high))
     for number, each in enumerate(run.each, 1):
         if best[0] in each.in_brain("test", output):
             yield f"test psnr above best baseline, run {number}", each.psnr("test", output) - each.psnr("test", output, best[0])
+
+
+def margin_interval(run: Scored, output: str, baseline: str) -> tuple[float, float]:
+    """A 95 % interval of the dB above a baseline in the brain, paired by test patient; of several runs each patient's mean."""
+    every = [each.scores for each in run.each or (run,)]
+    made, theirs = (by_patient(every, "test", model, "psnr").get((output, "brain"), {}) for model in ("synthesised", baseline))
+    return interval(np.array([made[subject] - theirs[subject] for subject in sorted(made.keys() & theirs.keys())]))
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from distsynth.config import Config
 from distsynth.evaluation.captions import captions, others
-from distsynth.evaluation.numbers import as_csv, row_of
+from distsynth.evaluation.numbers import as_csv, margin_interval, row_of
 from distsynth.evaluation.scoring import best_baseline
 from distsynth.evaluation.sweep_scores import Scored, read_run, read_runs
 from distsynth.modalities import Modality
@@ -17,7 +19,7 @@ from distsynth.run_directory import RunDirectory
 Row = dict[str, str]
 
 FOR_PAPERS = {"tumour, unclipped", "volume*"}
-MARGINS = {"of each", "SSIM beyond", "NMAE beyond", "over the copy"}
+MARGINS = {"95 % interval", "of each", "SSIM beyond", "NMAE beyond", "over the copy"}
 COSTS = {"updates", "seconds", "parameters"}
 FILES_ONLY = FOR_PAPERS | MARGINS | COSTS  # columns that the terminal has no room for
 
@@ -28,6 +30,9 @@ VOLUME_NOTE = "* the full volume, background included: only for comparison with 
 MARGINS_NOTE = (
     "Inside the test patients' brains: SSIM beyond, above the baseline with the best SSIM; NMAE beyond, the share by which it is below the "
     "baseline with the lowest NMAE; over the copy, dB above the nearest input, copied."
+)
+INTERVAL_NOTE = (
+    "95 % interval: of the dB above the best baseline, by a bootstrap over the test patients; rough below 50, none below 5."
 )
 EACH_NOTE = "Of each: dB of each run above the best baseline, in the order of the runs' names."
 
@@ -57,7 +62,7 @@ def rows_of(runs: list[Scored], without: list[str]) -> tuple[tuple[list[Row], li
 def on_terminal(runs: list[Scored], rows: tuple[list[Row], list[Row]], notes: list[str]) -> list[str]:
     """Captions, the narrow tables, and those notes that are on columns of theirs."""
     images, tumours = ([narrow(row) for row in part] for part in rows)
-    notes = [note for note in notes if note not in (FIGURES_NOTE, VOLUME_NOTE, MARGINS_NOTE, EACH_NOTE)]
+    notes = [note for note in notes if note not in (FIGURES_NOTE, VOLUME_NOTE, MARGINS_NOTE, INTERVAL_NOTE, EACH_NOTE)]
     return ["", *captions(runs), *both(images, tumours), "", *notes]
 
 
@@ -165,11 +170,16 @@ def margins(run: Scored, output: str) -> Row:
     ssim = models["synthesised"]["ssim"]["mean"] - max(baseline["ssim"]["mean"] for baseline in baselines)
     nmae = 1 - models["synthesised"]["nmae"]["mean"] / min(baseline["nmae"]["mean"] for baseline in baselines)
     return {
+        "95 % interval": between(*margin_interval(run, output, best[0])),
         **({"of each": " ".join(margin_of(each, output, best[0]) for each in run.each)} if run.each else {}),
         "SSIM beyond": f"{ssim:+.3f}",
         "NMAE beyond": f"{nmae:+.1%}",
         "over the copy": margin_of(run, output, "copy"),
     }
+
+
+def between(low: float, high: float) -> str:
+    return f"{low:+.2f} to {high:+.2f}" if np.isfinite(low) else "-"
 
 
 def margin_of(run: Scored, output: str, baseline: str) -> str:
@@ -222,7 +232,8 @@ def footnotes(runs: list[Scored], rows: list[Row], without: list[str]) -> list[s
             notes.append(
                 f"Dice of the whole tumour, mean over patients; val chose run and checkpoint.{'' if notes else ' ' + patients}"
             )
-        notes += [note for column, note in (("SSIM beyond", MARGINS_NOTE), ("of each", EACH_NOTE)) if column in columns]
+        noted = {"SSIM beyond": MARGINS_NOTE, "95 % interval": INTERVAL_NOTE, "of each": EACH_NOTE}
+        notes += [note for column, note in noted.items() if column in columns]
         if any(run.each for run in runs):
             notes.append("(n runs): they differ only in fold or seed, and the means are over the patients of all.")
     return notes + ([f"Without scores: {', '.join(without)}."] if without else [])

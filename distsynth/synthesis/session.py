@@ -77,7 +77,7 @@ class Session:
         images = load_all(case.name, case.files, case.channels)
         patients: dict[str, Patient] = {}
         made: dict[str, tuple[Synthesiser, Patient, Made]] = {}
-        notes: list[str] = []
+        notes = [sentence for kind, sentence in case.noted if kind != "seg"]
         makers: dict[str, str] = {}
         for chosen, outputs in plan:
             model = self.models.loaded(chosen)

@@ -12,7 +12,7 @@
 A subject is written to COHORT.zarr.partial, read back, moved into the store by a rename and then committed by its record, so that a
 kill at any moment leaves only complete subjects. Each array is one shard file with crc32c checksums: without them a flipped bit is read
 without an error. A missing or empty shard file is read as the fill value, so whole arrays are also checked against the sha256 in the
-manifest. Nothing contains a clock time, so equal input gives equal bytes.
+manifest. Nothing contains a clock time, so equal input gives equal bytes. The time of a record's file is that of the source's (see `origin`).
 
     python -m preprocess.cohort info|tree|verify COHORT.zarr
 """

@@ -29,6 +29,15 @@ def record_path(store: Path, subject: str) -> Path:
     return store / "records" / f"{subject}.json"
 
 
+def store_above(path: Path) -> Path | None:
+    """The cohort inside which a path lies, if any."""
+    return next((folder for folder in path.absolute().resolve().parents if is_store(folder)), None)
+
+
+def is_store(folder: Path) -> bool:
+    return (folder / "zarr.json").is_file() and (folder / "records").is_dir()
+
+
 def shard_path(array: Path, dimensions: int) -> Path:
     """The one shard file of an array."""
     return array / "c" / "/".join("0" * dimensions)

@@ -33,9 +33,8 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
     if cut := sum(share > LOST for share in lost.values()):
         keeps = "recipe.crop=brain in another store= keeps every brain whole"
         console.print(f"[yellow]warning[/yellow] {cut} subjects lose over {100 * LOST:g} % of their brain to the crop: {keeps}")
-    for (first, modality), (second, its) in same_images(cohort):
-        both = f"{escape(first)}'s {modality} and {escape(second)}'s {its}"
-        console.print(f"[yellow]warning[/yellow] {both} are the same image: is this one scan under two names?")
+    if pairs := same_images(cohort):
+        console.print(f"[yellow]warning[/yellow] {escape(duplicates(pairs))}")
     for line in noted(cohort):
         console.print(f"[yellow]warning[/yellow] {escape(line)}")
     print_seconds(seconds)
@@ -48,6 +47,14 @@ def summarise(cohort: Cohort, kept: int, seconds: Sequence[Mapping[str, float]],
         where = cohort.path / "rejected.json"
         print(f"{len(cohort.subjects)} subjects are in the cohort, {len(rejected)} cases were set aside: see {where}")
     return 1 if rejected else 0
+
+
+def duplicates(pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]], most: int = 2) -> str:
+    """One sentence on pairs of the same image."""
+    some = ", ".join(f"{first}'s {modality} and {second}'s {its}" for (first, modality), (second, its) in pairs[:most])
+    if len(pairs) == 1:
+        return f"{some} are the same image: is this one scan under two names?"
+    return f"{len(pairs)} pairs of images are the same, such as {some}: are these scans under two names?"
 
 
 def noted(cohort: Cohort, most: int = 20) -> Iterator[str]:

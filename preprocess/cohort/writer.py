@@ -26,6 +26,7 @@ from preprocess.cohort.files import (
     read_json,
     read_sealed,
     record_path,
+    store_above,
     subject_path,
     write_sealed,
 )
@@ -46,6 +47,8 @@ class CohortWriter:
         self.path = Path(path)
         if not self.path.name or self.path.is_file():
             raise StoreError(f"store={path} cannot be a cohort: give the path of a folder to make, for example data/brats.zarr")
+        if store := store_above(self.path):
+            raise StoreError(f"store={path} lies inside the cohort {store}: give a path beside it")
         self.recipe, self.modalities, self.naming = recipe, list(modalities), dict(naming or {})
         if self.path.is_symlink():
             self.path = self.path.resolve()  # every writer must lock the same file, and a rename needs one file system
@@ -155,14 +158,14 @@ class CohortWriter:
         """The names of the finished subjects."""
         return {path.stem for path in (self.path / "records").glob("*.json")}
 
-    def made_of_others(self, subject: str, names: Mapping[str, tuple[str, str]]) -> bool:
-        """Whether a committed subject was made of files of other names (by kind, file and volume), or of fewer.
-
-        Raises StoreError for a damaged record.
-        """
-        source = read_sealed(record_path(self.path, subject))["record"]["source"]
-        was = {kind: (each["file"], each.get("volume", "")) for kind, each in source.items()}
-        return any(was.get(kind) != name for kind, name in names.items())
+    def regrade(self, subject: str, grade: str) -> bool:
+        """Correct a committed subject's grade; returns whether it differed. Not in a store of version 0.1. Raises StoreError for a damaged record."""
+        path = record_path(self.path, subject)
+        commit = read_sealed(path)
+        if commit["record"]["grade"] == grade or not self._is_new():
+            return False
+        write_sealed(path, {**commit, "record": {**commit["record"], "grade": grade}})
+        return True
 
     def write(self, record: Record, image: npt.NDArray[Any], labels: npt.NDArray[np.uint8]) -> None:
         """Stage, read back, rename and commit one subject; image (modality, z, y, x), labels (z, y, x).
@@ -214,8 +217,12 @@ class CohortWriter:
         Raises StoreError if a subject's record is damaged.
         """
         write_json(self.path / "rejected.json", dict(rejected), sort_keys=True)
+        committed = self.committed()
+        for folder in (self.path / "subjects").iterdir():  # left of one that was to be made again, and could not
+            if folder.is_dir() and folder.name not in committed:
+                shutil.rmtree(folder)
         subjects = {}
-        for subject in sorted(self.committed()):
+        for subject in sorted(committed):
             commit = record_path(self.path, subject)
             subjects[subject] = {**read_sealed(commit)["written"], "record": file_digest(commit)}
         if self._is_new():

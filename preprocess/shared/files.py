@@ -35,6 +35,14 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         sync(path.parent)
 
 
+def plain(path: str) -> str:
+    """A path without `~`, `..`, a `./` before it or a slash after it, so that it is printed alike, and one place is never two."""
+    short = Path(os.path.normpath(Path(path).expanduser()))
+    if ".." in Path(path).parts and short.resolve() != Path(path).expanduser().resolve():
+        short = Path(path).expanduser().resolve()  # `..` of a link leads elsewhere
+    return str(short)
+
+
 def sync(folder: Path) -> None:
     """Put the names of a folder's files onto the disk."""
     handle = os.open(folder, os.O_RDONLY)

@@ -9,21 +9,20 @@ unknown key is refused with the most similar known one, and a value of the wrong
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import operator
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf, StringNode
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from preprocess.shared import signals
 from preprocess.shared.errors import SettingError, UserError
+from preprocess.shared.merging import first_line
+from preprocess.shared.merging import merge as merge
 from preprocess.shared.signals import listen
 from preprocess.shared.words import dotlist, positional, refuse_misspelt
 
@@ -75,38 +74,6 @@ def texts(schema: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
-def merge(base: DictConfig, *over: DictConfig) -> DictConfig:
-    """The typed config `base` with the `over` configs on top. Raises SettingError naming the key that does not fit, and what would."""
-    merged = base
-    for layer in over:
-        refuse_unknown_keys(base, layer)
-        try:
-            merged = OmegaConf.merge(merged, with_empty_texts(base, layer))  # type: ignore[assignment]
-        except OmegaConfBaseException as error:
-            where = error.full_key or "of " + ", ".join(map(str, layer))
-            raise SettingError(f"setting {where}: {first_line(error)}") from error
-    return merged
-
-
-def with_empty_texts(base: DictConfig, layer: DictConfig) -> DictConfig:
-    """The layer in which `key=`, which YAML reads as null, is the empty text where the setting is text. Raises SettingError for another."""
-    filled = deepcopy(layer)
-    for key in keys(layer):
-        if OmegaConf.is_missing(layer, key) or OmegaConf.select(layer, key) is not None:
-            continue
-        head, _, name = key.rpartition(".")
-        section = OmegaConf.select(base, head) if head else base
-        node = section._get_node(name) if isinstance(section, DictConfig) else None
-        default = OmegaConf.select(base, key)
-        if isinstance(node, StringNode) or (node is None and section is not None and section._metadata.element_type is str):
-            OmegaConf.update(filled, key, "")
-        elif default is not None:
-            example = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
-            shown = shlex.quote(f"{key}={str(example).lower() if isinstance(example, bool) else example}")
-            raise SettingError(f"{key}= is empty: give it a value, for example {shown}")
-    return filled
-
-
 def finish(config: DictConfig, schema: type[T]) -> T:
     """The typed config as its dataclass, whose `__post_init__` checks run here. Raises SettingError for a missing value or one out of bounds."""
     try:
@@ -141,46 +108,6 @@ def check_bounds(settings: Any, head: str = "") -> None:
         elif not all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
             must = " and ".join(f"{BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
             raise SettingError(f"{head}{field.name}={value} must be {must}")
-
-
-def refuse_unknown_keys(base: DictConfig, layer: DictConfig) -> None:
-    """Raise SettingError for the first key of `layer` that the typed `base` lacks, with the most similar key that it has."""
-    known = set(keys(base))
-    for key in keys(layer):
-        if key not in known and not is_free(base, key):
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or last_part_matches(key, known)
-            hint = (
-                f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(k for k in known if '.' not in k))}"
-            )
-            raise SettingError(f"unknown setting {key}: {hint}")
-
-
-def last_part_matches(key: str, known: set[str]) -> list[str]:
-    """The known key, at any depth, whose last part is most similar to `key`'s last part (`widht` gives `method.width`)."""
-    tails = {k.rsplit(".", 1)[-1]: k for k in sorted(known)}
-    return [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1, cutoff=0.7)]
-
-
-def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a nested config, including those of its sections."""
-    for name in config:
-        key = prefix + str(name)
-        yield key
-        unknown = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)  # type: ignore[arg-type]
-        if not unknown and isinstance(config[name], DictConfig):
-            yield from keys(config[name], f"{key}.")
-
-
-def is_free(base: DictConfig, key: str) -> bool:
-    """Whether `key` lies in a section of `base` whose keys the user chooses (a plain dict or an untyped node)."""
-    parts = key.split(".")
-    for depth in range(len(parts)):
-        node = OmegaConf.select(base, ".".join(parts[:depth])) if depth else base
-        if isinstance(node, DictConfig) and OmegaConf.get_type(node) in (dict, None):
-            return True
-        if not isinstance(node, DictConfig) or parts[depth] not in node:
-            return False
-    return False
 
 
 def documentation(schema: Any, key: str) -> str:
@@ -228,10 +155,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def command(

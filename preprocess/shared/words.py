@@ -24,8 +24,8 @@ def dotlist(words: Sequence[str], texts: Collection[str] = ()) -> DictConfig:
             raise SettingError(f"'{word}' is not a setting: write key=value, for example seed=1")
         try:
             key, _, value = word.partition("=")
-            # A case may be named 007, which YAML would read as an octal number.
-            if (key in texts and "${" not in value) or re.fullmatch(r"0\d+", value):
+            # A case may be named 007, which YAML would read as an octal number, and 1:30 as 90.
+            if (key in texts and "${" not in value) or re.fullmatch(r"0\d+|\d+(:\d+)+", value):
                 quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
                 OmegaConf.update(config, key, value[1:-1] if quoted else value)
             else:

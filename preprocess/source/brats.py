@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,10 +14,10 @@ from pathlib import Path
 from preprocess.shared.errors import CaseError, UserError
 from preprocess.source import leftovers
 from preprocess.source.choice import Choice, Named, choose, shown, without_tissues
-from preprocess.source.decathlon import contrasts, labels
-from preprocess.source.grades import GRADES, grade_in, listed_grades
+from preprocess.source.decathlon import Dataset, dataset
+from preprocess.source.grades import GRADES, by_known_name, grade_in, listed_grades
 from preprocess.source.images import Volume
-from preprocess.source.layouts import KINDS, LAYOUTS, MODALITIES, STACK, Layout, looks_like, read
+from preprocess.source.layouts import CHANNEL, KINDS, LAYOUTS, MODALITIES, STACK, Layout, looks_like, read
 from preprocess.source.patterns import candidates, syntax
 from preprocess.source.suggestions import diagnosis, selecting
 
@@ -43,14 +43,18 @@ class Case:
     channels: dict[str, Volume] = field(
         default_factory=dict
     )  # kinds that are volumes of a 4-D file: number, and how many it holds
-    renumber: dict[int, int] = field(default_factory=dict)  # labels of the file that have another number in BRATS
+    renumber: dict[int, int] = field(default_factory=dict)  # BRATS's number of each label of the file, if any has another
+    noted: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # what its names leave open: kind of file, or empty for all, and a sentence
 
     def check(self, require: Sequence[str] = MODALITIES) -> None:
         """Raise CaseError if a required modality is missing, or if the file names show that the case cannot be used."""
         if self.problem:
             raise CaseError(self.problem)
         if missing := [m for m in require if m not in self.files]:
-            raise CaseError(f"{self.name}: no {', '.join(missing)} file beside {self.files[next(iter(self.files))].name}")
+            why = "".join(f": {sentence}" for kind, sentence in self.noted if not kind)
+            raise CaseError(f"{self.name}: no {', '.join(missing)} file beside {self.files[next(iter(self.files))].name}{why}")
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,18 @@ def discover(
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder: give the folder that holds the BRATS cases")
     files, unlisted = files_below(source)
-    named, faults = expanded(without_tissues(matched(allowed, source, files), files))
-    grades, unread_tables = listed_grades(files)
+    datasets = cache(dataset)
+    named, faults = expanded(without_tissues(matched(allowed, source, files), files), datasets)
+    listed, unread_tables = listed_grades(files)
     by_name = gathered(named)
     intended = {name: choose(source, name, each, run or "first", str) for name, each in by_name.items()}
     suggest = cache(lambda: selecting(source, files, intended, words))
     choices = {name: choose(source, name, each, run, suggest) for name, each in by_name.items()}
-    cases = [case_of(name, choice, grades, faults) for name, choice in choices.items()]
+    grades, strangers = by_known_name(listed, {each for name in by_name for each in (name, patient_in(by_name[name][0], name))})
+    cases = [case_of(name, choice, grades, faults, datasets) for name, choice in choices.items()]
     left = left_out(source, files, named, choices, allowed)
+    lost, unread = leftovers.not_taken(source, files, choices)
+    left += lost
     if not cases:
         raise UserError(no_case(source, allowed, files, left, words))
     counts = lines_of_layouts(choices)
@@ -104,7 +112,10 @@ def discover(
     by_rule += [f"not read: {len(made)} images made of a case's contrasts, such as {shown(made[0].name)}"] if made else []
     taken = {next(iter(choice.files.values())).layout.name for choice in choices.values()}
     main = counts[0][0] if len(taken) == 1 else next(name for name, _ in counts if name != "bids")
-    sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables]
+    by_rule += unread
+    labels = [choice.files["seg"] for choice in choices.values() if "seg" in choice.files]
+    by_rule += sorted({datasets(each.path.parent).said for each in labels if each.layout.name == "msd"} - {""})
+    sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables, *strangers]
     return Discovery(cases, main, "\n".join(sentences), [*left, *unlisted])
 
 
@@ -135,21 +146,24 @@ def matched(layouts: Sequence[Layout], source: Path, files: Sequence[Path]) -> I
             yield Named(path, *fits)
 
 
-def expanded(named: Sequence[Named]) -> tuple[list[Named], dict[Path, str]]:
-    """The files with each 4-D one as its volumes, and by file what is wrong with the list of them."""
+def expanded(named: Sequence[Named], datasets: Callable[[Path], Dataset]) -> tuple[list[Named], dict[Path, str]]:
+    """The files with each 4-D or numbered one as the contrasts that dataset.json gives it, and by file what is wrong with dataset.json."""
     every: list[Named] = []
     faults: dict[Path, str] = {}
-    listed = cache(contrasts)
     for each in named:
-        if each.match.kind != STACK:
+        if each.match.kind not in (STACK, CHANNEL):
             every.append(each)
             continue
-        try:
-            channels = listed(each.path.parent)
-        except ValueError as error:
-            faults[each.path] = str(error)
-            channels = {kind: (number, len(MODALITIES)) for number, kind in enumerate(MODALITIES)}
-        every += [replace(each, match=replace(each.match, kind=kind), volume=volume) for kind, volume in channels.items()]
+        known = datasets(each.path.parent)
+        if fault := known.fault or (each.match.kind == CHANNEL and known.unnumbered):
+            faults[each.path] = fault
+        if each.match.kind == STACK:
+            every += [replace(each, match=replace(each.match, kind=kind), volume=v) for kind, v in known.contrasts.items()]
+        else:
+            number = int(each.path.name.partition(".nii")[0][-4:])
+            every += [
+                replace(each, match=replace(each.match, kind=kind)) for kind, (n, _) in known.contrasts.items() if n == number
+            ]
     return every, faults
 
 
@@ -157,10 +171,7 @@ def gathered(named: Sequence[Named]) -> dict[str, list[Named]]:
     """The files by the name of their case, sorted; labels or a mask without an image are not a case, nor is CASE_t1ce_to where there is CASE."""
     by_name: dict[str, list[Named]] = defaultdict(list)
     for each in named:
-        match = each.match
-        # a pattern's cases may be numbered within a patient
-        numbered = match.patient and not match.case.startswith(match.patient)
-        by_name[f"{match.patient}_{match.case}" if numbered else match.case].append(each)
+        by_name[each.match.name].append(each)
     cases = {name: by_name[name] for name in sorted(by_name) if any(each.match.kind in MODALITIES for each in by_name[name])}
     return {name: each for name, each in cases.items() if not is_made(name, each[0], cases)}
 
@@ -171,24 +182,35 @@ def is_made(name: str, named: Named, cases: Mapping[str, Sequence[Named]]) -> bo
     return not named.is_bids and any(looks_like(name[len(other) :]) for other in others)
 
 
-def case_of(name: str, choice: Choice, grades: Mapping[str, str], faults: Mapping[Path, str]) -> Case:
+def case_of(
+    name: str, choice: Choice, grades: Mapping[str, str], faults: Mapping[Path, str], datasets: Callable[[Path], Dataset]
+) -> Case:
     """The chosen files of one name as a case."""
     files = {kind: choice.files[kind] for kind in KINDS if kind in choice.files}
     first = next(iter(files.values()))
     problem = "" if is_safe(name) else f"{shown(name)}: a case cannot have this name: rename its files"
-    fault = f"{shown(name)}: {faults[first.path]}" if first.path in faults else ""
-    patient = first.match.patient or patient_of(name)
+    fault = next((f"{shown(name)}: {faults[each.path]}" for each in files.values() if each.path in faults), "")
+    patient = patient_in(first, name)
     listed = grades.get(name) or grades.get(patient)
     grade = GRADES.get(first.match.grade.upper()) or grade_in(first.path) or listed or "unknown"
     channels = {kind: each.volume for kind, each in files.items() if each.volume}
     paths = {kind: each.path for kind, each in files.items()}
-    numbers = labels(paths["seg"].parent) if channels and "seg" in paths else {}
-    return Case(shown(name), shown(patient), grade, paths, problem or fault or choice.problem, channels, numbers)
+    known = {kind: datasets(each.path.parent) for kind, each in files.items() if each.layout.name == "msd"}
+    doubts = dict.fromkeys(
+        doubt for kind, each in known.items() for doubt in each.doubts if (kind == "seg") == (doubt[0] == "seg")
+    )
+    renumber = known["seg"].renumber if "seg" in known else {}
+    return Case(shown(name), shown(patient), grade, paths, problem or fault or choice.problem, channels, renumber, list(doubts))
 
 
 def is_safe(name: str) -> bool:
     """Whether a folder and a file can have the name, on this file system and on others to which the store may be copied."""
     return not name.startswith(".") and "\\" not in name and not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+
+def patient_in(named: Named, case: str) -> str:
+    """The patient that a file's path names, else that of its case's name."""
+    return named.match.patient or patient_of(case)
 
 
 def patient_of(name: str) -> str:
@@ -217,7 +239,7 @@ def left_out(
     taken = [each.path for choice in choices.values() for left in choice.left.values() for each in left]
     rest = set(files).difference(each.path for each in named)
     others = {} if len(chosen) > 1 else {
-        each.path: each.layout.name for each in matched(LAYOUTS, source, sorted(rest)) if each.match.kind in (*MODALITIES, STACK)
+        each.path: each.layout.name for each in matched(LAYOUTS, source, sorted(rest)) if each.match.kind in (*MODALITIES, STACK, CHANNEL)
     }  # fmt: skip
     others = {path: name for path, name in others.items() if leftovers.is_lost(source, path, False, cases)}
     unread = leftovers.unread(source, sorted(rest), taken, cases)

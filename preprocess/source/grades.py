@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
+from preprocess.shared.tables import Names, table
 from preprocess.source.contents import absence
 
 # WHO grades as BRATS groups them: high grade is III and IV
@@ -24,6 +24,9 @@ GRADES = {
     "III": "HGG",
     "IV": "HGG",
 }
+
+
+NAMES = ("subject", "patient", "participant", "case")  # columns of names, as are those that end in id
 
 
 def grade_in(path: Path) -> str:
@@ -56,23 +59,27 @@ def listed_grades(files: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
 
 def rows(path: Path, default: str) -> Iterator[tuple[str, str]]:
     """(name, grade) for every name in a column of names; the grade is empty if the table does not give it."""
-    text = decoded(path)
-    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","):
-        cells = {(column or "").strip().lower(): (value or "").strip() for column, value in row.items() if isinstance(value, str)}
-        grade = GRADES.get(cells["grade"].upper(), "") if "grade" in cells else default
-        yield from ((name, grade) for column, name in cells.items() if column.endswith("id"))
-
-
-def decoded(path: Path) -> str:
-    """A table's text: UTF-8, Excel's UTF-16, or else Latin-1. Raises OSError if it cannot be read, ValueError if it is no text."""
     if why := absence(path):
         raise ValueError(why)
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    if b"\0" in content:
-        raise ValueError("it is not text")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+    for cells in table(path):
+        column = next((name for name in cells if name == "grade"), next((name for name in cells if name.endswith("grade")), ""))
+        grade = graded(cells[column]) if column else default
+        yield from ((name, grade) for column, name in cells.items() if column.endswith("id") or column in NAMES)
+
+
+def graded(text: str) -> str:
+    """HGG or LGG for `4`, `4.0`, `IV`, `WHO grade IV` or `HGG`; empty for others."""
+    plain = re.sub(r"^(WHO)?[\s_]*(GRADE|G)?[\s_]*(?=[1-4I])|(\.0|°)$", "", text.strip().upper())
+    return GRADES.get(plain, "")
+
+
+def by_known_name(listed: Mapping[str, str], names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The listed grades by the names of cases and patients that they mean, and a sentence if none, or some of BIDS's, mean a case."""
+    known = Names(names)
+    found = {written: known.find(written) for written in listed}
+    grades = {name: listed[written] for written, name in found.items() if name and name != written}
+    grades |= {name: listed[name] for name in found.values() if name in listed}  # what is written exactly so counts
+    strange = [written for written, name in found.items() if not name]
+    if not strange or (found and len(strange) < len(found) and not any(name.startswith("sub-") for name in strange)):
+        return grades, []
+    return grades, [f"{len(strange)} of {len(found)} names in the tables of grades match no case, such as {strange[0]}"]

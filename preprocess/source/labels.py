@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ def label_map(name: str, file: str, volume: npt.NDArray[np.float32], step: float
         shown = ", ".join(f"{value:g}" for value in np.unique(volume[wrong])[:EXAMPLES])
         raise CaseError(f"{name}: {file} holds values that are not labels ({shown}): expected whole numbers from 0 to 255")
     return labels.astype(np.uint8)
+
+
+def renumber(name: str, file: str, volume: npt.NDArray[np.float32], numbers: Mapping[int, int]) -> None:
+    """Give the labels, in place, BRATS's `numbers`. Raises CaseError for a label that has none: the file's may be other ones than dataset.json's."""
+    was = np.rint(np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0))
+    if unnamed := {int(label) for label in np.unique(was)} - {0, *numbers}:
+        shown = ", ".join(str(label) for label in sorted(unnamed)[:EXAMPLES])
+        raise CaseError(
+            f"{name}: {file} holds label {shown}, which dataset.json does not name: correct dataset.json, or remove its labels"
+        )
+    for number, in_brats in numbers.items():
+        volume[was == number] += in_brats - number  # what is no whole number stays none
 
 
 def counted(labels: npt.NDArray[np.uint8], file: str, wanted: Sequence[int], doubts: Doubts) -> npt.NDArray[np.uint8]:

@@ -6,15 +6,19 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from preprocess.source.choice import Named, shown
+from preprocess.source.choice import Choice, Named, shown, tissue_folders
 from preprocess.source.images import is_synthetic
-from preprocess.source.layouts import ONLY_BIDS, STACK, Layout, looks_like
+from preprocess.source.layouts import ANY_MASK, CHANNEL, ONLY_BIDS, STACK, Layout, looks_like
 
 SCANS = (".nii", ".nii.gz", ".mha")
 CONVERTIBLE = (".img", ".nrrd", ".mgz", ".mhd", ".mnc")  # count only if their names are those of contrasts
 RAW_BIDS = re.compile(r"sub-[^/]*_(T1w|T2w|FLAIR)\.nii(\.gz)?", re.IGNORECASE)
 PARTS = re.compile(r"_(part|inv|echo)-", re.IGNORECASE)
 PART_ADVICE = "one part, inversion or echo is no T1w, T2w or FLAIR: combine them, or link the one to take under a plain name"
+SPACE_ADVICE = "files in another space than the case's scans, such as EXAMPLE: only those on the scans' own grids are taken"
+MASK_ADVICE = (
+    "masks of something else than a brain or tumour, such as EXAMPLE: a tumour's is called dseg, or label-tumor or label-lesion"
+)
 NO_SCAN = re.compile(  # maps, masks and transforms that tools write
     r"(?<![a-z])(masks?|segs?|dseg|segm(entation)?s?|labels?|roi|prob(seg|ability|abilities)?|pve|bias|fields?|warp|xfm|atlas|template|adc|fa|md"
     r"|dwi|dti|bold|synth)(?![a-z])",
@@ -26,11 +30,21 @@ Kinds = Mapping[str, set[str]]  # by case, those that it has
 def without_image(named: Sequence[Named], cases: Kinds) -> list[Named]:
     """Labels and masks of no case.
 
-    Not those whose name begins with that of a case, or a case's with theirs: a mask that fMRIPrep made of all sessions, or a map on another grid.
+    Not those whose name begins with that of a case, or a case's with theirs: a mask that fMRIPrep made of all sessions, or a map on another grid;
+    but labels, such as CASE_final_seg, if such a case has none.
     """
-    known = {name[:end] for name in cases for end in (*cuts(name), len(name))}
-    lost = [each for each in named if each.match.kind != STACK and each.match.case not in cases]
-    return [n for n in lost if not owners(n.path.name, cases) and not (n.is_bids and n.match.case in known)]
+    known: dict[str, list[str]] = {}
+    for name in cases:
+        for end in (*cuts(name), len(name)):
+            known.setdefault(name[:end], []).append(name)
+    lost = []
+    for each in named:
+        if each.match.kind in (STACK, CHANNEL) or each.match.name in cases:
+            continue
+        near = owners(each.path.name, cases) or (known.get(each.match.case, []) if each.is_bids else [])
+        if not near or (each.match.kind == "seg" and any("seg" not in cases[name] for name in near)):
+            lost.append(each)
+    return lost
 
 
 def unread(source: Path, files: Sequence[Path], taken: Sequence[Path], cases: Kinds) -> list[Path]:
@@ -62,6 +76,35 @@ def is_lost(source: Path, path: Path, beside: bool, cases: Kinds) -> bool:
     if mine or beside:
         return bool(looks) and not any(looks in cases[case] for case in mine)
     return bool(looks) and not NO_SCAN.search(name) if looks else not NO_SCAN.search(f"{path.parent.name}/{name}")
+
+
+def not_taken(source: Path, files: Sequence[Path], choices: Mapping[str, Choice]) -> tuple[list[str], list[str]]:
+    """Sentences on BIDS's files that no case took because of their space, or of what they show: on those of a kind that the case now lacks, and on
+    the others."""
+    every = {
+        each.path
+        for choice in choices.values()
+        for group in (*choice.left.values(), choice.dropped, choice.elsewhere)
+        for each in group
+    }
+    lost: dict[str, list[Path]] = {}
+    others: dict[str, list[Path]] = {}
+    for choice in choices.values():
+        for each in choice.elsewhere:
+            (others if each.match.kind in choice.left else lost).setdefault(SPACE_ADVICE, []).append(each.path)
+    bids = [name for name, choice in choices.items() if next(iter(choice.files.values())).is_bids]
+    tissues = tissue_folders(files)
+    for path in files if bids else ():
+        match = (
+            path not in every and path.parent not in tissues and ANY_MASK.match(f"/source/{path.relative_to(source).as_posix()}")
+        )
+        if match and match.case in bids:
+            (others if "seg" in choices[match.case].left else lost).setdefault(MASK_ADVICE, []).append(path)
+    return [left_behind("left out", *each) for each in lost.items()], [left_behind("not read", *each) for each in others.items()]
+
+
+def left_behind(how: str, why: str, paths: Sequence[Path]) -> str:
+    return f"{how}: {len(paths)} {why.replace('EXAMPLE', shown(paths[0].name))}"
 
 
 def owners(name: str, cases: Collection[str]) -> list[str]:

@@ -40,7 +40,7 @@ class Naming:
         """What a command was given or, where it was given nothing, what its store remembers. Layout, pattern and names belong together."""
         own = settings.layout or settings.pattern or settings.names
         of = {} if own else remembered
-        layout, pattern = of.get("layout", settings.layout), of.get("pattern", settings.pattern)
+        layout, pattern = of.get("layout", settings.layout).lower(), of.get("pattern", settings.pattern)
         return cls(layout, pattern, of.get("names", settings.names), settings.bids.run or remembered.get("bids.run", ""))
 
     def stored(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from preprocess.source.brain import LARGEST, check_contrasts, check_intensities,
 from preprocess.source.brats import Case
 from preprocess.source.doubts import Checks, Doubts
 from preprocess.source.images import Image, is_synthetic, load_all
-from preprocess.source.labels import check_defined, check_tumour, counted, label_map
+from preprocess.source.labels import check_defined, check_tumour, counted, label_map, renumber
 from preprocess.source.layouts import KINDS, MODALITIES
 from preprocess.source.pieces import brain_pieces
 
@@ -80,9 +80,7 @@ def read(case: Case, reading: Reading = AS_SCANNED) -> Scans:
         raise CaseError(f"{case.name}: {made[0]} is a synthesised image, as its header says: remove it from the scans")
     images = load_all(case.name, case.files, case.channels)
     if case.renumber and "seg" in images:
-        was = np.rint(images["seg"].array)
-        for number, in_brats in case.renumber.items():
-            images["seg"].array[was == number] = in_brats
+        renumber(case.name, images["seg"].file, images["seg"].array, case.renumber)
     return assemble(case.name, images, reading)
 
 

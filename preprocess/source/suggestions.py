@@ -5,54 +5,113 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from preprocess.source.choice import Choice, Named, shown
 from preprocess.source.layouts import KINDS, MODALITIES, SOURCE, Layout
 from preprocess.source.patterns import from_pattern, parsed, pieces
 
-MOST = 16  # words in a suggested command
+MOST, MOST_FOLDERS = 16, 6  # words in a suggested command, and folders in its pattern
 EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def selecting(source: Path, files: Sequence[Path], choices: Mapping[str, Choice], words: str) -> str:
     """The words of a command that take one file of each kind of every case, where there are several; empty if no simple pattern does."""
-    for separator in "_-":
-        for extension in (".nii.gz", ".nii", ".nii*"):
-            names = named_words(choices, separator, extension)
-            pattern = f"**/{{case}}{separator}{{modality}}{extension}"
-            if 0 < len(names) <= MOST and selects(source, files, choices, from_pattern(pattern, names)):
-                needed = {word: kind for word, kind in names.items() if word != kind}
-                given = [f"pattern={pattern}", *(f"{words}.{word}={kind}" for word, kind in needed.items())]
-                return shlex.join(given)
+    every = [(name, kind, each) for name, choice in choices.items() for kind, named in choice.left.items() for each in named]
+    common = Counter((kind, word_of(name, each)) for name, kind, each in every)
+    for folder in favourites(source, choices):
+        for separator in "_-":
+            for extension in (".nii.gz", ".nii", ".nii*"):
+                picked = {
+                    (name, kind): preferred(source, name, by_commonness(name, kind, named, common), separator, extension, folder)
+                    for name, choice in choices.items()
+                    for kind, named in choice.left.items()
+                }
+                names = named_words(picked, separator)
+                for pattern in templates(source, picked, separator, extension) if 0 < len(names) <= MOST else ():
+                    if selects(source, files, choices, from_pattern(pattern, names)):
+                        given = [f"{words}.{word}={kind}" for word, kind in names.items() if word != kind]
+                        return shlex.join([f"pattern={pattern}", *given])
     return ""
 
 
-def named_words(choices: Mapping[str, Choice], separator: str, extension: str) -> dict[str, str]:
+def favourites(source: Path, choices: Mapping[str, Choice]) -> list[str]:
+    """Folders from which to take the files of kinds that have several, in the order in which to try them; first no particular one."""
+    several = [
+        (name, each) for name, choice in choices.items() for named in choice.left.values() if len(named) > 1 for each in named
+    ]
+    return ["", *list(dict.fromkeys(folder_of(source, name, each.path) for name, each in several))[:MOST_FOLDERS]]
+
+
+def folder_of(source: Path, name: str, path: Path) -> str:
+    """A file's folder as in a pattern: the fields in place of the case's name, or of BIDS's subject and session."""
+    patient, _, session = name.partition("_ses-")
+    fields = {name: "{case}"} if not session else {patient: "{patient}", f"ses-{session}": "{case}"}
+    parts = path.relative_to(source).parts[:-1]
+    return "".join(f"{fields.get(part, '*' if name in part else part)}/" for part in parts)
+
+
+def templates(source: Path, picked: Mapping[tuple[str, str], Named], separator: str, extension: str) -> Iterator[str]:
+    """The patterns to try, the simplest first: any folders, those of the case's name, and the folders of the files themselves."""
+    plain = f"{{case}}{separator}{{modality}}{extension}"
+    yield f"**/{plain}"
+    yield f"**/{{case}}/**/{plain}"
+    sessions = any("_ses-" in name for name, _ in picked)
+    file = f"{{patient}}_{plain}" if sessions else plain
+    if sessions:
+        yield f"**/{{patient}}/{{case}}/**/{file}"
+    folders = sorted({folder_of(source, name, each.path) for (name, _), each in picked.items()})
+    if len(folders) <= MOST_FOLDERS:
+        yield "|".join(f"{folder}{file}" for folder in folders)
+
+
+def by_commonness(name: str, kind: str, named: Sequence[Named], common: Mapping[tuple[str, str], int]) -> list[Named]:
+    """First the file that is named as most cases' files of its kind."""
+    return sorted(named, key=lambda each: -common[kind, word_of(name, each)])
+
+
+def word_of(name: str, named: Named) -> str:
+    """What follows the case's name in a file's."""
+    return EXTENSION.sub("", named.path.name).removeprefix(name)
+
+
+def named_words(picked: Mapping[tuple[str, str], Named], separator: str) -> dict[str, str]:
     """What follows the case's name in the files to take, with its kind; nothing if a file is named in another way."""
     words: dict[str, str] = {}
-    for name, choice in choices.items():
-        for kind, each in choice.left.items():
-            path = preferred(each, extension).path
-            word = EXTENSION.sub("", path.name).removeprefix(f"{name}{separator}")
-            if not re.fullmatch(r"[\w+-]+", word) or word == path.name or words.setdefault(word, kind) != kind:
-                return {}
+    for (name, kind), each in picked.items():
+        word = EXTENSION.sub("", each.path.name).removeprefix(f"{name}{separator}")
+        if not re.fullmatch(r"[\w+-]+", word) or word == each.path.name or words.setdefault(word, kind) != kind:
+            return {}
     return words
 
 
-def preferred(named: Sequence[Named], extension: str) -> Named:
-    return next((each for each in named if each.path.name.lower().endswith(extension)), named[0])
+def preferred(source: Path, name: str, named: Sequence[Named], separator: str, extension: str, folder: str) -> Named:
+    """The first file that a pattern can name and that lies in the folder."""
+
+    def rank(each: Named) -> tuple[bool, bool, bool]:
+        file = each.path.name
+        return (
+            not file.startswith(f"{name}{separator}"),
+            bool(folder) and folder_of(source, name, each.path) != folder,
+            not file.lower().endswith(extension),
+        )
+
+    return min(named, key=rank)
 
 
 def selects(source: Path, files: Sequence[Path], choices: Mapping[str, Choice], layout: Layout) -> bool:
-    """Whether the layout takes, of every case and kind, exactly one of the files that are left."""
+    """Whether the layout takes, of every case and kind, exactly one of the files that are left, and makes no other case."""
     taken: Counter[tuple[str, str]] = Counter()
     for path in files:
-        if (match := layout.match(f"/source/{path.relative_to(source).as_posix()}")) and match.case in choices:
-            if path not in [each.path for each in choices[match.case].left.get(match.kind, ())]:
+        if not (match := layout.match(f"/source/{path.relative_to(source).as_posix()}")):
+            continue
+        if match.name in choices:
+            if path not in [each.path for each in choices[match.name].left.get(match.kind, ())]:
                 return False
-            taken[match.case, match.kind] += 1
+            taken[match.name, match.kind] += 1
+        elif match.kind in MODALITIES:
+            return False
     return dict(taken) == {(name, kind): 1 for name, choice in choices.items() for kind in choice.left}
 
 
@@ -62,6 +121,7 @@ def diagnosis(source: Path, files: Sequence[Path], pattern: str, words: str) -> 
     if example is None:
         return ""
     place = f"/source/{example.as_posix()}"
+    pattern = next((each for each in pattern.split("|") if free_word(each, place)), pattern.split("|")[0])
     if word := free_word(pattern, place):
         kinds = ", ".join(KINDS)
         return f"{shown(example)} fits if {word} is a word for a contrast: give {words}.{word}=KIND with one of {kinds}"

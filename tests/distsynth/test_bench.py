@@ -116,6 +116,13 @@ def test_speed_times_an_update_and_the_published_procedure(tiny: tuple[str, ...]
     assert len(re.findall(r"^tcmgan, \w+ +procedure +[0-9.]+ ms, ours +[0-9.]+ ms: [0-9.]+ x", done.stdout, re.M)) == 2
 
 
+def test_intervals_prints_the_coverage_of_each_kind(run: Any) -> None:
+    done = run("distsynth.bench", "intervals", "cohorts=20", "patients=[5]")
+    shares = re.findall(r"studentised bootstrap ([\d.]+)%", done.stdout)
+    assert len(shares) == 3
+    assert all(float(share) >= 75 for share in shares)
+
+
 def test_inference_prints_seconds_and_memory(run: Any, tmp_path: Path) -> None:
     """Ours alone, and beside an inferer in MONAI's place, which is no dependency; without either it says so."""
     words = ["variant=siso", "method=unet_small", "method.width=2", "method.depth=2", "rounds=1"]

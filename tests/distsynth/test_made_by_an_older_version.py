@@ -134,10 +134,12 @@ def test_a_finished_run_gets_the_same_scores_again(finished: Path, capsys: pytes
     same(json.loads(scores.read_text()), before, lambda value: pytest.approx(value, rel=1e-3, abs=1e-3))
     then = (AFTERWARDS / "evaluated.txt").read_text().replace("best_floor", "best_baseline")  # baselines were called floors
     printed, expected = (text.splitlines() for text in (capsys.readouterr().out, then))
-    now, then_values = ([line.split() for line in lines if not line.startswith("written")] for lines in (printed, expected))
+    *lines, _ = expected  # the last says where they were written; since then a table comes before it
+    now, then_values = ([line.split() for line in each] for each in (printed[: len(lines)], lines))
     same([(name, float(value)) for name, value in now], [(name, float(value)) for name, value in then_values],
          lambda value: pytest.approx(value, abs=2e-3))  # fmt: skip
     assert printed[-1] == f"written: {scores} and {finished / 'figures'}"
+    assert printed[len(lines) + 2].startswith("| variant ")
     assert (finished / "figures" / "test_Brats18_PHANTOM_001_1.png").is_file()
 
 

@@ -90,6 +90,9 @@ def test_a_constant_truth_and_a_thin_volume_are_refused(volume: dict[str, np.nda
     flat = np.where(volume["brain"], 1, -9).astype(np.float32)
     with pytest.raises(ValueError, match="constant inside the brain"):
         score(flat, flat, volume["brain"], volume["tumour"], flat)
+    broken = np.where(volume["brain"], np.nan, volume["made"])
+    with pytest.raises(ValueError, match=f"the prediction holds {volume['brain'].sum()} values that are not finite"):
+        score(volume["truth"], broken, volume["brain"], volume["tumour"], volume["truth"])
     thin = {k: v[:5] for k, v in volume.items()}
     with pytest.raises(ValueError, match="thinner than the SSIM's window"):
         ssim_map(thin["truth"], thin["made"], thin["brain"], 1.0)

@@ -730,3 +730,15 @@ def test_a_decathlon_file_gives_what_its_contrasts_in_files_of_their_own_give(pa
     again = (f"source={msd.parent}", f"out={tmp_path / 'msd out'}", f"run={run}", "continue=true")
     assert call(*again) == 0
     assert report(tmp_path / "msd out")[patient.name]["status"] == "kept"
+
+
+def test_a_decathlon_file_without_dataset_json_is_read_in_an_assumed_order_and_that_is_reported(
+    patient: Path, run: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "msd" / "imagesTs"
+    images.mkdir(parents=True)
+    scans = [nib.load(patient / f"{patient.name}_{kind}.nii.gz") for kind in ("flair", "t1", "t1ce", "t2")]
+    stack = np.stack([np.asarray(scan.dataobj) for scan in scans], -1).astype(scans[0].get_data_dtype())
+    nib.save(nib.Nifti1Image(stack, scans[0].affine), images / f"{patient.name}.nii.gz")
+    assert call(f"source={images.parent}", f"out={tmp_path / 'out'}", f"run={run}", "outputs=all") == 0
+    assert "there is no dataset.json beside imagesTs" in str(report(tmp_path / "out"))

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from preprocess.source.brats import discover
 from preprocess.source.grades import grade_in, listed_grades
 
 
@@ -58,3 +61,52 @@ def test_a_table_may_be_in_the_encodings_of_excel(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_bytes("participant_id\tgrade\nsub-ä\tIV\n".encode("utf-16"))
     (tmp_path / "survival.csv").write_bytes("ID,Grade\nMüller,LGG\n".encode("latin-1"))
     assert listed_grades(sorted(tmp_path.iterdir())) == ({"sub-ä": "HGG", "Müller": "LGG"}, [])
+
+
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "participant_id\tgrade\n01\tIV\n02\tII\n", "participant_id,grade\nsub-01,IV\nsub-02,II\n", "participant_id;Grade\r\nSUB-01;4\r\nSub-02;2\r\n",
+        BOM + "participant_id\tWHO_grade\r\nsub-01\tWHO grade IV\r\nsub-02\tgrade 2\r\n",
+        '"participant_id","age","grade"\n"01","40","HGG"\n"02","","lgg"\n',
+    ],
+)  # fmt: skip
+def test_a_table_of_participants_is_read_as_people_write_it(tmp_path: Path, text: str) -> None:
+    for subject in ("sub-01", "sub-02"):
+        (tmp_path / subject / "anat").mkdir(parents=True)
+        (tmp_path / subject / "anat" / f"{subject}_T1w.nii.gz").touch()
+    (tmp_path / "participants.tsv").write_bytes(text.encode())
+    discovery = discover(tmp_path)
+    assert [case.grade for case in discovery.cases] == ["HGG", "LGG"]
+    assert "match no case" not in discovery.message
+
+
+def test_names_that_match_no_case_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "anat").mkdir()
+    (tmp_path / "anat" / "sub-001_T1w.nii.gz").touch()
+    (tmp_path / "participants.tsv").write_text("participant_id\tgrade\nsub-1\tIV\nsub-001\tII\nsub-009\tn/a\n")
+    discovery = discover(tmp_path)
+    assert discovery.cases[0].grade == "LGG"
+    assert "1 of 2 names in the tables of grades match no case, such as sub-1" in discovery.message
+    assert discovery.left_out == []
+
+
+def test_the_names_of_other_years_and_of_cases_elsewhere_are_no_alarm(tmp_path: Path) -> None:
+    table(tmp_path, "name_mapping.csv", "Grade,BraTS_2019_subject_ID,BraTS_2020_subject_ID", "LGG,BraTS19_X_1,B20", "HGG,Y,B21")
+    for name in ("B20", "sub-B21"):
+        (tmp_path / f"{name}_t1.nii.gz").touch()
+    discovery = discover(tmp_path)
+    assert [case.grade for case in discovery.cases] == ["LGG", "HGG"]
+    assert "match no case" not in discovery.message
+
+
+def test_a_name_that_could_be_two_is_neither(tmp_path: Path) -> None:
+    for name in ("sub-a", "A"):
+        (tmp_path / f"{name}_t1.nii.gz").touch()
+    table(tmp_path, "participants.tsv", "participant_id\tgrade", "a\tIV")
+    discovery = discover(tmp_path)
+    assert [case.grade for case in discovery.cases] == ["unknown", "unknown"]
+    assert "1 of 1 names in the tables of grades match no case, such as a" in discovery.message

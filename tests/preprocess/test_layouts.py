@@ -98,3 +98,16 @@ def test_contradicting_settings_are_refused(layout: str, pattern: str, names: di
     with pytest.raises(SettingError) as refusal:
         candidates(layout, pattern, names)
     assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [("brats2021", "brats2018"), ("BraTS2024", "brats2023"), ("decathlon", "msd"), ("BIDs2", "bids")]
+)
+def test_an_unknown_layout_is_answered_with_the_nearest(given: str, near: str) -> None:
+    with pytest.raises(SettingError, match=f"did you mean layout={near}\\?"):
+        candidates(given, "", {})
+
+
+def test_a_layouts_name_may_be_in_any_case() -> None:
+    assert [layout.name for layout in candidates("BIDS", "", {})] == ["bids"]
+    assert [layout.name for layout in candidates("Auto", "", {})] == [layout.name for layout in LAYOUTS]

@@ -86,3 +86,16 @@ def test_an_output_named_after_a_case_and_a_contrast_is_no_case_and_is_mentioned
     discovery = discover(tmp_path)
     assert [case.name for case in discovery.cases] == ["a", "a_2"]
     assert "not read: 1 images made of a case's contrasts, such as a_t1ce_to_t1.nii.gz" in discovery.message
+
+
+def test_labels_that_a_case_lacks_are_reported_under_a_name_near_its_own(tmp_path: Path) -> None:
+    touch(tmp_path / "a", *CASE, "a_final_seg.nii.gz")
+    assert discover(tmp_path).left_out == ["left out: 1 labels or masks without an image, such as a_final_seg.nii.gz"]
+    touch(tmp_path / "a", "a_seg.nii.gz")
+    assert discover(tmp_path).left_out == []
+
+
+def test_a_subjects_labels_beside_scans_in_sessions_are_reported(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-1/ses-1/anat", *(name.replace("sub-1", "sub-1_ses-1") for name in RAW))
+    touch(tmp_path / "derivatives/x/sub-1", "sub-1_dseg.nii.gz", "sub-1_desc-brain_mask.nii.gz")
+    assert discover(tmp_path).left_out == ["left out: 1 labels or masks without an image, such as sub-1_dseg.nii.gz"]

@@ -1,14 +1,16 @@
 """A store remembers how its source is named; a first run that comes to nothing leaves nothing in the way; the demo's defaults are the demo's only."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sick import Sick
 
-from preprocess import to_zarr
+from preprocess import restore, to_zarr
 from preprocess.cohort import Cohort
+from preprocess.cohort.verify import verify
 from preprocess.explore.__main__ import main as explore
 from preprocess.shared.errors import SettingError, StoreError, UserError
 from preprocess.to_zarr import main
@@ -150,3 +152,97 @@ def test_subjects_made_of_other_files_are_made_again(sick: Sick, capsys: pytest.
     np.testing.assert_array_equal(Cohort.open(sick.store).image(sick.name)[2:], wrong[[3, 2]])
     assert main([*words, *right]) == 0
     assert "made again" not in capsys.readouterr().out
+
+
+def six(place: Path, write_case, count: int = 6) -> list[str]:
+    for seed in range(count):
+        write_case(place / "source", f"case{seed}", seed=seed, size=12)
+    return [f"source={place / 'source'}", f"store={place / 'c.zarr'}", *FAST[:2], FAST[3]]
+
+
+def command_lines(text: str) -> list[list[str]]:
+    return [shlex.split(line.partition(": ")[2]) for line in text.splitlines() if line.startswith(("next: ", "then: "))]
+
+
+def test_of_a_small_cohort_a_look_and_one_training_come_first_and_run_as_they_stand(
+    tmp_path: Path, write_case, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = six(Path("./x y/.."), write_case, 3)
+    assert main([*words, "split.folds=2"]) == 0
+    advice = capsys.readouterr().out.partition("give the same command with other split.* settings, ")[2]
+    assert main([*words, *shlex.split(advice)]) == 0
+    look, train = command_lines(capsys.readouterr().out)
+    assert look == ["python", "-m", "preprocess.explore", "c.zarr"]
+    assert train[:3] == ["python", "-m", "distsynth.train"]
+    from distsynth import preflight
+    from distsynth.config import compose
+    from distsynth.run_directory import run_of
+
+    run, settings = run_of(train[3:])
+    assert run == "runs/c"
+    preflight.check(compose(settings), 1)  # all that a training checks before it begins
+
+
+def test_a_cohort_of_six_is_also_told_of_sweeps_and_one_of_two_of_what_it_lacks(tmp_path: Path, write_case, capsys) -> None:
+    assert main(six(tmp_path, write_case)) == 0
+    assert [words[2] for words in command_lines(capsys.readouterr().out)] == ["preprocess.explore", "distsynth.train", "sweep=lr"]
+    assert main([*six(tmp_path / "two", write_case, 2)]) == 0
+    assert "2 of at least 4 patients are there: add some" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", ["./c.zarr", "c.zarr/", "x/../c.zarr", "./x/.././c.zarr//"])
+def test_a_path_typed_in_another_way_is_the_same_store(
+    tmp_path: Path, write_case, monkeypatch: pytest.MonkeyPatch, capsys, typed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    words = six(Path(), write_case, 1)
+    assert main([words[0], f"store={typed}", *words[2:], "split.test=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "explore c.zarr\n" in shown
+    assert typed not in shown
+    assert main([*words, "split.test=1"]) == 0
+    assert "1 subjects were kept from an earlier run" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "source", "x"]
+
+
+def test_nothing_is_written_into_or_read_from_a_cohort_as_scans(tmp_path: Path, write_case) -> None:
+    words = [*six(tmp_path, write_case, 1), "split.test=1"]
+    assert main(words) == 0
+    for inside in ("c.zarr/sub", "c.zarr/subjects/a.zarr", "c.zarr/x/../y"):
+        with pytest.raises(StoreError, match=r"lies inside the cohort .*c\.zarr: give a path beside it"):
+            main([words[0], f"store={tmp_path / inside}", *words[2:]])
+    for source in ("c.zarr", "c.zarr/subjects"):
+        with pytest.raises(UserError, match="is a cohort, or lies in one: give the folder of the scans"):
+            main([f"source={tmp_path / source}", f"store={tmp_path / 'd.zarr'}", *words[2:]])
+    for out in ("c.zarr", "c.zarr/out"):
+        with pytest.raises(SettingError, match="lies inside a cohort"):
+            restore.main([f"store={tmp_path / 'c.zarr'}", "subject=case0", f"out={tmp_path / out}"])
+    assert list(verify(Cohort.open(tmp_path / "c.zarr"))) == []
+
+
+def test_layout_in_capitals_is_remembered_as_the_layout(tmp_path: Path, write_case) -> None:
+    words = [*six(tmp_path, write_case, 1), "split.test=1"]
+    assert main([*words, "layout=BraTS2018"]) == 0
+    assert naming(tmp_path / "c.zarr") == {"layout": "brats2018"}
+
+
+def test_a_box_beside_the_crop_that_finds_it_is_one_sentence(tmp_path: Path, write_case) -> None:
+    words = [*six(tmp_path, write_case, 1), "split.test=1"]
+    with pytest.raises(SettingError, match=r"^recipe\.crop=brain finds recipe\.box= by itself: give only one of them$"):
+        main([*words, "recipe.crop=brain", "recipe.box=16,16,16"])
+    assert main([*words, "recipe.crop=brain"]) == 0
+    box = Cohort.open(tmp_path / "c.zarr").recipe["box"]
+    assert main([*words, "recipe.crop=brain", f"recipe.box={box}"]) == 0  # as a message about another recipe may advise
+
+
+def test_duplicates_are_one_sentence(tmp_path: Path, write_case, capsys) -> None:
+    words = [*six(tmp_path, write_case, 1), "split.test=1"]
+    for name in ("copy1", "copy2"):
+        write_case(tmp_path / "source", name, seed=0, size=12)
+    assert main(words) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "are the same" in line]
+    (line,) = lines
+    assert line.startswith("warning 8 pairs of images are the same, such as case0's ")
+    assert line.endswith(": are these scans under two names?")

@@ -99,3 +99,36 @@ def test_what_is_no_path_stays_for_the_sentence() -> None:
     for words in (["run", "=", "x"], ["run=", "x"], ["run", "=x"], ["--run", "x"], ["--run=x"], ["run=y", "x"], ["a.b=c"]):
         assert positional(words, "run") == words
     assert positional(["x"]) == ["x"]
+
+
+@pytest.mark.parametrize("value", ["1,2,4", "[1,2,4]", "(1,2,4)", "1, 2, 4", "1 2 4", "1;2;4", "[1, 2, 4]"])
+def test_a_list_needs_no_brackets(value: str) -> None:
+    assert parse(to_zarr.Settings, [to_zarr.aliased(f"labels={value}")]).recipe.labels == [1, 2, 4]
+    assert parse(Settings, [f"inner.counts={value}"]).inner.counts == [1, 2, 4]
+
+
+def test_one_value_is_a_list_of_one_and_a_free_setting_keeps_its_text() -> None:
+    settings = parse(to_zarr.Settings, ["require=t2", "recipe.labels=4", "recipe.crop=160,160,96"])
+    assert (settings.require, settings.recipe.labels, settings.recipe.crop) == (["t2"], [4], [160, 160, 96])
+    assert parse(to_zarr.Settings, ["recipe.crop=brain"]).recipe.crop == "brain"
+    assert parse(Settings, ["wanted=a,b"]).wanted == "a,b"
+
+
+@pytest.mark.parametrize("value", ["edema", "1,b", "1.5", "1-4", "1:2", "1:2,4", "{1,2}", "[1 2 4]", "[1,x]"])
+def test_what_is_no_list_of_numbers_is_refused_with_one(value: str) -> None:
+    sentence = r"recipe.labels must be a list of whole numbers: write recipe.labels=1,2,4 or recipe.labels='\[1,2,4\]'"
+    with pytest.raises(SettingError, match=f"^{sentence}$"):
+        parse(to_zarr.Settings, [f"recipe.labels={value}"])
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("names=T1post=t1c", "names is a group of settings: write names.NAME=VALUE"),
+        ("recipe.n4=false", "recipe.n4 is a group of settings: write recipe.n4.enabled=…, recipe.n4."),
+    ],
+)
+def test_a_value_in_the_place_of_a_group_is_answered_with_its_settings(word: str, sentence: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse(to_zarr.Settings, [word])
+    assert str(caught.value).startswith(sentence)

@@ -108,6 +108,18 @@ def test_a_users_list_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "subject;split\r\nSUB-X_1;GAN\r\ny;Test\r\n", "\ufeffparticipant_id\tsplit\nX\tgan\nsub-y\ttest\n",
+        'Split , Patient\n gan,"x"\ntest , sub-Y\n',
+    ],
+)  # fmt: skip
+def test_a_users_list_is_read_as_people_and_excel_write_it(tmp_path: Path, text: str) -> None:
+    people = [Member("sub-X_1", "sub-X", "HGG"), Member("sub-y", "sub-y", "LGG")]
+    assert split(people, listing(tmp_path, text)) == [{"segmentor": [], "gan": ["sub-X_1"], "val": [], "test": ["sub-y"]}]
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("subject,split\na_1,gan\na_2,test\n", r"leaks: patient a is in gan \(a_1\) and in test \(a_2\)"),
