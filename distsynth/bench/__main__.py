@@ -7,7 +7,8 @@
     python -m distsynth.bench scaling method=tcmgan_small
     python -m distsynth.bench speed method=tcmgan
     python -m distsynth.bench inference method=unet variant=miso_flair
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "intervals", "gpu")
+    python -m distsynth.bench intervals
+    python -m distsynth.bench gpu
 
 start      seconds from the start of a training process to the end of its first update, imports and opening the cohort included
 checkpoint seconds that a checkpoint pauses training, as a share of the seconds between two checkpoints
@@ -16,7 +17,8 @@ memory     the memory that each method takes, and the largest batch that fits on
 scaling    updates on 1, 2 and 4 ranks here, what their communication costs, and predictions of a cost model for 8 to 1,024 GPUs
 speed      an update compared with the published procedure, on the same networks
 inference  one patient's synthesis compared with MONAI's sliding-window inferer, on the same network: seconds and memory
-BENCHES = ("start", "checkpoint", "overhead", "memory", "scaling", "speed", "inference", "intervals", "gpu")
+intervals  in what share of simulated cohorts the interval of distsynth.compare holds the true difference
+gpu        whether this machine's GPUs, driver and build of torch compute what they should; a report to paste into an issue
 
 Training settings (method=, variant=, train.…) select what is measured; each benchmark's own settings are at the top of its file.
 Comparing the methods' scores is a sweep: python slurm/launch.py sweep=methods
