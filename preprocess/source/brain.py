@@ -22,12 +22,13 @@ NARROWEST, WIDEST = 80.0, 300.0  # mm, the sides of a brain's box
 CUT = 0.25  # of the largest section that a slice at the end of the grid shows where the scan covers a part of the brain
 APART, TOO_FAR_APART = 0.01, 0.1  # share of the brain by which contrasts' masks differ
 NEGATIVE = 0.05  # share of the brain; raw scans have up to 0.01 of it from interpolation
-DIM, EDGE = (
-    0.02,
-    0.02,
-)  # of a contrast's typical intensity; share of a brain as dim in all contrasts: in real scans 0.003, in one T1 0.015
+# Of a contrast's typical intensity, what is dim; share of a brain that may be as dim in all contrasts. T2 shows cerebrospinal fluid brightly: where
+# it is among them real scans have 0.009 of the brain below a tenth, else up to 0.015 below a fiftieth.
+DIM_WITH_T2, EDGE_WITH_T2 = 0.1, 0.02
+DIM, EDGE = 0.02, 0.04
 SAMPLE = 27  # one voxel in as many is enough to know shares
 EXAMPLES = 5
+RINGING, PERCENT = 0.05, 100.0  # of the largest value, close to 0; the largest value of probabilities that are no fractions
 FEW, NEARLY = 64, 0.9  # values of labels; a probability, also as 0 to 255, is close to its largest value in most of the brain
 
 
@@ -38,11 +39,12 @@ def given_mask(file: str, volume: npt.NDArray[np.float32], doubts: Doubts) -> Ma
     """
     volume = np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(volume.min()), float(volume.max())
-    if low < 0:
+    if low < -RINGING * high:
         doubts.refuse("mask", f"{file} holds negative values, so it is no brain mask: expected 0 outside the brain and 1 inside")
-    inside = volume[volume > 0]
-    values = np.unique(inside)
-    if high > 1.001 and len(values) > 1 and (len(values) <= FEW or (inside > NEARLY * high).mean() < 0.5):
+    inside = volume[volume > RINGING * high]
+    values = np.unique(volume[volume > 0])
+    nearly = np.count_nonzero(inside > NEARLY * high) >= 0.5 * len(inside) and (len(values) > FEW or high >= PERCENT)
+    if high > 1.001 and len(values) > 1 and not nearly:
         shown = ", ".join(f"{value:g}" for value in values[:EXAMPLES]) + ", …" * (len(values) > EXAMPLES)
         what = f"{file} holds {len(values)} {'labels' if len(values) <= FEW else 'values'} ({shown}), so it is no brain mask"
         doubts.refuse("mask", f"{what}: expected 0 outside the brain and 1 inside")
@@ -115,10 +117,11 @@ def check_contrasts(
     whole = len(next(iter(values.values())))
     odd = min(filled, key=lambda modality: filled[modality]) if given else furthest(filled)
     common = filled[odd] if given else np.count_nonzero(reduce(np.logical_and, [each != 0 for each in values.values()]))
-    apart, edge = 1 - common / whole, dim_share(values)
+    with_t2 = "t2" in values
+    apart, edge = 1 - common / whole, dim_share(values, DIM_WITH_T2 if with_t2 else DIM)
     ratio = filled[odd] / float(np.median(list(filled.values())))
     one_differs = abs(ratio - 1) > apart / 2
-    if not given and edge > max(EDGE, apart if one_differs else apart / 2):
+    if not given and edge > max(EDGE_WITH_T2 if with_t2 else EDGE, apart if one_differs else apart / 2):
         what = f"{edge:.0%} of the brain is close to 0 in every contrast, as interpolation leaves around a brain"
         cure = "interpolate before the skull is removed, or give a brain mask"
         (doubts.refuse if max(edge, apart) > TOO_FAR_APART else doubts.say)("", f"{what}: {cure}")
@@ -129,7 +132,8 @@ def check_contrasts(
     if given:
         what = f"{apart:.1%} of the brain mask is background in {files[odd]}: is it this patient's, and on this grid?"
     else:
-        why = f"do they {'lie on each other? coregister=true aligns them' if registered else 'show the same patient?'}"
+        apart_since = "lie on each other (coregister=true aligns them)" if registered else "show the same patient"
+        why = f"do they {apart_since}, or were dark intensities cut off?"
         if one_differs:
             why = (
                 "was its skull left, or was it interpolated after the skull was removed?"
@@ -140,10 +144,10 @@ def check_contrasts(
     (doubts.refuse if apart > TOO_FAR_APART else doubts.say)(odd, what)
 
 
-def dim_share(values: Mapping[str, Values]) -> float:
-    """The share of the brain that is close to 0 in every contrast."""
+def dim_share(values: Mapping[str, Values], dim: float = DIM) -> float:
+    """The share of the brain that is close to 0 in every contrast: below `dim` of what is typical in it."""
     samples = [np.abs(each[::SAMPLE]) for each in values.values()]
-    return float(np.logical_and.reduce([sample < DIM * typical(sample[sample > 0]) for sample in samples]).mean())
+    return float(np.logical_and.reduce([sample < dim * typical(sample[sample > 0]) for sample in samples]).mean())
 
 
 def furthest(counts: Mapping[str, int]) -> str:

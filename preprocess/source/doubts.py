@@ -25,5 +25,6 @@ class Doubts:
     def refuse(self, kind: str, what: str) -> None:
         """Raise CaseError for what is known to be wrong; with checks=warn note it."""
         if self.checks == "refuse":
-            raise CaseError(f"{self.case}: {what} (checks=warn takes the case as it is)")
+            also = "".join(f"; also: {sentence}" for _, sentence in self.noted[:1])  # which may be the cause
+            raise CaseError(f"{self.case}: {what} (checks=warn takes the case as it is){also}")
         self.say(kind, what)

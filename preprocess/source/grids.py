@@ -101,14 +101,22 @@ def check_headers(images: Mapping[str, Image], grid: str, registered: bool, orie
         what = f"no header gives an orientation ({why}): read as {axes}"
         doubts.say("", f"{what}; if that is wrong, give orientation=LPS, for example")
     bare = [kind for kind, image in images.items() if is_bare(image)]
-    lost = {*nowhere, *(bare if 2 * len(bare) < len(images) else [])}
-    good = images.get(next((kind for kind in images if kind not in lost), ""))
+    minority = 2 * len(bare) < len(images)
+    good = images.get(next((kind for kind in images if kind not in (*nowhere, *bare)), ""))
     for kind, image in images.items():
-        if good and kind in lost and (registered or kind not in MODALITIES):
+        if good and kind in (*nowhere, *bare) and (registered or kind not in MODALITIES):
             same = image.array.shape == good.array.shape
+            if kind not in nowhere and not (minority or (same and not same_place(image, good))):
+                continue
             cure = f"if it has the voxel grid of {good.file}, copy that header: fslcpgeom {good.file} {image.file}"
             what = f"{image.file}'s header gives no position and seems to have been lost"
             doubts.refuse(kind, f"{what}: {cure if same else 'export it again with its header'}")
+
+
+def same_place(one: Image, other: Image) -> bool:
+    """Whether two grids fill the same box in space, be their axes in another order or direction."""
+    boxes = [np.sort(corners(each.array.shape, each.affine), axis=0) for each in (one, other)]
+    return bool(np.abs(boxes[0] - boxes[1]).max() <= SAME)
 
 
 def outside(mask: npt.NDArray[np.bool_], affine: Affine, shape: Sequence[int], target: Affine) -> float:

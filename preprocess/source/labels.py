@@ -16,6 +16,7 @@ NAMES = {
     "3": "enhancing",
     "4": "enhancing",
 }  # BRATS's; enhancing is 4 until 2022 and 3 from 2023 on
+SINCE_2023 = "-seg."  # in the names of BRATS's files
 WHOLE = 1e-3  # how far from a whole number a label may be, which storage as scaled integers causes
 EXAMPLES = 5
 MOST, TOO_MUCH = 0.3, 0.6  # share of the brain
@@ -64,16 +65,20 @@ def counted(labels: npt.NDArray[np.uint8], file: str, wanted: Sequence[int], dou
     if not wanted:
         return labels
     here = {int(label) for label in np.unique(labels)} - {0}
-    kept = enhancing(set(wanted), here)
+    kept = enhancing(set(wanted), here, SINCE_2023 in file)
+    for other in sorted(kept - set(wanted)):
+        doubts.say(
+            "seg", f"label {other} counts in place of {7 - other}: both are enhancing tumour, {4} until 2022 and {3} from 2023 on"
+        )
     if others := sorted(here - kept):
         counts = ", ".join(f"{label} ({int((labels == label).sum())} voxels)" for label in others)
         doubts.say("seg", f"{file}'s labels {counts} do not count as tumour, as labels= says")
     return np.where(np.isin(labels, sorted(kept)), labels, 0).astype(np.uint8)
 
 
-def enhancing(wanted: set[int], here: set[int]) -> set[int]:
-    """The wanted labels in the numbers of a file that holds the labels `here`."""
-    for one, other in ((3, 4), (4, 3)):
+def enhancing(wanted: set[int], here: set[int], since_2023: bool) -> set[int]:
+    """The wanted labels in the numbers of a file that holds the labels `here`. From 2023 on 4 is no tumour but, after an operation, its cavity."""
+    for one, other in ((4, 3),) if since_2023 else ((3, 4), (4, 3)):
         if one in wanted and other not in wanted and one not in here and other in here:
             return wanted - {one} | {other}
     return wanted

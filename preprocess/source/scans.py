@@ -239,7 +239,7 @@ def brain_of(
     brains = {kind: volume != 0 for kind, volume in zip((kind for kind in MODALITIES if kind in files), volumes, strict=True)}
     brain = given_mask(mask_file, files["mask"].volume, doubts) if mask_file else reduce(np.logical_or, brains.values())
     spacing, skull = spacing_of(affine), "" if mask_file else strip(doubts.case, files)
-    brain = brain_pieces(brain, spacing, mask_file or "the brain", skull, doubts)
+    brain = brain_pieces(brain, spacing, mask_file or "the brain", skull and f" {skull}", doubts)
     mask: npt.NDArray[np.bool_] = seen & brain
     if not mask.any():
         what = mask_file or "every contrast"

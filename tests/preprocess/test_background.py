@@ -105,6 +105,33 @@ def test_halves_of_a_brain_are_kept_and_said(sick: Sick) -> None:
     assert sick.brain_voxels() == (sick.brain & ~gap).sum()
 
 
+def test_an_island_in_a_cavity_is_a_part_of_the_brain(sick: Sick) -> None:
+    middle = np.argwhere(ndimage.binary_erosion(sick.brain, iterations=4)).mean(axis=0).round()
+    away = np.sqrt(((np.indices(sick.brain.shape) - middle[:, None, None, None]) ** 2).sum(axis=0))
+    cavity = (away >= 3) & (away < 5)
+    sick.put_all(lambda array: np.where(cavity, 0, array))
+    assert "litres that lie apart: is each a part of the brain?" in sick.said()
+    assert sick.brain_voxels() == (sick.brain & ~cavity).sum()
+
+
+def test_a_brainstem_behind_a_gap_is_kept(sick: Sick) -> None:
+    slices = np.flatnonzero(sick.brain.any(axis=(0, 1)))
+    gap = np.isin(np.indices(sick.brain.shape)[2], slices[2:4])
+    below = np.isin(np.indices(sick.brain.shape)[2], slices[:2]) & sick.brain
+    assert below.sum() * 0.125 > 5  # ml
+    sick.put_all(lambda array: np.where(gap, 0, array), (*CONTRASTS, "seg"))
+    assert sick.brain_voxels() == (sick.brain & ~gap).sum()
+    assert "is each a part of the brain?" in sick.said()
+
+
+def test_dark_voxels_that_were_cut_off_within_the_brain_are_said(sick: Sick) -> None:
+    dark = np.percentile(sick.a["t1"][sick.brain], 10)
+    sick.put("t1", np.where(sick.a["t1"] < dark, 0, sick.a["t1"]).astype("i2"))
+    for kind in ("t1ce", "t2", "flair"):
+        sick.files[kind].unlink()
+    assert "% of what lies within the brain is background: were dark intensities cut off?" in sick.said("require=[t1]")
+
+
 def test_a_brain_that_is_saturated_in_a_third_is_no_background(sick: Sick) -> None:
     def saturated(array: Array) -> Array:
         return np.clip(array / np.percentile(array[sick.brain], 55) * 255, 0, 255).round()
@@ -214,7 +241,7 @@ def test_half_a_contrast_is_named(sick: Sick) -> None:
 
 def test_a_contrast_that_lies_elsewhere_is_named_with_coregister(sick: Sick) -> None:
     sick.put("t2", np.roll(sick.a["t2"], 4, axis=0).astype("i2"))
-    assert "do they lie on each other? coregister=true aligns them" in sick.refusal()
+    assert "do they lie on each other (coregister=true aligns them), or were dark intensities cut off?" in sick.refusal()
 
 
 def masked(brain: Array, kind: str) -> Array:
@@ -222,6 +249,7 @@ def masked(brain: Array, kind: str) -> Array:
     soft[soft < 0.01] = 0
     return {
         "probability": soft, "half": (0.5 * brain).astype("f4"), "255": (255 * brain).astype("u1"), "100": (100.0 * brain).astype("f4"),
+        "spline": np.where(brain, 1, -1e-3).astype("f4"),
         "nan": np.where(brain, 1, np.nan).astype("f4"), "-1/1": np.where(brain, 1, -1).astype("i2"),
         "labels": (brain * (1 + np.indices(brain.shape)[0] // 20)).astype("u1"), "all": np.ones(brain.shape, "u1"),
         "scan": (brain * (1 + np.arange(brain.size).reshape(brain.shape) % 700)).astype("i2"), "inverted": (~brain).astype("u1"),
@@ -230,7 +258,7 @@ def masked(brain: Array, kind: str) -> Array:
     }[kind]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["probability", "half", "255", "100", "nan"])
+@pytest.mark.parametrize("kind", ["probability", "half", "255", "100", "nan", "spline"])
 def test_a_given_mask_is_cut_at_half(sick: Sick, kind: str) -> None:
     mask = masked(sick.brain, kind)
     sick.as_bids(mask)

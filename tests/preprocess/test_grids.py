@@ -50,6 +50,24 @@ def test_labels_that_resampling_loses_are_set_aside(sick: Sick, mm: tuple[float,
     assert "resample" not in sentence
 
 
+@pytest.mark.parametrize("kept", [("seg",), ("seg", "t1ce")])
+def test_scans_whose_headers_were_lost_are_set_aside_beside_one_good_file(sick: Sick, kept: tuple[str, ...]) -> None:
+    for kind in KINDS:
+        if kind not in kept:
+            sick.put(kind, sick.a[kind].astype("i2"), diagonal(sick.affine))
+    sentence = sick.refusal()
+    assert "_t1.nii.gz's header gives no position and seems to have been lost: if it has the voxel grid of" in sentence
+    assert "fslcpgeom" in sentence
+
+
+def test_what_was_said_before_is_in_the_refusal(sick: Sick) -> None:
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirror[0, 3] = sick.brain.shape[0] - 1
+    moved_brain = np.roll(sick.a["t2"], 5, axis=0)
+    sick.put("t2", moved_brain.astype("i2"), sick.affine @ mirror)
+    assert "; also: the voxel axes of t2 are RPS and those of t1 LPS: is its header right?" in sick.refusal()
+
+
 def test_a_contrast_without_position_beside_others_is_set_aside(sick: Sick) -> None:
     without_position(sick, ("t2",))
     assert "_t2.nii.gz's header gives no position" in sick.refusal("resample=t1")

@@ -129,3 +129,24 @@ def test_labels_outside_the_brain_are_said_or_set_aside(sick: Sick) -> None:
 def test_labels_that_are_not_a_number_in_the_brain_are_refused(sick: Sick) -> None:
     sick.put("seg", np.where(sick.a["seg"] == 2, np.nan, sick.a["seg"]).astype("f4"))
     assert f"is NaN or infinite in {int((sick.a['seg'] == 2).sum())} voxels of the brain: export it again" in sick.refusal()
+
+
+def test_a_resection_cavity_is_never_taken_for_enhancing_tumour(sick: Sick) -> None:
+    for path in sick.files.values():
+        kind = path.name.removesuffix(".nii.gz").rpartition("_")[2]
+        word = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}.get(kind, kind)
+        path.rename(path.with_name(f"{sick.name}-{word}.nii.gz"))
+    sick.files["seg"] = sick.source / sick.name / f"{sick.name}-seg.nii.gz"
+    sick.put("seg", np.where(sick.a["seg"] == 1, 4, np.where(sick.a["seg"] == 2, 2, 0)).astype("u1"))
+    record = sick.make("labels=[1,2,3]")
+    assert "4" not in record.label_voxels
+    assert "labels 4 (" in "".join(sentence for _, sentence in record.noted)
+
+
+def test_a_label_that_counts_in_place_of_another_is_said(sick: Sick) -> None:
+    record = sick.make("labels=[1,2,3]")
+    assert "4" in record.label_voxels
+    assert (
+        "seg",
+        "label 4 counts in place of 3: both are enhancing tumour, 4 until 2022 and 3 from 2023 on",
+    ) in [tuple(each) for each in record.noted]
