@@ -101,7 +101,7 @@ def read_run(run: RunDirectory, config: configuration.Config | None = None) -> S
     config = config or configuration.load(run.config)
     try:
         scores = json.loads(read_bytes(run.scores))
-        whole = isinstance(scores["cohorts"], dict) and isinstance(scores["rows"], list)
+        whole = isinstance(scores["cohorts"], dict) and isinstance(scores.get("rows", []), list)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:

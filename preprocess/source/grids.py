@@ -20,6 +20,7 @@ SAME = 0.05  # mm, by which corners of the same grid may differ, as rounded head
 TWO_PLACES = 0.1  # of the smallest voxel side, by which qform and sform may differ
 TWO_SIZES = 0.01  # share by which pixdim and sform may differ in the voxels' sides
 SHEAR = 2e-3  # cosine between two axes of the grid
+FAR = 20.0  # mm, from which on a grid without an origin is likely to have lost it
 FINEST, COARSEST = 0.1, 20.0  # mm, sides of voxels
 
 
@@ -106,17 +107,17 @@ def check_headers(images: Mapping[str, Image], grid: str, registered: bool, orie
     for kind, image in images.items():
         if good and kind in (*nowhere, *bare) and (registered or kind not in MODALITIES):
             same = image.array.shape == good.array.shape
-            if kind not in nowhere and not (minority or (same and not same_place(image, good))):
+            if kind not in nowhere and not (minority or (same and elsewhere(image, good))):
                 continue
             cure = f"if it has the voxel grid of {good.file}, copy that header: fslcpgeom {good.file} {image.file}"
             what = f"{image.file}'s header gives no position and seems to have been lost"
             doubts.refuse(kind, f"{what}: {cure if same else 'export it again with its header'}")
 
 
-def same_place(one: Image, other: Image) -> bool:
-    """Whether two grids fill the same box in space, be their axes in another order or direction."""
+def elsewhere(one: Image, other: Image) -> bool:
+    """Whether two grids fill boxes in space that lie far apart, be their axes in another order or direction."""
     boxes = [np.sort(corners(each.array.shape, each.affine), axis=0) for each in (one, other)]
-    return bool(np.abs(boxes[0] - boxes[1]).max() <= SAME)
+    return bool(np.abs(boxes[0] - boxes[1]).max() > FAR)
 
 
 def outside(mask: npt.NDArray[np.bool_], affine: Affine, shape: Sequence[int], target: Affine) -> float:
