@@ -232,7 +232,8 @@ def test_the_files_have_more_columns_than_the_terminal(tmp_path: Path) -> None:
         run = RunDirectory(sweep / f"lr-0.001_fold-{fold}_seed-0")
         lines = [
             {"kind": "start", "time": 1000}, {"kind": "metrics", "time": 2000, "step": updates, "values": {}},
-            {"kind": "progress", "time": 1000 + 1000 * took}, {"kind": "end", "time": 10**6},
+            {"kind": "progress", "time": 1000 + 1000 * took, "stage": "joint", "epoch": 1, "epochs": 1},
+            {"kind": "end", "time": 10**6, "status": "finished", "reason": ""},
         ]  # fmt: skip
         run.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     best = sweep / "lr-0.001_fold-0_seed-0" / "checkpoints" / "best.pt"
