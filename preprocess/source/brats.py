@@ -112,11 +112,23 @@ def discover(
     by_rule += [f"not read: {len(made)} images made of a case's contrasts, such as {shown(made[0].name)}"] if made else []
     taken = {next(iter(choice.files.values())).layout.name for choice in choices.values()}
     main = counts[0][0] if len(taken) == 1 else next(name for name, _ in counts if name != "bids")
-    by_rule += unread
+    by_rule += [*unread, *labels_elsewhere(source, choices)]
     labels = [choice.files["seg"] for choice in choices.values() if "seg" in choice.files]
     by_rule += sorted({datasets(each.path.parent).said for each in labels if each.layout.name == "msd"} - {""})
     sentences = [*(line for _, line in counts), *left, *unlisted, *by_rule, *unread_tables, *strangers]
     return Discovery(cases, main, "\n".join(sentences), [*left, *unlisted])
+
+
+def labels_elsewhere(source: Path, choices: Mapping[str, Choice]) -> list[str]:
+    """A sentence on labels that were joined to scans in another folder by their name only, outside BIDS and the Decathlon."""
+    joined = []
+    for choice in choices.values():
+        scan, labels = next(iter(choice.files.values())), choice.files.get("seg")
+        if labels and labels.layout.name not in ("bids", "msd") and labels.match.home != scan.match.home:
+            joined.append([shown(each.path.relative_to(source)) for each in (labels, scan)])
+    if not joined:
+        return []
+    return [f"the labels of {len(joined)} cases lie in other folders than their scans, such as {' for '.join(joined[0])}"]
 
 
 def files_below(source: Path) -> tuple[list[Path], list[str]]:
@@ -242,8 +254,10 @@ def left_out(
         each.path: each.layout.name for each in matched(LAYOUTS, source, sorted(rest)) if each.match.kind in (*MODALITIES, STACK, CHANNEL)
     }  # fmt: skip
     others = {path: name for path, name in others.items() if leftovers.is_lost(source, path, False, cases)}
-    unread = leftovers.unread(source, sorted(rest), taken, cases)
-    return leftovers.sentences(leftovers.without_image(named, cases), unread, chosen, others, source)
+    lost = leftovers.without_image(named, cases)
+    maybe = leftovers.maybe_labels(source, sorted(rest - others.keys()), cases)
+    unread = [path for path in leftovers.unread(source, sorted(rest), taken, cases) if path not in maybe]
+    return leftovers.sentences(lost, maybe, unread, chosen, others, source)
 
 
 def no_case(source: Path, expected: Sequence[Layout], files: Sequence[Path], left: Sequence[str], words: str) -> str:

@@ -105,8 +105,9 @@ def one_space(named: Sequence[Named]) -> tuple[list[Named], list[Named]]:
     plain = {each.match.kind for each in kept if not each.named_space}
     if {each.match.kind for each in kept}.intersection(MODALITIES) <= plain:
         kept = [each for each in kept if each.match.kind not in MODALITIES or not each.named_space]
+    named_so = {each.named_space for each in kept if each.match.kind in MODALITIES}
     best: dict[tuple[str, str], Named] = {}
-    for each in sorted(kept, key=space_rank):
+    for each in sorted(kept, key=lambda each: (named_so != {each.named_space}, space_rank(each))):
         best.setdefault((each.match.kind, SPACE.sub("", str(each.path))), each)
     kept = [each for each in kept if each.match.kind in MODALITIES or each in best.values()]
     return kept, [each for each in named if each not in kept]

@@ -24,6 +24,13 @@ NO_SCAN = re.compile(  # maps, masks and transforms that tools write
     r"|dwi|dti|bold|synth)(?![a-z])",
     re.IGNORECASE,
 )
+LABELS = re.compile(  # of names that no layout has, such as CASE_GlistrBoost_ManuallyCorrected or CASE_tumor
+    r"segm|seg(?![a-z])|label|tumou?r|lesion|glioma|truth|annotat|glistr|(?<![a-z])(gt|ot|roi)(?![a-z])", re.IGNORECASE
+)
+NO_LABELS = re.compile(
+    r"prep|surfer|space-|brain|skull|head|bias|prob|pve|atlas|templ|tissue|aseg|aparc|ventric|synth|warp|xfm|(?<![a-z])([wg]m|csf|bg|to|bold|dwi|adc)(?![a-z])",
+    re.IGNORECASE,
+)
 Kinds = Mapping[str, set[str]]  # by case, those that it has
 
 
@@ -42,7 +49,8 @@ def without_image(named: Sequence[Named], cases: Kinds) -> list[Named]:
         if each.match.kind in (STACK, CHANNEL) or each.match.name in cases:
             continue
         near = owners(each.path.name, cases) or (known.get(each.match.case, []) if each.is_bids else [])
-        if not near or (each.match.kind == "seg" and any("seg" not in cases[name] for name in near)):
+        labels = each.match.kind == "seg" or (LABELS.search(each.match.case) and not NO_LABELS.search(each.match.case))
+        if not near or (labels and any("seg" not in cases[name] for name in near)):
             lost.append(each)
     return lost
 
@@ -57,6 +65,26 @@ def unread(source: Path, files: Sequence[Path], taken: Sequence[Path], cases: Ki
     """
     known, homes = set(taken), {path.parent for path in taken}
     lost = [path for path in files if path not in known and is_lost(source, path, path.parent in homes, cases)]
+    return [path for path in lost if not is_synthetic(path)]
+
+
+def maybe_labels(source: Path, files: Sequence[Path], cases: Kinds) -> list[Path]:
+    """The images that no layout reads, bear the name of a case without labels or lie in its folder, and look like labels."""
+    tissues, lost = tissue_folders(files), []
+    for path in files:
+        place = path.relative_to(source)
+        stem = path.name.partition(".")[0]
+        if not path.name.lower().endswith(SCANS) or path.parent in tissues or looks_like(path.name):
+            continue
+        named = [*owners(path.name, cases), *([stem] if stem in cases else [])] or [
+            part for part in place.parts[:-1] if part in cases
+        ]
+        if not named or "seg" in cases[named[-1]]:
+            continue
+        rest = re.sub(rf"(?<![^\W_]){re.escape(named[-1])}(?![^\W_])", "", place.as_posix())
+        looks = stem == named[-1] or LABELS.search(rest)
+        if looks and not NO_LABELS.search(rest) and not ANY_MASK.match(f"/source/{place.as_posix()}"):
+            lost.append(path)
     return [path for path in lost if not is_synthetic(path)]
 
 
@@ -118,12 +146,20 @@ def cuts(name: str) -> Iterator[int]:
 
 
 def sentences(
-    lost: Sequence[Named], unread: Sequence[Path], chosen: Sequence[Layout], others: Mapping[Path, str], source: Path
+    lost: Sequence[Named],
+    maybe: Sequence[Path],
+    unread: Sequence[Path],
+    chosen: Sequence[Layout],
+    others: Mapping[Path, str],
+    source: Path,
 ) -> list[str]:
     """What is left out, a sentence for each reason, with what to do. `others` are the layouts, by file, that were not `chosen`."""
     lines = []
     if lost:
         lines.append(f"left out: {len(lost)} labels or masks without an image, such as {shown(lost[0].path.name)}")
+    if maybe:
+        what = f"left out: {len(maybe)} images that may be the labels of cases without any, such as {shown(maybe[0].relative_to(source))}"
+        lines.append(f"{what}: name them CASE_seg.nii.gz, in BIDS sub-X_dseg.nii.gz (links will do)")
     for layout in sorted(set(others.values())):
         of_it = [path for path, name in others.items() if name == layout]
         what = "layout=auto reads them too"

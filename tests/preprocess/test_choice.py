@@ -290,3 +290,10 @@ def test_cases_of_a_patient_in_a_pattern_have_their_labels(tmp_path: Path) -> No
     discovery = discover(tmp_path, pattern="{patient}/{case}/{modality}.nii.gz|old/{patient}/{case}/{modality}.nii.gz")
     assert [(case.name, len(case.files)) for case in discovery.cases] == [("p1_v1", 5)]
     assert discovery.left_out == []
+
+
+def test_labels_in_the_images_own_space_come_first(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-1" / "anat", *(f"sub-1_space-T1w_{word}.nii.gz" for word in ("T1w", "ce-gd_T1w", "T2w", "FLAIR")))
+    touch(tmp_path / "derivatives" / "x" / "sub-1" / "anat", "sub-1_dseg.nii.gz", "sub-1_space-T1w_dseg.nii.gz")
+    (case,) = discover(tmp_path).cases
+    assert case.files["seg"].name == "sub-1_space-T1w_dseg.nii.gz"

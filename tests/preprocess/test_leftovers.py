@@ -60,6 +60,39 @@ def test_what_stands_beside_scans_is_no_alarm(tmp_path: Path, name: str) -> None
         case.check()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"a/a_{word}.nii.gz" for word in (
+            "segmentation", "label", "labels", "tumor", "seg_v2", "seg_corrected", "GlistrBoost_ManuallyCorrected", "GlistrBoost", "tumorseg",
+            "tumor_segmentation", "lesion", "gt", "truth", "mask_tumor", "OT", "roi", "seg1",
+        )),
+        "labels/a.nii.gz", "segmentations/a.nii.gz", "a/seg.nii.gz", "a/a.nii.gz", "a/labels/tumor.nii.gz", "masks/a_tumor_mask.nii.gz",
+        *(f"derivatives/x/sub-1/anat/sub-1_{word}.nii.gz" for word in (
+            "dseg_v2", "dseg_final", "tumor", "tumorseg", "desc-tumor", "label", "labels", "segmentation", "lesion", "mask_tumor",
+        )),
+    ],
+)  # fmt: skip
+def test_labels_that_no_layout_reads_are_reported(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "a", *CASE)
+    touch(tmp_path / "sub-1" / "anat", *RAW)
+    touch((tmp_path / name).parent, Path(name).name)
+    (line,) = discover(tmp_path).left_out
+    assert line.startswith("left out: 1 ")
+    assert Path(name).name in line
+    own = "a_seg.nii.gz" if name.startswith(("a", "labels", "seg", "masks")) else "derivatives/y/sub-1/anat/sub-1_dseg.nii.gz"
+    touch((tmp_path / "a" / own).parent if own.startswith("a") else (tmp_path / own).parent, Path(own).name)
+    assert discover(tmp_path).left_out == []
+
+
+def test_labels_that_were_joined_by_their_name_only_are_said(tmp_path: Path) -> None:
+    touch(tmp_path / "siteA" / "001", *(name.replace("a_", "001_") for name in CASE))
+    touch(tmp_path / "siteB" / "001", "001_seg.nii.gz")
+    said = "the labels of 1 cases lie in other folders than their scans, such as siteB/001/001_seg.nii.gz for siteA/001/001_t1.nii.gz"
+    assert said in discover(tmp_path).message
+    assert "other folders" not in discover(tmp_path / "siteA").message
+
+
 def test_synthesised_images_never_count(tmp_path: Path) -> None:
     touch(tmp_path / "a", *CASE)
     image = nib.Nifti1Image(np.zeros((2, 2, 2), "f4"), np.eye(4))
