@@ -54,8 +54,9 @@ def dataset(folder: Path) -> Dataset:
         listed = content.get("modality") or content["channel_names"]
         words = [str(listed[key]) for key in sorted(listed, key=int)] if isinstance(listed, dict) else [str(w) for w in listed]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        why = f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no content'})"
-        return Dataset(in_order, f"dataset.json beside {folder.name} does not tell the order of the contrasts {why}: correct it")
+        what = "is no JSON" if isinstance(error, ValueError | RecursionError) else "names no contrasts"
+        what = f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else what
+        return Dataset(in_order, f"dataset.json beside {folder.name} {what}: {EXAMPLE}")
     kinds = [contrast_of(word) for word in words]
     named = [kind for kind in kinds if kind]
     if not named or len(set(named)) < len(named):

@@ -6,10 +6,11 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from preprocess.source.choice import Choice, Named, shown
-from preprocess.source.layouts import KINDS, MODALITIES, SOURCE, Layout
+from preprocess.source.layouts import KINDS, MODALITIES, SOURCE, Layout, looks_like
 from preprocess.source.patterns import from_pattern, parsed, pieces
 
 MOST, MOST_FOLDERS = 16, 6  # words in a suggested command, and folders in its pattern
@@ -18,6 +19,7 @@ EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 def selecting(source: Path, files: Sequence[Path], choices: Mapping[str, Choice], words: str) -> str:
     """The words of a command that take one file of each kind of every case, where there are several; empty if no simple pattern does."""
+    choices = {name: replace(choice, left=by_looks(choice.left)) for name, choice in choices.items()}
     every = [(name, kind, each) for name, choice in choices.items() for kind, named in choice.left.items() for each in named]
     common = Counter((kind, word_of(name, each)) for name, kind, each in every)
     for folder in favourites(source, choices):
@@ -34,6 +36,18 @@ def selecting(source: Path, files: Sequence[Path], choices: Mapping[str, Choice]
                         given = [f"{words}.{word}={kind}" for word, kind in names.items() if word != kind]
                         return shlex.join([f"pattern={pattern}", *given])
     return ""
+
+
+def by_looks(left: Mapping[str, Sequence[Named]]) -> dict[str, list[Named]]:
+    """A case's files, where one of several T1w or T2w looks like a contrast that the case lacks, as acq-post_T1w does, as that contrast."""
+    kinds = {kind: list(named) for kind, named in left.items()}
+    for kind, named in left.items():
+        for each in named if len(named) > 1 and kind in MODALITIES else ():
+            looks = looks_like(each.path.name)
+            if looks and looks not in kinds and len(kinds[kind]) > 1:
+                kinds[kind].remove(each)
+                kinds[looks] = [each]
+    return kinds
 
 
 def favourites(source: Path, choices: Mapping[str, Choice]) -> list[str]:

@@ -297,3 +297,18 @@ def test_labels_in_the_images_own_space_come_first(tmp_path: Path) -> None:
     touch(tmp_path / "derivatives" / "x" / "sub-1" / "anat", "sub-1_dseg.nii.gz", "sub-1_space-T1w_dseg.nii.gz")
     (case,) = discover(tmp_path).cases
     assert case.files["seg"].name == "sub-1_space-T1w_dseg.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("plain", "other", "kind"), [("T1w", "acq-post_T1w", "t1c"), ("T1w", "acq-gd_T1w", "t1c"), ("T2w", "acq-FLAIR_T2w", "flair")]
+)
+def test_the_advice_knows_a_contrast_that_is_named_as_another(tmp_path: Path, plain: str, other: str, kind: str) -> None:
+    words = {"t1": "T1w", "t1c": "ce-gd_T1w", "t2": "T2w", "flair": "FLAIR"} | {kind: other}
+    touch(tmp_path / "sub-1" / "anat", *(f"sub-1_{word}.nii.gz" for word in words.values()))
+    (case,) = discover(tmp_path).cases
+    advice = dict(word.split("=", 1) for word in shlex.split(case.problem.partition("select one with ")[2]))
+    names = {key.removeprefix("names."): value for key, value in advice.items() if key != "pattern"}
+    assert names[other] == kind
+    (followed,) = discover(tmp_path, pattern=advice["pattern"], names=names).cases
+    followed.check()
+    assert followed.files[kind].name == f"sub-1_{other}.nii.gz"

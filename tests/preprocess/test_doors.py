@@ -102,7 +102,7 @@ def test_a_pipe_in_a_store_is_waited_for_by_nobody(cohort: Path, subject: str, f
 def test_a_pipe_beside_the_scans_is_waited_for_by_nobody(tmp_path: Path) -> None:
     pipe = tmp_path / "dataset.json"
     os.mkfifo(pipe)
-    assert "does not tell the order of the contrasts" in decathlon.dataset(tmp_path / "imagesTr").fault
+    assert "dataset.json beside imagesTr cannot be read" in decathlon.dataset(tmp_path / "imagesTr").fault
     with pytest.raises(SettingError, match="cannot be read"):
         read_list(pipe)
     with pytest.raises(OSError, match="is not a plain file"):
