@@ -299,10 +299,8 @@ def test_labels_in_the_images_own_space_come_first(tmp_path: Path) -> None:
     assert case.files["seg"].name == "sub-1_space-T1w_dseg.nii.gz"
 
 
-@pytest.mark.parametrize(
-    ("plain", "other", "kind"), [("T1w", "acq-post_T1w", "t1c"), ("T1w", "acq-gd_T1w", "t1c"), ("T2w", "acq-FLAIR_T2w", "flair")]
-)
-def test_the_advice_knows_a_contrast_that_is_named_as_another(tmp_path: Path, plain: str, other: str, kind: str) -> None:
+@pytest.mark.parametrize(("other", "kind"), [("acq-post_T1w", "t1c"), ("acq-gd_T1w", "t1c"), ("acq-FLAIR_T2w", "flair")])
+def test_the_advice_knows_a_contrast_that_is_named_as_another(tmp_path: Path, other: str, kind: str) -> None:
     words = {"t1": "T1w", "t1c": "ce-gd_T1w", "t2": "T2w", "flair": "FLAIR"} | {kind: other}
     touch(tmp_path / "sub-1" / "anat", *(f"sub-1_{word}.nii.gz" for word in words.values()))
     (case,) = discover(tmp_path).cases
