@@ -192,7 +192,7 @@ def read(path: str, layouts: Iterable[Layout]) -> tuple[Layout, Match] | None:
 # The words with which people and tools mark the contrasts of files and folders.
 SPELLINGS = {
     "t1": "t1", "t1w": "t1", "t1n": "t1", "mprage": "t1", "t1weighted": "t1", "t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1post": "t1c",
-    "t1km": "t1c", "ct1": "t1c", "t1wce": "t1c", "t1wc": "t1c", "t1wgd": "t1c", "t1wpost": "t1c", "cet1": "t1c", "cet1w": "t1c", "ct1w": "t1c",
+    "t1km": "t1c", "t1gad": "t1c", "ct1": "t1c", "t1wce": "t1c", "t1wc": "t1c", "t1wgd": "t1c", "t1wpost": "t1c", "cet1": "t1c", "cet1w": "t1c", "ct1w": "t1c",
     "gdt1": "t1c", "gdt1w": "t1c", "t1cw": "t1c", "t2": "t2", "t2w": "t2", "t2weighted": "t2", "flair": "flair", "t2f": "flair", "t2flair": "flair",
 }  # fmt: skip
 ENHANCED = {"gd", "gad", "gado", "ce", "post", "contrast", "gadolinium", "enhanced", "postcontrast", "postgd", "km"}
@@ -225,6 +225,11 @@ TOKEN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(SPELLINGS, key=len, rever
 
 def looks_like(name: str) -> str:
     """The contrast that the words of a name suggest; empty if none."""
+    name = re.sub(
+        r"fluid.?attenuated.?inversion.?recovery",
+        "flair",
+        re.sub(r"(?<![a-z0-9])(t1w?)[ _-]?c(?![a-z0-9])", r"\1 ce", name.lower()),
+    )
     words = re.split(
         r"[^a-z0-9]+", re.sub(r"\*", " star ", re.sub(r"(t1w?) ?\+ ?c\b", r"\1 ce", re.sub(r"\bw/o\b", "wo", name.lower())))
     )

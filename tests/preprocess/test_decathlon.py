@@ -120,8 +120,9 @@ def test_labels_take_brats_numbers_where_dataset_json_names_them(tmp_path: Path,
     [
         *((word, "t1") for word in ("T1", "T1w", "T1-weighted", "T1 without contrast", "T1 pre-contrast", "unenhanced T1", "T1 w/o contrast", "T1n")),
         *((word, "t1c") for word in ("t1ce", "T1wCE", "T1 Gd", "T1-Gd", "T1+C", "T1 + C", "post-contrast T1", "T1 with contrast", "ceT1w", "T1C")),
+        *((word, "t1c") for word in ("T1 C+", "T1_C", "T1Gad")),
         *((word, "t2") for word in ("T2", "T2w", "T2-weighted", "T2 TSE")),
-        *((word, "flair") for word in ("FLAIR", "T2 FLAIR", "T2-FLAIR", "T2FLAIR", "t2f")),
+        *((word, "flair") for word in ("FLAIR", "T2 FLAIR", "T2-FLAIR", "T2FLAIR", "t2f", "Fluid Attenuated Inversion Recovery")),
         *((word, "") for word in ("T2*", "T2*w", "T2 star", "T1 map", "T1/T2 ratio", "T1, T2", "SWI", "CT", "T1 post - pre", "T1 subtraction")),
     ],
 )  # fmt: skip
