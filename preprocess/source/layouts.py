@@ -192,8 +192,9 @@ def read(path: str, layouts: Iterable[Layout]) -> tuple[Layout, Match] | None:
 # The words with which people and tools mark the contrasts of files and folders.
 SPELLINGS = {
     "t1": "t1", "t1w": "t1", "t1n": "t1", "mprage": "t1", "t1weighted": "t1", "t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1post": "t1c",
-    "t1km": "t1c", "t1gad": "t1c", "ct1": "t1c", "t1wce": "t1c", "t1wc": "t1c", "t1wgd": "t1c", "t1wpost": "t1c", "cet1": "t1c", "cet1w": "t1c", "ct1w": "t1c",
+    "t1km": "t1c", "ct1": "t1c", "t1wce": "t1c", "t1wc": "t1c", "t1wgd": "t1c", "t1wpost": "t1c", "cet1": "t1c", "cet1w": "t1c", "ct1w": "t1c",
     "gdt1": "t1c", "gdt1w": "t1c", "t1cw": "t1c", "t2": "t2", "t2w": "t2", "t2weighted": "t2", "flair": "flair", "t2f": "flair", "t2flair": "flair",
+    "t1gad": "t1c",
 }  # fmt: skip
 ENHANCED = {"gd", "gad", "gado", "ce", "post", "contrast", "gadolinium", "enhanced", "postcontrast", "postgd", "km"}
 PLAIN = {
